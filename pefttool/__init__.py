@@ -1,0 +1,50 @@
+"""pefttool: parameter-efficient fine-tuning where an adapter is a pip package.
+
+Plugin authors need only this module: `from pefttool import Adapter, Attached, Options, hookimpl`.
+Importing it imports no torch.
+"""
+
+from pefttool.errors import DataError, ModelError, NotMergeable, PefttoolError, PluginError, Refused, RunError, UsageError
+from pefttool.hookspecs import API_VERSION, hookimpl
+from pefttool.interfaces import (
+    Adapter,
+    Attached,
+    DataFormat,
+    Facts,
+    Loaded,
+    Loss,
+    Options,
+    Problem,
+    Quantizer,
+    Row,
+    Setting,
+    Source,
+    Task,
+)
+
+__version__ = "0.1.0"
+__all__ = [
+    "API_VERSION",
+    "Adapter",
+    "Attached",
+    "DataError",
+    "DataFormat",
+    "Facts",
+    "Loaded",
+    "Loss",
+    "ModelError",
+    "NotMergeable",
+    "Options",
+    "PefttoolError",
+    "PluginError",
+    "Problem",
+    "Quantizer",
+    "Refused",
+    "Row",
+    "RunError",
+    "Setting",
+    "Source",
+    "Task",
+    "UsageError",
+    "hookimpl",
+]

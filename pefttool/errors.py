@@ -1,0 +1,66 @@
+"""Every error that pefttool raises on purpose; the command line prints them without a traceback.
+
+    PefttoolError
+    ├── UsageError       a flag, a recipe key or an option is wrong          exit 2
+    ├── Refused          the plan found problems; all of them are listed     exit 2
+    ├── PluginError      a plugin is broken, unknown, or clashes             exit 2
+    ├── DataError        a file or a row is wrong                            exit 1
+    ├── ModelError       a model cannot be had, or is not what it should be  exit 1
+    ├── RunError         training or saving cannot go on                     exit 1
+    └── NotMergeable     an adapter that cannot be folded into the weights   exit 1
+
+A message names the thing, the value given, the values allowed and the next step, in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PefttoolError(Exception):
+    """The root: `except PefttoolError` catches everything that pefttool says on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(PefttoolError):
+    exit_code = 2
+
+
+class PluginError(PefttoolError):
+    exit_code = 2
+
+
+class DataError(PefttoolError):
+    pass
+
+
+class ModelError(PefttoolError):
+    pass
+
+
+class RunError(PefttoolError):
+    pass
+
+
+class NotMergeable(PefttoolError):
+    pass
+
+
+class Refused(PefttoolError):
+    """Several complaints at once, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, complaints: Iterable[str]) -> None:
+        self.complaints = tuple(complaints)
+        super().__init__("\n".join(self.complaints))
+
+
+def suggest(given: str, allowed: Iterable[str]) -> str:
+    """`did you mean 'lora'? (allowed: full, head, lora)`: the tail of every unknown-name message."""
+    names = sorted(allowed)
+    close = get_close_matches(given, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}(allowed: {', '.join(names) or 'none'})"

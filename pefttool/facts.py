@@ -1,0 +1,64 @@
+"""Facts of a model: which modules are linear, attend, repeat, or are new. Works on real and on abstract models."""
+
+from __future__ import annotations
+
+import inspect as introspection
+from typing import TYPE_CHECKING, Any
+
+from pefttool.interfaces import Facts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pefttool.interfaces import Task
+
+
+def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
+    """Facts of `model` as `task.load` built it; `known` are the fields that the run decides (labels, dtype, seed, ...)."""
+    from torch import nn
+
+    modules = dict(model.named_modules())
+    heads = task.head_modules(model)
+    outputs = _output_modules(model, modules)
+    outside = tuple(f"{n}." for n in (*heads, *outputs))
+
+    def in_backbone(name: str) -> bool:
+        return not f"{name}.".startswith(outside) if outside else True
+
+    config = getattr(model, "config", None)
+    return Facts(
+        architecture=type(model).__name__,
+        model_type=getattr(config, "model_type", ""),
+        hidden_size=int(getattr(config, "hidden_size", 0) or 0),
+        linear_modules=tuple(n for n, m in modules.items() if isinstance(m, nn.Linear) and in_backbone(n)),
+        attention_modules=tuple(n for n, m in modules.items() if type(m).__name__.endswith("Attention") and in_backbone(n)),
+        layers=_layers(modules),
+        head_modules=heads,
+        output_modules=tuple(n for n in outputs if n not in heads),
+        key_value_cache=_takes_cache(model),
+        task=task.name,
+        peft_task_type=task.peft_task_type,
+        **known,
+    )
+
+
+def _output_modules(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    get = getattr(model, "get_output_embeddings", None)
+    output = get() if get is not None else None
+    return tuple(n for n, m in modules.items() if m is output) if output is not None else ()
+
+
+def _layers(modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    """The children of the longest list of modules of one class: the transformer's blocks."""
+    from torch import nn
+
+    best: tuple[str, ...] = ()
+    for name, module in modules.items():
+        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1 and len(module) > len(best):
+            best = tuple(f"{name}.{i}" for i in range(len(module)))
+    return best
+
+
+def _takes_cache(model: nn.Module) -> bool:
+    backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
+    return "past_key_values" in introspection.signature(backbone.forward).parameters

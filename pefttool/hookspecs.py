@@ -1,0 +1,91 @@
+"""The whole extension surface of pefttool: seven hooks.
+
+A plugin is a module named by an entry point of the group `pefttool`; it implements some of these with
+`@pefttool.hookimpl`. Every `register_*` hook is called once, when the registry is built, one plugin at a time and
+in the order of the plugins' names; what it returns is selected by name only, never by order. Registering must be
+cheap: import torch inside the methods of what you register. A `register_*` hook that raises is reported with its
+plugin's name and distribution, and that plugin is left out; the others keep working. Two objects with one name
+are an error that names both distributions. Hook wrappers are not supported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from pefttool.events import Event
+    from pefttool.interfaces import Adapter, DataFormat, Quantizer, Source, Task
+
+PROJECT = "pefttool"
+API_VERSION = 1
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def register_adapters() -> Sequence[Adapter]:
+    """Return the adapters of this plugin: ways of making a pretrained model trainable.
+
+    Each is chosen with `--adapter NAME`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_tasks() -> Sequence[Task]:
+    """Return the tasks of this plugin: what a row means, what the loss is, which metric decides.
+
+    Each is chosen with `--task NAME`, or recognised from the columns of the data.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_quantizers() -> Sequence[Quantizer]:
+    """Return the quantizers of this plugin: ways of storing the frozen weights in fewer bits.
+
+    Each is chosen with `--quantize NAME`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_formats() -> Sequence[DataFormat]:
+    """Return the data formats of this plugin: each turns a file into rows.
+
+    A format is chosen by looking at the file (`sniff`), or with `data.format: NAME`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_sources() -> Sequence[Source]:
+    """Return the sources of this plugin: each turns `NAME:REFERENCE` into a model folder or a data file on disk.
+
+    `--model example:all-minilm-l6-v2` asks the source called `example`. What is neither a path nor of this form is
+    looked up on the hub.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_commands(cli: click.Group) -> None:
+    """Add commands to `cli`, the `pefttool` command group, after the core's own.
+
+    Called once at start-up. Replacing a command that is already there is an error.
+    """
+
+
+@hookspec
+def on_event(event: Event) -> None:
+    """Observe a run. Called for every event, on rank 0 only, in the training process, between two steps.
+
+    The core has already written the event to `events.jsonl`. `event.control.stop(reason)` asks the run to end at
+    the next step boundary. An exception disables this observer for the rest of the run, with a notice; the run and
+    the other observers go on. The return value is ignored.
+    """

@@ -1,0 +1,379 @@
+"""What plugins implement and what they are given. Torch appears only in annotations: importing this is cheap.
+
+Shapes in docstrings: B rows in a batch, T tokens, V vocabulary, C classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pefttool.errors import NotMergeable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Direction = Literal["max", "min"]
+
+
+class Options(BaseModel):
+    """The options of one adapter, task, quantizer or format: fields with a type, a default and a description.
+
+    Everything derives from it: YAML keys, `-o adapter.r=32`, `pefttool adapters show`, the JSON Schema, the docs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that stands in the way of a run, found before anything is loaded.
+
+    `key` is the user's own key, such as `adapter.r`; `message` names the value, what is allowed and the next step.
+    """
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of data and where it came from: `values` by column; `line` counts from 1 (a record, for Parquet)."""
+
+    values: Mapping[str, Any]
+    file: str = "<text>"
+    line: int = 1
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the model and the run before any weight is loaded. Module names are in definition order.
+
+    linear_modules      every `nn.Linear` (or a quantizer's stand-in) of the backbone
+    attention_modules   the modules that compute attention
+    layers              the repeated blocks of the backbone, first to last
+    head_modules        new task heads: the core trains and saves them, whatever the adapter does
+    output_modules      the pretrained output layer (`lm_head`), where there is one
+    key_value_cache     the model takes `past_key_values`, which peft's prefix tuning needs
+    abstract            the model has no data (simulation): no data-dependent initialisation
+    """
+
+    architecture: str
+    model_type: str = ""
+    hidden_size: int = 0
+    linear_modules: tuple[str, ...] = ()
+    attention_modules: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    head_modules: tuple[str, ...] = ()
+    output_modules: tuple[str, ...] = ()
+    key_value_cache: bool = False
+    task: str = ""
+    peft_task_type: str | None = None
+    labels: tuple[str, ...] = ()
+    quantizer: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    world_size: int = 1
+    total_steps: int = 0
+    seed: int = 0
+    abstract: bool = False
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What `Adapter.attach` hands back.
+
+    trainable           names in `model.named_parameters()` that the adapter trains (task heads are the core's)
+    identity_at_init    the adapted model's outputs equal the base's before the first step
+    """
+
+    model: nn.Module
+    trainable: frozenset[str]
+    identity_at_init: bool = True
+
+
+class Adapter(ABC):
+    """A way of making a frozen pretrained model trainable. One object serves all runs: keep no state in it."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Options]] = Options
+    #: No parameter of the backbone and nothing inside it trains: its features are the same at every step.
+    frozen_backbone: ClassVar[bool] = False
+    #: The adapter may change the base's own weights (full fine-tuning); a quantised base is then refused.
+    trains_base: ClassVar[bool] = False
+
+    def defaults(self, task: Task) -> Mapping[str, Any]:
+        """Defaults for `train.*` keys that suit this adapter on this task, e.g. `{"learning_rate": 1e-3}`."""
+        return {}
+
+    def check(self, options: Any, facts: Facts) -> list[Problem]:
+        """Everything that would go wrong with these options on this model; called before weights are loaded."""
+        return []
+
+    @abstractmethod
+    def attach(self, model: nn.Module, options: Any, facts: Facts, name: str = "default") -> Attached:
+        """Freeze the base, add (or unfreeze) what trains, as float32. A second attach under `name` raises UsageError.
+
+        Initialisation draws from torch's global generator, which the core has seeded.
+        """
+
+    @abstractmethod
+    def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
+        """Write the adapter's tensors (safetensors) and its own config into `folder`; never the base's tensors."""
+
+    @abstractmethod
+    def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
+        """Attach to the plain base `model` what `save` wrote, frozen and ready for inference; return the model."""
+
+    def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
+        """Fold the adapter into the base's weights and return a plain model, or raise NotMergeable(reason)."""
+        raise NotMergeable(f"adapter {self.name!r} cannot be merged into the base's weights; deliver the adapter folder")
+
+    def param_groups(self, model: nn.Module, trainable: Iterable[str], learning_rate: float) -> list[dict[str, Any]]:
+        """Optimiser groups of the adapter's own parameters (LoRA+ gives B a higher rate); default: one group."""
+        parameters = dict(model.named_parameters())
+        return [{"params": [parameters[n] for n in trainable], "lr": learning_rate}]
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
+        """An optimiser of the adapter's own (GaLore), or None for the one that the recipe names."""
+        return None
+
+    def prepare(self, model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:  # noqa: B027
+        """Data-dependent initialisation (EVA, LoRA-GA) from a few training batches, before the optimiser is made."""
+
+    def after_step(self, model: nn.Module, step: int) -> None:  # noqa: B027
+        """Called after every optimiser step (AdaLoRA reallocates ranks here)."""
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """A context in which `model` answers as the base would (before/after comparisons). Default: cannot."""
+        raise NotImplementedError(f"adapter {self.name!r} cannot be switched off")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a task's methods may depend on besides the model and the rows; saved with the adapter."""
+
+    options: Any
+    labels: tuple[str, ...] = ()
+    sequence_length: int = 512
+    frozen_backbone: bool = False
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A batch's loss as a sum over `weight` units (rows, trained tokens): the objective is sum/weight over a step.
+
+    `outputs` is whatever `Task.decode` needs to turn this forward pass into predictions (or None).
+    """
+
+    sum: Tensor
+    weight: Tensor
+    outputs: Any = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pretrained model and what encodes its inputs (tokenizer, image processor, feature extractor)."""
+
+    model: nn.Module
+    processor: Any
+
+
+class Task(ABC):
+    """What a row means: encoding, loss, predictions, metrics. One object serves all runs: keep no state in it."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Options]] = Options
+    #: The metric that decides which checkpoint is best, and its direction.
+    primary: ClassVar[tuple[str, Direction]] = ("loss", "min")
+    #: The model generates (its predictions need `generate`, its loss counts tokens).
+    generative: ClassVar[bool] = False
+    #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
+    peft_task_type: ClassVar[str | None] = None
+    #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
+    example: ClassVar[Mapping[str, Any]] = {}
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Defaults for `train.*` keys that suit this task; the adapter's come on top."""
+        return {}
+
+    @abstractmethod
+    def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
+        """Why rows like `sample` look like this task's, in a few words, or None. Two matches are an error."""
+
+    @abstractmethod
+    def check_row(self, values: Mapping[str, Any], options: Any) -> str | None:
+        """What is wrong with this row ("column 'text': found 3, expected a string"), or None."""
+
+    def key(self, values: Mapping[str, Any], options: Any) -> str:
+        """What makes a row the same as another (its input): for finding duplicates across the split."""
+        return repr(sorted(values.items(), key=lambda item: item[0]))
+
+    def stratum(self, values: Mapping[str, Any], options: Any) -> str | None:
+        """The class of a row, for a stratified split; None: split at random."""
+        return None
+
+    def labels(self, rows: Sequence[Row], options: Any) -> tuple[str, ...]:
+        """The class names, in the order of the model's outputs; () where the task has none."""
+        return ()
+
+    def check(self, options: Any, facts: Facts) -> list[Problem]:
+        """Everything that would go wrong with this task on this model; called before weights are loaded."""
+        return []
+
+    @abstractmethod
+    def load(self, source: Pretrained, setting: Setting) -> Loaded:
+        """Build the model and its processor through `source.model(AutoClass, ...)` and `source.processor(AutoClass)`.
+
+        `source` decides whether the weights are real, quantised, or abstract (simulation).
+        """
+
+    def head_modules(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the modules that are new with this task and have to be trained from scratch."""
+        return ()
+
+    def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """(backbone, head): what computes features, and what computes outputs from them."""
+        raise NotImplementedError(f"task {self.name!r} does not separate a backbone from a head")
+
+    @abstractmethod
+    def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
+        """One row as plain lists: `input_ids`, `labels`, ... `length` (tokens), `trained` (tokens), `truncated`."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
+        """Encoded rows to one padded batch of tensors on the CPU."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
+        """Forward pass and summed loss: the one place for packing, chunked cross-entropy, accumulation and ranks."""
+
+    def prepare(self, rows: Sequence[Row], base: nn.Module) -> Sequence[Row]:
+        """Rows with what the frozen base has to say about them (DPO's reference log-probabilities)."""
+        return rows
+
+    def decode(self, outputs: Any, setting: Setting) -> list[dict[str, Any]]:
+        """Predictions from `Loss.outputs`, one JSON object a row: evaluation then needs one forward pass only."""
+        return []
+
+    @abstractmethod
+    def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
+        """One JSON object a row, in the rows' order. Rows need not carry labels. Generation lives here."""
+
+    def metrics(self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting) -> dict[str, float]:
+        """Held-out metrics; `predictions` is what `decode` gave, row by row (empty if it gives none)."""
+        return {"loss": loss}
+
+    def preview(self, example: Mapping[str, Any], processor: Any) -> str:
+        """An encoded row as a person can check it: rendered text, with the trained tokens marked."""
+        return ""
+
+    def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
+        """What is wrong with an encoded row (a double BOS, a missing EOS), or None."""
+        return None
+
+
+class Pretrained(ABC):
+    """A pretrained model on disk, as a task's `load` sees it."""
+
+    path: Path
+    config: Any
+
+    @abstractmethod
+    def model(self, auto_class: Any, **overrides: Any) -> nn.Module:
+        """`auto_class.from_pretrained` with the run's dtype and quantizer, or an abstract model of the same shape."""
+
+    @abstractmethod
+    def processor(self, auto_class: Any) -> Any:
+        """`auto_class.from_pretrained` for a tokenizer or processor."""
+
+
+class Quantizer(ABC):
+    """A way of storing frozen linear weights. Every quantised linear is callable, knows `in_features` and
+    `out_features`, so that adapters need not know quantizers."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Options]] = Options
+
+    def refuses(self, options: Any, facts: Facts) -> str | None:
+        """Why this model, device or dtype cannot be quantised, or None; asked before weights are loaded."""
+        return None
+
+    @abstractmethod
+    def load_arguments(self, options: Any, facts: Facts) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained`."""
+
+    def after_load(self, model: nn.Module, options: Any) -> None:  # noqa: B027
+        """Repair or replace modules of the freshly loaded model."""
+
+    @abstractmethod
+    def skeleton(self, linear: nn.Linear, options: Any) -> nn.Module:
+        """A stand-in of the same storage size with plain parameters, which simulation can hold."""
+
+    @abstractmethod
+    def dequantize(self, linear: nn.Module) -> Tensor:
+        """The weight that a quantised linear multiplies by: `[out_features, in_features]`."""
+
+
+class DataFormat(ABC):
+    """Turns files into rows."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Options]] = Options
+
+    @abstractmethod
+    def sniff(self, path: Path) -> str | None:
+        """Why this file looks like this format's, in a few words, or None; may read the first few kilobytes."""
+
+    @abstractmethod
+    def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
+        """The rows of one file, in order; a record that cannot be read comes as a DataProblem, in its place.
+
+        A file that cannot be read at all raises DataError.
+        """
+
+
+@dataclass(frozen=True)
+class DataProblem:
+    """A record that is no row: where, what was found, what was expected."""
+
+    file: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+class Source(ABC):
+    """Turns `NAME:REFERENCE` into files on disk (built-in examples, a company's model store)."""
+
+    name: ClassVar[str]
+
+    def references(self) -> Mapping[str, str]:
+        """The references this source knows, with one line about each; empty if they cannot be listed."""
+        return {}
+
+    @abstractmethod
+    def model(self, reference: str) -> Path:
+        """A folder with config.json and safetensors, made or fetched on first use; ModelError says how to get it."""
+
+    @abstractmethod
+    def data(self, reference: str) -> Path:
+        """A data file, or a folder with train.* and eval.* files; DataError says how to get it."""

@@ -1,0 +1,150 @@
+"""Find and load plugins: entry points of the group `pefttool`, one by one in name order, each isolated.
+
+Why not `load_setuptools_entrypoints`: it loads in file-system order, lets a second plugin of the same name vanish
+without a word, and one failing import ends the command.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, distributions
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from pefttool import hookspecs
+from pefttool.errors import PluginError, suggest
+from pefttool.hookspecs import API_VERSION, PROJECT
+
+ALLOW_LIST = "PEFTTOOL_PLUGINS"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A loaded plugin and who ships it. `owner` is how messages name it."""
+
+    name: str
+    distribution: str
+    version: str
+    module: ModuleType
+
+    @property
+    def owner(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+    @property
+    def api_version(self) -> int:
+        return int(self.module.pefttool_api_version)
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """The plugins that loaded, in name order, and one line for each that did not."""
+
+    manager: pluggy.PluginManager
+    loaded: tuple[Plugin, ...]
+    complaints: tuple[str, ...]
+
+    def implementations(self, hook: str) -> list[tuple[Plugin, Any]]:
+        """(plugin, function) for a hook, in name order: the core calls them itself, so that it knows the owner."""
+        caller = getattr(self.manager.hook, hook)
+        functions = {impl.plugin_name: impl for impl in caller.get_hookimpls()}
+        return [(p, functions[p.name]) for p in self.loaded if p.name in functions]
+
+
+@dataclass(frozen=True)
+class Found:
+    entry_point: EntryPoint
+    distribution: str
+    version: str
+
+
+def find() -> dict[str, list[Found]]:
+    """Entry points by name. A distribution that is seen twice (an editable's egg-info) counts once."""
+    found: dict[str, dict[str, Found]] = {}
+    for distribution in distributions():
+        for point in distribution.entry_points:
+            if point.group == PROJECT:
+                name = distribution.metadata["Name"] or "unknown"
+                by_distribution = found.setdefault(point.name, {})
+                by_distribution.setdefault(name.lower(), Found(point, name, distribution.version))
+    return {name: [by[d] for d in sorted(by)] for name, by in sorted(found.items())}
+
+
+def load(without: Iterable[str] = (), only: Sequence[str] | None = None, found: dict[str, list[Found]] | None = None) -> Plugins:
+    """Load every plugin that may be loaded.
+
+    `only` is an allow-list (None: the environment's PEFTTOOL_PLUGINS, and without that all). Names that no installed
+    plugin has raise PluginError. A plugin that fails to load becomes a complaint, the others go on.
+    """
+    found = find() if found is None else found
+    blocked = set(without)
+    allowed = _allowed(only)
+    for name in sorted(blocked | (allowed or set())):
+        if name not in found:
+            raise PluginError(f"plugin {name!r} is not installed: {suggest(name, found)}")
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    loaded: list[Plugin] = []
+    complaints: list[str] = []
+    for name, candidates in found.items():
+        if name in blocked or (allowed is not None and name not in allowed):
+            continue
+        try:
+            loaded.append(_load_one(manager, name, candidates))
+        except PluginError as error:
+            complaints.append(str(error))
+    return Plugins(manager, tuple(loaded), tuple(complaints))
+
+
+def _allowed(only: Sequence[str] | None) -> set[str] | None:
+    if only is not None:
+        return set(only)
+    listed = os.environ.get(ALLOW_LIST)
+    return None if listed is None else {n.strip() for n in listed.split(",") if n.strip()}
+
+
+def _load_one(manager: pluggy.PluginManager, name: str, candidates: list[Found]) -> Plugin:
+    if len(candidates) > 1:
+        owners = ", ".join(f"{c.distribution} {c.version}" for c in candidates)
+        raise PluginError(f"plugin name {name!r} is claimed by {owners}: uninstall all but one of them")
+    found = candidates[0]
+    owner = f"plugin {name!r} from {found.distribution} {found.version}"
+    way_out = f"update or uninstall {found.distribution}, or leave it out with --without {name}"
+    try:
+        module = found.entry_point.load()
+    except Exception as error:  # whatever a stranger's module raises on import must not end the command
+        raise PluginError(f"{owner} failed to load: {_one_line(error)} ({way_out})") from error
+    version = getattr(module, "pefttool_api_version", None)
+    if version != API_VERSION:
+        given = "states no API version" if version is None else f"is written for API version {version!r}"
+        raise PluginError(f"{owner} {given}, this pefttool has `pefttool_api_version = {API_VERSION}` ({way_out})")
+    try:
+        manager.register(module, name)
+        _check_hooks(manager, name)
+    except (pluggy.PluginValidationError, ValueError) as error:
+        if manager.has_plugin(name):
+            manager.unregister(name=name)
+        raise PluginError(f"{owner} does not fit the hooks: {_one_line(error)} ({way_out})") from error
+    return Plugin(name, found.distribution, found.version, module)
+
+
+def _check_hooks(manager: pluggy.PluginManager, name: str) -> None:
+    """A misspelt hook would be ignored silently; a wrapper would be bypassed."""
+    known = {n for n in vars(manager.hook) if not n.startswith("_")}
+    specified = {n for n in known if getattr(manager.hook, n).has_spec()}
+    plugin = manager.get_plugin(name)
+    for caller in manager.get_hookcallers(plugin) or []:
+        if caller.name not in specified:
+            raise ValueError(f"unknown hook {caller.name!r}: {suggest(caller.name, specified)}")
+        for impl in caller.get_hookimpls():
+            if impl.plugin_name == name and (impl.hookwrapper or impl.wrapper):
+                raise ValueError(f"hook {caller.name!r} is a wrapper, which pefttool does not support")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

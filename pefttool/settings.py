@@ -1,0 +1,84 @@
+"""The recipe's own keys, defined once: YAML, `-o`, the JSON Schema and the docs derive from these fields."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(Section):
+    train: str | None = Field(None, description="file, folder, or SOURCE:REFERENCE with the training rows")
+    eval: str | None = Field(None, description="held-out rows; without it, `eval_fraction` of the training rows")
+    eval_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows held out, stratified by class")
+    format: str | None = Field(None, description="name of the data format; without it, it is recognised by looking")
+    max_train_rows: int | None = Field(None, ge=1, description="use at most this many training rows, chosen by the seed")
+    max_eval_rows: int | None = Field(None, ge=1, description="use at most this many held-out rows, chosen by the seed")
+
+
+class TrainSettings(Section):
+    epochs: float = Field(3.0, gt=0, description="passes over the training rows")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps, whatever `epochs` says")
+    batch_size: int = Field(8, ge=1, description="rows in one forward pass on one device")
+    gradient_accumulation: int = Field(1, ge=1, description="forward passes in one optimiser step")
+    sequence_length: int = Field(512, ge=8, description="tokens; longer rows are truncated, and counted")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of the adapter's parameters")
+    head_learning_rate: float | None = Field(None, gt=0, description="of a new task head; default: `learning_rate`")
+    scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="shape after warm-up")
+    warmup: float = Field(0.05, ge=0, description="share of all steps (below 1), or a number of steps")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay on matrices; never on biases or norms")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the trained parameters")
+    evaluate_every: int | None = Field(None, ge=1, description="optimiser steps between evaluations; default: an epoch")
+    keep_best: bool = Field(True, description="deliver the best evaluation's adapter; false: the last step's")
+    patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
+    checkpoint_every: int | None = Field(None, ge=1, description="optimiser steps between checkpoints; default: none")
+    packing: bool = Field(False, description="several rows in one sequence, attention isolated")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    compile: bool = Field(False, description="torch.compile the model")
+    seed: int = Field(0, ge=0, description="of the split, the order, the initialisation and dropout")
+
+
+class MemorySettings(Section):
+    budget: str | None = Field(None, description="the most memory a run may take, such as 6GiB")
+    stream: bool = Field(False, description="fetch frozen blocks as they are needed")
+    offload: Literal["none", "activations", "embeddings"] = Field("none", description="what is kept in host memory")
+
+
+class GenerationSettings(Section):
+    max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
+    do_sample: bool = Field(False, description="draw answers at random instead of taking the most likely token")
+    temperature: float = Field(1.0, gt=0, description="flatness of the distribution that answers are drawn from")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw from the most likely tokens of this total probability")
+    repetition_penalty: float = Field(1.0, gt=0, description="above 1, tokens that already occurred become less likely")
+
+
+class Document(Section):
+    """A recipe as a document. `adapter` and `task` carry `name` and the plugin's own options."""
+
+    model: str | None = Field(None, description="folder, ORG/NAME[@REVISION] on the hub, or SOURCE:REFERENCE")
+    quantize: str | None = Field(None, description="name of a quantizer for the frozen weights")
+    adapter: dict[str, Any] = Field(default_factory=dict, description="`name` and the adapter's options")
+    task: dict[str, Any] = Field(default_factory=dict, description="`name` and the task's options")
+    data: DataSettings = Field(default_factory=DataSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)
+    generation: GenerationSettings = Field(default_factory=GenerationSettings)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the frozen weights and the arithmetic")
+    out: str | None = Field(None, description="the run folder; default: runs/ADAPTER-TASK-NUMBER")
+
+
+#: Keys whose mechanism is not built yet: any value but the default is refused.
+RESERVED = (
+    "train.packing",
+    "train.gradient_checkpointing",
+    "train.compile",
+    "memory.budget",
+    "memory.stream",
+    "memory.offload",
+)

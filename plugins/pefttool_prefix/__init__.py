@@ -1,0 +1,3 @@
+"""stub"""
+
+pefttool_api_version = 1
