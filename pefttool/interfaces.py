@@ -221,6 +221,10 @@ class Task(ABC):
     def check_row(self, values: Mapping[str, Any], options: Any) -> str | None:
         """What is wrong with this row ("column 'text': found 3, expected a string"), or None."""
 
+    def check_input(self, values: Mapping[str, Any], options: Any) -> str | None:
+        """Like `check_row`, for rows to predict: they need no label or answer."""
+        return None
+
     def key(self, values: Mapping[str, Any], options: Any) -> str:
         """What makes a row the same as another (its input): for finding duplicates across the split."""
         return repr(sorted(values.items(), key=lambda item: item[0]))
@@ -254,7 +258,11 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
-        """One row as plain lists: `input_ids`, `labels`, ... `length` (tokens), `trained` (tokens), `truncated`."""
+        """One row as plain lists, ready for `collate`, with what the core counts:
+
+        `weight` (units of the loss: must be what `loss` reports for it), `length` (tokens), `trained` (trained
+        tokens, or 1 for a label), `truncated` (bool).
+        """
 
     @abstractmethod
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:

@@ -1,0 +1,142 @@
+"""Stage 8: the run folder. Everything a run leaves behind is written here, and by rank 0 only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pefttool import peft_folder
+from pefttool.attach import Adapted
+from pefttool.base import Base
+from pefttool.errors import UsageError
+from pefttool.plan import Plan
+
+RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS = "recipe.yaml", "plan.json", "environment.json", "events.jsonl", "metrics.json"
+ADAPTER, ADAPTER_FACTS = "adapter", "pefttool.json"
+PACKAGES = ("pefttool", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "safetensors", "tokenizers")
+
+
+def choose_folder(plan: Plan, parent: Path = Path("runs")) -> Path:
+    """The folder that the user named, or the next free `runs/ADAPTER-TASK-NNN`. Raises UsageError if it is in use."""
+    if plan.recipe.out is not None:
+        folder = Path(plan.recipe.out)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"out: {folder} exists and is not empty: choose another --out, or remove it")
+        return folder
+    number = 1
+    while (folder := parent / f"{plan.adapter.name}-{plan.task.name}-{number:03d}").exists():
+        number += 1
+    return folder
+
+
+def open_folder(folder: Path, plan: Plan, world_size: int) -> None:
+    """Make the run folder and write what is known before training. Raises UsageError if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECIPE).write_text(plan.recipe.as_yaml(), encoding="utf-8")
+        write_json(folder / PLAN, plan.as_json())
+        write_json(folder / ENVIRONMENT, environment(plan, world_size))
+    except OSError as error:
+        raise UsageError(f"out: {folder} cannot be written: {error.strerror}; choose another --out") from error
+
+
+def environment(plan: Plan, world_size: int) -> dict[str, Any]:
+    """What a result may depend on besides the recipe."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "plugins": {p.name: p.owner for p in plan.registry.plugins.loaded},
+        "device": plan.choice.device,
+        "dtype": plan.choice.dtype,
+        "reason": plan.choice.reason,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "world_size": world_size,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Path:
+    """Write `folder/adapter`: the adapter's own files, the task head, and what is needed to load them again."""
+    target = folder / ADAPTER
+    aside = folder / f".{ADAPTER}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    plan.adapter.save(adapted.model, aside)
+    heads = peft_folder.head_parameters(adapted.model, base.facts.head_modules)
+    if heads:
+        tensors = {name: p.detach().cpu().contiguous() for name, p in heads.items()}
+        peft_folder.write_head(aside, tensors, base.facts.head_modules)
+    write_json(aside / ADAPTER_FACTS, adapter_facts(plan, base))
+    base.processor.save_pretrained(aside)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    return target
+
+
+def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
+    """`pefttool.json`: what reloading an adapter needs to know, and what it was trained on."""
+    owner = plan.registry.adapters.owner(plan.adapter.name)
+    task_owner = plan.registry.tasks.owner(plan.task.name)
+    template = getattr(base.processor, "chat_template", None)
+    return {
+        "adapter": plan.adapter.name,
+        "adapter_distribution": owner.distribution,
+        "adapter_version": owner.version,
+        "adapter_options": plan.recipe.adapter_options.model_dump(mode="json"),
+        "task": plan.task.name,
+        "task_distribution": task_owner.distribution,
+        "task_version": task_owner.version,
+        "task_options": base.setting.options.model_dump(mode="json"),
+        "base": {
+            "reference": plan.recipe.model,
+            "id": base.local.id,
+            "revision": base.local.revision,
+            "path": str(base.local.path),
+            "sha256": model_hash(base.local.path),
+        },
+        "quantize": plan.facts.quantizer,
+        "dtype": plan.choice.dtype,
+        "labels": list(base.setting.labels),
+        "head_modules": list(base.facts.head_modules),
+        "sequence_length": base.setting.sequence_length,
+        "frozen_backbone": base.setting.frozen_backbone,
+        "generation": dict(base.setting.generation),
+        "seed": base.setting.seed,
+        "template_sha256": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
+    }
+
+
+def model_hash(folder: Path) -> str:
+    """SHA-256 over the model's config and weights, by file name."""
+    digest = hashlib.sha256()
+    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with file.open("rb") as handle:
+            digest.update(f"{file.name} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def write_metrics(
+    folder: Path, before: Mapping[str, float], after: Mapping[str, float], samples: Sequence[Mapping[str, Any]], **facts: Any
+) -> None:
+    write_json(folder / METRICS, {"before": dict(before), "after": dict(after), "samples": list(samples), **facts})
+
+
+def write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,59 @@
+"""Stage 5: base -> adapted model. Checks that exactly the declared parameters train, and in float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pefttool import peft_folder
+from pefttool.errors import PluginError
+from pefttool.interfaces import Adapter, Facts
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.nn import Parameter
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own)."""
+
+    model: nn.Module
+    trainable: tuple[str, ...]
+    head: tuple[str, ...]
+    identity_at_init: bool
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Everything that trains, by name, adapter first."""
+        named = dict(self.model.named_parameters())
+        return {name: named[name] for name in (*self.trainable, *self.head)}
+
+
+def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Adapted:
+    """Attach `adapter`, then make the task heads trainable: an adapter's author cannot forget them.
+
+    Raises PluginError if the adapter trains other parameters than it declared, or not in float32.
+    """
+    import torch
+
+    torch.manual_seed(facts.seed)
+    attached = adapter.attach(model, options, facts)
+    heads = peft_folder.head_parameters(attached.model, facts.head_modules)
+    for parameter in heads.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    identities = {id(p) for p in heads.values()}
+    named = dict(attached.model.named_parameters())
+    head = tuple(n for n, p in named.items() if id(p) in identities)
+    training = {n for n, p in named.items() if p.requires_grad}
+    declared = attached.trainable - set(head)
+    extra, missing = sorted(training - declared - set(head)), sorted(declared - training)
+    if extra or missing:
+        what = f"trains {extra[0]!r} without declaring it" if extra else f"declares {missing[0]!r} but does not train it"
+        more = len(extra) + len(missing) - 1
+        raise PluginError(f"adapter {adapter.name!r} {what}" + (f" (and {more} more)" if more else "") + ": mend its attach()")
+    low = [n for n in training if named[n].dtype != torch.float32]
+    if low:
+        raise PluginError(f"adapter {adapter.name!r}: {low[0]!r} trains in {named[low[0]].dtype}, expected float32: mend its attach()")
+    order = tuple(n for n in named if n in declared)
+    return Adapted(attached.model, order, head, attached.identity_at_init)

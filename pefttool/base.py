@@ -1,0 +1,72 @@
+"""Stage 4: Plan + labels -> the pretrained model and its processor, quantised if asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pefttool import facts, hub
+from pefttool.interfaces import Facts, Quantizer, Setting, Task
+from pefttool.plan import Plan
+from pefttool.precision import torch_dtype
+from pefttool.pretrained import LocalPretrained
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Base:
+    """The pretrained model on its device, not yet adapted; a new task head is already there, in float32."""
+
+    model: nn.Module
+    processor: Any
+    setting: Setting
+    facts: Facts
+    local: hub.LocalModel
+
+
+def load(plan: Plan, labels: tuple[str, ...], progress: Any = None) -> Base:
+    """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
+    local = hub.resolve(plan.recipe.model, plan.registry, weights=True, progress=progress)
+    setting = plan.setting(labels)
+    model, processor = load_model(
+        local.path, plan.task, setting, plan.quantizer, plan.facts, plan.choice.device, plan.choice.dtype
+    )
+    known = facts.inspect(
+        model,
+        plan.task,
+        labels=labels,
+        quantizer=plan.facts.quantizer,
+        dtype=plan.choice.dtype,
+        device=plan.choice.device,
+        world_size=plan.facts.world_size,
+        seed=setting.seed,
+    )
+    return Base(model, processor, setting, known, local)
+
+
+def load_model(
+    path: Path, task: Task, setting: Setting, quantizer: Quantizer | None, known: Facts, device: str, dtype: str
+) -> tuple[nn.Module, Any]:
+    """A task's model and processor from a folder, on `device`, its frozen weights in `dtype`; heads are float32."""
+    import torch
+
+    arguments: dict[str, Any] = {"dtype": torch_dtype(dtype)}
+    if quantizer is not None:
+        arguments.update(quantizer.load_arguments(quantizer.Options(), known))
+        if torch.device(device).type != "cpu":
+            arguments["device_map"] = {"": device}
+    torch.manual_seed(setting.seed)
+    loaded = task.load(LocalPretrained(path, arguments), setting)
+    model = loaded.model
+    if quantizer is not None:
+        quantizer.after_load(model, quantizer.Options())
+    else:
+        model.to(device)
+    for name in task.head_modules(model):
+        model.get_submodule(name).to(device=device, dtype=torch.float32)
+    model.eval()
+    return model, loaded.processor

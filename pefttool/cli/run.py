@@ -1,0 +1,59 @@
+"""`pefttool run`: fine-tune, and show what it brought."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from pefttool.cli.common import current_registry, read_recipe, recipe_options
+
+
+@click.command("run")
+@recipe_options
+@click.option("--skip-bad-rows", is_flag=True, help="Leave rows that cannot be used out, and write them to bad_rows.jsonl.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
+    """Fine-tune a pretrained model. With --adapter alone, runs the built-in example."""
+    registry = current_registry()
+    recipe = read_recipe(registry, **flags)
+    from pefttool import run as stages
+
+    finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows)
+    if as_json:
+        document = {
+            "folder": str(finished.folder),
+            "adapter": str(finished.adapter),
+            "before": dict(finished.before),
+            "after": dict(finished.after),
+            "samples": list(finished.samples),
+        }
+        click.echo(json.dumps(document, ensure_ascii=False))
+        return
+    _print_samples(finished.samples)
+    click.echo()
+    for name in finished.after:
+        click.echo(f"held-out {name}: {finished.before[name]:.4f} before, {finished.after[name]:.4f} after")
+    click.echo(f"adapter: {finished.adapter}")
+    click.echo(f"use it:  pefttool {'chat' if finished.generative else 'predict --text TEXT'} {finished.folder}")
+
+
+def _print_samples(samples: Any) -> None:
+    for number, sample in enumerate(samples, 1):
+        click.echo(f"\nheld-out row {number}: {_short(sample['row'])}")
+        for when in ("before", "after"):
+            click.echo(f"  {when:>6}: {_short(sample[when])}")
+
+
+def _short(value: Any, limit: int = 300) -> str:
+    """A row or an answer on one line: the text itself where there is one."""
+    if isinstance(value, dict):
+        if "messages" in value:
+            value = next((m["content"] for m in reversed(value["messages"]) if m["role"] == "user"), value)
+        else:
+            value = next((value[k] for k in ("answer", "continuation", "text") if k in value), value)
+    if isinstance(value, dict) and "label" in value and "score" in value:
+        value = f"{value['label']} ({value['score']:.2f})"
+    text = " ".join(str(value).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

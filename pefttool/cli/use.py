@@ -1,0 +1,160 @@
+"""`pefttool eval`, `predict` and `chat`: use what a run made."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pefttool.cli.common import current_registry
+from pefttool.errors import DataError, UsageError
+from pefttool.interfaces import Row
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+DTYPE = click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: what it was trained in.")
+BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Rows at a time.")
+GENERATION = click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Generation settings, such as -o generation.max_new_tokens=20.")
+
+
+def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
+    from pefttool.recipe import combine
+    from pefttool.settings import GenerationSettings
+
+    document = combine({}, {}, overrides)
+    unknown = sorted(set(document) - {"generation"})
+    if unknown:
+        raise UsageError(f"-o {unknown[0]}: only generation.* can be changed here (allowed: {', '.join(GenerationSettings.model_fields)})")
+    values = document.get("generation", {})
+    for key in values:
+        if key not in GenerationSettings.model_fields:
+            raise UsageError(f"-o generation.{key}: unknown key (allowed: {', '.join(GenerationSettings.model_fields)})")
+    try:
+        GenerationSettings.model_validate(values)
+    except ValueError as error:
+        first = error.errors()[0]  # type: ignore[attr-defined]
+        raise UsageError(f"-o generation.{first['loc'][0]}: {first['input']!r}: {first['msg']}") from error
+    return dict(values)
+
+
+@click.command("eval")
+@RUN
+@click.option("--data", "data", default=None, help="Rows with answers; default: the run's own held-out rows.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@DEVICE
+@DTYPE
+@BATCH
+def evaluate(run: Path, data: str | None, as_json: bool, device: str, dtype: str | None, batch_size: int) -> None:
+    """Held-out metrics of a finished run."""
+    registry = current_registry()
+    from pefttool import batches, recipe, rows
+    from pefttool.evaluate import evaluate as measure
+    from pefttool.reload import reload
+
+    loaded = reload(run, registry, device, dtype)
+    if data is not None:
+        chosen = tuple(_good_rows(rows.resolve(data, registry), registry, loaded.task.check_row, loaded.setting.options))
+    else:
+        from pefttool import corpus
+
+        path = run / "recipe.yaml"
+        if not path.is_file():
+            raise UsageError(f"{run} has no recipe.yaml that says what its held-out rows were: give --data FILE")
+        chosen = corpus.load(recipe.resolve(recipe.read(path), registry), registry, skip_bad_rows=True).eval
+    encoded = batches.encode(chosen, loaded.task, loaded.processor, loaded.setting)
+    order = batches.by_length([e["length"] for e in encoded.examples], batch_size)
+    metrics, _ = measure(
+        loaded.model, loaded.task, encoded.examples, encoded.rows, order, loaded.processor, loaded.setting, loaded.choice
+    )
+    if as_json:
+        click.echo(json.dumps({"rows": len(encoded.rows), **metrics}))
+    else:
+        click.echo(f"{len(encoded.rows)} rows")
+        for name, value in metrics.items():
+            click.echo(f"{name}: {value:.4f}")
+
+
+@click.command("predict")
+@RUN
+@click.option("--data", "data", default=None, help="File or folder with rows; answers need not be there.")
+@click.option("--text", "texts", multiple=True, help="A text to answer (repeatable).")
+@DEVICE
+@DTYPE
+@BATCH
+@GENERATION
+def predict(run: Path, data: str | None, texts: tuple[str, ...], device: str, dtype: str | None, batch_size: int, overrides: tuple[str, ...]) -> None:
+    """Answers as JSON lines on standard output, one a row, in the rows' order."""
+    if (data is None) == (not texts):
+        raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
+    registry = current_registry()
+    from pefttool import rows
+    from pefttool.evaluate import predict as answer
+    from pefttool.reload import reload
+
+    generation = _generation(overrides)
+    loaded = reload(run, registry, device, dtype, generation)
+    if data is not None:
+        chosen = list(_good_rows(rows.resolve(data, registry), registry, loaded.task.check_input, loaded.setting.options))
+    else:
+        column = getattr(loaded.setting.options, "text_column", None) or "text"
+        chosen = [Row({column: text}) for text in texts]
+        for row in chosen:
+            _refuse(row, loaded.task.check_input(row.values, loaded.setting.options))
+    for start in range(0, len(chosen), batch_size):
+        part = chosen[start : start + batch_size]
+        for prediction in answer(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice):
+            click.echo(json.dumps(prediction, ensure_ascii=False))
+
+
+def _good_rows(path: Path, registry: Any, check: Any, options: Any) -> Iterator[Row]:
+    from pefttool import rows
+
+    files = rows.find_files(path)
+    reading = rows.read([*files.train, *files.eval], registry)
+    for problem in reading.problems:
+        raise DataError(str(problem))
+    if not reading.rows:
+        raise DataError(f"{path} has no rows: give a file with at least one")
+    for row in reading.rows:
+        _refuse(row, check(row.values, options))
+        yield row
+
+
+def _refuse(row: Row, complaint: str | None) -> None:
+    if complaint:
+        raise DataError(f"{row.place}: {complaint}")
+
+
+@click.command("chat")
+@RUN
+@DEVICE
+@DTYPE
+@GENERATION
+@click.option("--system", default=None, help="A system message to begin with.")
+def chat(run: Path, device: str, dtype: str | None, overrides: tuple[str, ...], system: str | None) -> None:
+    """Talk to a chat model; an empty line or Ctrl-D ends it."""
+    registry = current_registry()
+    from pefttool.evaluate import predict as answer
+    from pefttool.reload import reload
+
+    generation = _generation(overrides)
+    loaded = reload(run, registry, device, dtype, generation)
+    if not loaded.task.generative:
+        raise UsageError(f"{run} was trained for {loaded.task.name}, which does not talk: use pefttool predict {run} --text ...")
+    turns = [{"role": "system", "content": system}] if system else []
+    while True:
+        click.echo("you> ", nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line.strip():
+            return
+        turns.append({"role": "user", "content": line.strip()})
+        # A chat task reads the conversation, a task that continues text reads the last line.
+        conversation = Row({"messages": turns, "text": line.strip()})
+        (reply,) = answer(loaded.model, loaded.task, [conversation], loaded.processor, loaded.setting, loaded.choice)
+        text = next(iter(reply.values()))
+        turns.append({"role": "assistant", "content": text})
+        click.echo(text)

@@ -1,0 +1,76 @@
+"""Held-out loss and metrics of a model: one forward pass a batch, no gradients, no effect on the model or the RNG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pefttool.interfaces import Row, Setting, Task
+from pefttool.precision import autocast
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pefttool.devices import Choice
+
+
+@contextmanager
+def inference(model: nn.Module, choice: Choice) -> Iterator[None]:
+    """Eval mode, no gradients, the run's precision; module modes and random state are as before afterwards."""
+    import torch
+
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=_cuda_devices(choice)), torch.no_grad(), autocast(choice):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _cuda_devices(choice: Choice) -> list[int]:
+    import torch
+
+    device = torch.device(choice.device)
+    return [device.index or 0] if device.type == "cuda" else []
+
+
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Any],
+    rows: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+    processor: Any,
+    setting: Setting,
+    choice: Choice,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """(metrics, predictions in the rows' order). The loss is the mean over all units of all rows."""
+    import torch
+
+    total = torch.zeros((), dtype=torch.float64)
+    weight = 0.0
+    predictions: list[dict[str, Any]] = [{} for _ in rows]
+    decoded = False
+    with inference(model, choice):
+        for batch in batches:
+            tensors = task.collate([examples[i] for i in batch], processor, setting)
+            loss = task.loss(model, {k: v.to(choice.device) for k, v in tensors.items()}, setting)
+            total += loss.sum.double().cpu()
+            weight += float(loss.weight)
+            if loss.outputs is not None:
+                decoded = True
+                for i, prediction in zip(batch, task.decode(loss.outputs, setting), strict=True):
+                    predictions[i] = prediction
+    predictions = predictions if decoded else []
+    return task.metrics(predictions, rows, float(total) / weight, setting), predictions
+
+
+def predict(
+    model: nn.Module, task: Task, rows: Sequence[Row], processor: Any, setting: Setting, choice: Choice
+) -> list[dict[str, Any]]:
+    """The task's answers to these rows (one batch)."""
+    with inference(model, choice):
+        return task.predict(model, rows, processor, setting)

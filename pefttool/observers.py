@@ -1,0 +1,65 @@
+"""From the run to whoever watches: `events.jsonl` first, then every observer, each isolated from the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from pefttool.events import Control, Event, Notice
+from pefttool.plugins import Plugin, Plugins
+
+
+class Emitter:
+    """Call it with an event. On ranks other than 0 nothing is written and nobody is told."""
+
+    def __init__(self, plugins: Plugins, rank: int = 0) -> None:
+        self.control = Control()
+        self.step = 0
+        self._rank = rank
+        self._observers: list[tuple[Plugin, Callable[..., Any]]] = [
+            (plugin, implementation.function) for plugin, implementation in plugins.implementations("on_event")
+        ]
+        self._file: TextIOWrapper | None = None
+        self._early: list[Event] = []
+
+    def open(self, path: Path) -> None:
+        """From now on events go to this file; those that came before are written first."""
+        if self._rank == 0:
+            self._file = path.open("a", encoding="utf-8")
+            for event in self._early:
+                self._file.write(event.as_json() + "\n")
+            self._early.clear()
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __call__(self, event: Event) -> None:
+        if self._rank != 0:
+            return
+        event = replace(event, time=time.time(), monotonic=time.monotonic(), step=self.step, control=self.control)
+        if self._file is None:
+            self._early.append(event)
+        else:
+            self._file.write(event.as_json() + "\n")
+            self._file.flush()
+        failed: list[tuple[Plugin, BaseException]] = []
+        for plugin, observe in self._observers:
+            try:
+                observe(event=event)
+            except Exception as error:  # a stranger's observer must not end the run
+                failed.append((plugin, error))
+        self._disable(failed, event)
+
+    def _disable(self, failed: Sequence[tuple[Plugin, BaseException]], event: Event) -> None:
+        for plugin, error in failed:
+            self._observers = [(p, f) for p, f in self._observers if p is not plugin]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            text = f"observer {plugin.name!r} ({plugin.owner}) failed on {type(event).__name__}: {reason}; it is disabled"
+            self(Notice(text=text, level="warning"))

@@ -1,0 +1,105 @@
+"""Optimiser, schedule and one optimiser step, for training and for the contract suite alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pefttool.errors import RunError
+from pefttool.interfaces import Adapter, Setting, Task
+from pefttool.precision import autocast
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from pefttool.attach import Adapted
+    from pefttool.devices import Choice
+    from pefttool.settings import TrainSettings
+
+
+def make_optimizer(adapted: Adapted, adapter: Adapter, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The adapter's own optimiser, or the recipe's; decay on matrices only, heads at their own rate."""
+    import torch
+
+    groups = adapter.param_groups(adapted.model, adapted.trainable, settings.learning_rate)
+    named = adapted.parameters()
+    if adapted.head:
+        head_rate = settings.head_learning_rate or settings.learning_rate
+        groups.append({"params": [named[n] for n in adapted.head], "lr": head_rate})
+    split = []
+    for group in groups:
+        for decays in (True, False):
+            chosen = [p for p in group["params"] if (p.ndim >= 2) == decays]
+            if chosen:
+                decay = group.get("weight_decay", settings.weight_decay) if decays else 0.0
+                split.append({**group, "params": chosen, "weight_decay": decay})
+    own = adapter.optimizer(split)
+    if own is not None:
+        return own
+    return torch.optim.AdamW(split) if settings.optimizer == "adamw" else torch.optim.SGD(split)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, total_steps: int) -> Any:
+    """transformers' schedule of this name, warmed up over `warmup` (a share of all steps, or a number of them)."""
+    from transformers import get_scheduler
+
+    warmup = round(settings.warmup * total_steps) if settings.warmup < 1 else round(settings.warmup)
+    name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
+    return get_scheduler(name, optimizer, num_warmup_steps=min(warmup, total_steps), num_training_steps=total_steps)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss` is the step's objective: the sum over the weight of all micro-batches, on this rank."""
+
+    loss: float
+    grad_norm: float
+    skipped: bool = False
+
+
+def optimizer_step(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    micro_batches: Iterable[tuple[Mapping[str, Tensor], bool]],
+    weight: float,
+    task: Task,
+    setting: Setting,
+    choice: Choice,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    max_grad_norm: float,
+    ranks: int = 1,
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> StepResult:
+    """Accumulate gradients of sum/`weight` over the micro-batches, clip, step.
+
+    `weight` counts the units of the whole step, over all micro-batches and ranks, so accumulation and the number of
+    ranks never change the objective. A micro-batch marked False is a filler: it keeps the ranks in step and adds
+    nothing. Raises RunError at the first loss or gradient that is not finite.
+    """
+    import torch
+
+    total = 0.0
+    batches = list(micro_batches)
+    for i, (batch, counts) in enumerate(batches):
+        last = i + 1 == len(batches)
+        with nullcontext() if last else no_sync():
+            with autocast(choice):
+                loss = task.loss(model, batch, setting)
+            # DistributedDataParallel averages gradients over ranks: undo its division.
+            scaled = loss.sum * (ranks / weight if counts else 0.0)
+            scaler.scale(scaled).backward()
+        total += float(loss.sum.detach()) / weight if counts else 0.0
+    scaler.unscale_(optimizer)
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    finite = norm == norm and abs(norm) != float("inf")
+    if not finite and not scaler.is_enabled():
+        what = "loss" if total != total or abs(total) == float("inf") else "gradient"
+        raise RunError(f"the {what} is not finite (loss {total}, gradient norm {norm}): lower train.learning_rate, or use -o dtype=float32")
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(total, norm, skipped=not finite)

@@ -1,0 +1,133 @@
+"""Stage 2: Recipe + Registry -> Plan. Every problem at once, before any weight is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pefttool import devices, facts, hub, recipe, rows
+from pefttool.errors import Refused, UsageError, suggest
+from pefttool.interfaces import Adapter, Facts, Problem, Quantizer, Setting, Task
+from pefttool.pretrained import LocalPretrained
+from pefttool.recipe import Recipe
+from pefttool.registry import Registry
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe that can be run here: its objects by name, the device, the model's config and facts.
+
+    `notices` are choices that were made for the user, each with its reason.
+    """
+
+    recipe: Recipe
+    registry: Registry
+    adapter: Adapter
+    task: Task
+    quantizer: Quantizer | None
+    model: hub.LocalModel
+    choice: devices.Choice
+    facts: Facts
+    notices: tuple[str, ...]
+
+    def setting(self, labels: tuple[str, ...] = ()) -> Setting:
+        return Setting(
+            options=self.recipe.task_options,
+            labels=labels,
+            sequence_length=self.recipe.train.sequence_length,
+            frozen_backbone=self.adapter.frozen_backbone,
+            generation=self.recipe.generation.model_dump(),
+            seed=self.recipe.train.seed,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What `plan.json` holds: the decisions, not the recipe (which lies beside it)."""
+        return {
+            "adapter": self.adapter.name,
+            "task": self.task.name,
+            "quantizer": self.quantizer.name if self.quantizer else None,
+            "model": {"id": self.model.id, "revision": self.model.revision, "architecture": self.facts.architecture},
+            "device": self.choice.device,
+            "dtype": self.choice.dtype,
+            "reason": self.choice.reason,
+            "notices": list(self.notices),
+        }
+
+
+def make(given: Recipe, registry: Registry, world_size: int = 1) -> Plan:
+    """Recognise the task, choose the device, read the model's config, and ask everyone for problems.
+
+    Raises Refused with all of them; the errors of the device, the data and the model come one by one.
+    """
+    choice = devices.choose(devices.report(), given.device, given.dtype)
+    resolved, reason = recognise_task(given, registry)
+    assert resolved.task is not None
+    task, adapter = registry.tasks[resolved.task], registry.adapters[resolved.adapter]
+    quantizer = registry.quantizers[resolved.quantize] if resolved.quantize else None
+    model = hub.resolve(resolved.model, registry, weights=False)
+    plan = Plan(
+        recipe=resolved,
+        registry=registry,
+        adapter=adapter,
+        task=task,
+        quantizer=quantizer,
+        model=model,
+        choice=choice,
+        facts=Facts(architecture=""),
+        notices=(reason, choice.reason, *model.notices),
+    )
+    source = LocalPretrained(model.path, abstract=True)
+    skeleton = task.load(source, plan.setting()).model
+    plan = replace(
+        plan,
+        facts=facts.inspect(
+            skeleton,
+            task,
+            quantizer=quantizer.name if quantizer else None,
+            dtype=choice.dtype,
+            device=choice.device,
+            world_size=world_size,
+            seed=resolved.train.seed,
+            abstract=True,
+        ),
+    )
+    problems = check(plan, source.config)
+    if problems:
+        raise Refused(map(str, problems))
+    return plan
+
+
+def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
+    """The recipe with its task, and how the data was understood. Two tasks that match are an error naming both."""
+    path = rows.resolve(str(given.data.train), registry)
+    columns, sample = rows.peek(path, registry, given.data.format)
+    values = [row.values for row in sample]
+    if given.task is not None:
+        reason = registry.tasks[given.task].recognise(columns, values)
+        return given, f"task {given.task}, as asked" + (f"; data: {reason}" if reason else "")
+    found = {name: reason for name in registry.tasks if (reason := registry.tasks[name].recognise(columns, values))}
+    if len(found) != 1:
+        seen = ", ".join(map(repr, columns)) or "none"
+        why = "no task recognises it" if not found else "more than one task recognises it: " + ", ".join(found)
+        raise UsageError(f"data {path}: columns {seen}: {why}; say --task NAME {suggest('', registry.tasks)}")
+    ((name, reason),) = found.items()
+    return recipe.resolve(given.given, registry, task=name), f"task {name}, recognised from the data: {reason}"
+
+
+def check(plan: Plan, config: Any) -> list[Problem]:
+    """Everything that can be known to go wrong without weights and without data."""
+    resolved, problems = plan.recipe, []
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest and resolved.train.sequence_length > longest:
+        message = f"{resolved.train.sequence_length} is longer than the model's {longest} positions; use at most {longest}"
+        problems.append(Problem("train.sequence_length", message))
+    if plan.quantizer is not None:
+        if plan.adapter.trains_base:
+            message = f"{plan.quantizer.name!r} freezes the weights that adapter {plan.adapter.name!r} trains; drop it, or use another adapter"
+            problems.append(Problem("quantize", message))
+        refusal = plan.quantizer.refuses(plan.quantizer.Options(), plan.facts)
+        if refusal:
+            problems.append(Problem("quantize", refusal))
+    problems += plan.task.check(resolved.task_options, plan.facts)
+    problems += plan.adapter.check(resolved.adapter_options, plan.facts)
+    return problems

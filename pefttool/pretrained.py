@@ -1,0 +1,88 @@
+"""A pretrained model on disk, loaded for real or as an abstract model of the same shape."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttool.errors import ModelError
+from pefttool.interfaces import Pretrained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class LocalPretrained(Pretrained):
+    """A model folder. `arguments` go to `from_pretrained` (dtype, quantization_config).
+
+    With `abstract` the model is built on the meta device from its config: no weights are read, nothing is quantised.
+    """
+
+    def __init__(self, path: Path, arguments: Mapping[str, Any] | None = None, abstract: bool = False) -> None:
+        from transformers import AutoConfig
+
+        self.path = path
+        self.arguments = dict(arguments or {})
+        self.abstract = abstract
+        try:
+            self.config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"model {path}: config.json cannot be used: {one_line(error)}; is this a transformers model?") from error
+
+    def model(self, auto_class: Any, **overrides: Any) -> nn.Module:
+        import torch
+
+        config = type(self.config).from_dict({**self.config.to_dict(), **overrides})
+        try:
+            if self.abstract:
+                with torch.device("meta"):
+                    built: nn.Module = auto_class.from_config(config, dtype=self.arguments.get("dtype"))
+                return built
+            with quiet_loading():
+                built, report = auto_class.from_pretrained(
+                    self.path,
+                    config=config,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **self.arguments,
+                )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"model {self.path} cannot be loaded as {auto_class.__name__}: {one_line(error)}") from error
+        self.missing = tuple(sorted(report.get("missing_keys", ())))
+        return built
+
+    def processor(self, auto_class: Any) -> Any:
+        try:
+            return auto_class.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"model {self.path} has no usable {auto_class.__name__}: {one_line(error)}; add its tokenizer files") from error
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' table of missing keys and progress bars off the terminal: new heads are no surprise here."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

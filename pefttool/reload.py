@@ -1,0 +1,102 @@
+"""A finished run, ready to answer: base, head and adapter put together again from the run folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttool import devices, facts, hub, peft_folder
+from pefttool.artefacts import ADAPTER, ADAPTER_FACTS, model_hash
+from pefttool.base import load_model
+from pefttool.errors import ModelError, UsageError
+from pefttool.interfaces import Facts, Setting, Task
+from pefttool.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    model: nn.Module
+    processor: Any
+    task: Task
+    setting: Setting
+    choice: devices.Choice
+    folder: Path
+
+
+def reload(run: Path, registry: Registry, device: str = "auto", dtype: str | None = None, generation: dict[str, Any] | None = None) -> Reloaded:
+    """Load the adapter of a run folder (or an adapter folder) onto its base, in the precision it was trained in.
+
+    Raises UsageError if `run` is no such folder, ModelError if the base is missing or is not the one it was.
+    """
+    folder = run / ADAPTER if (run / ADAPTER / ADAPTER_FACTS).is_file() else run
+    stored = _read(folder, run)
+    task, adapter = registry.tasks[stored["task"]], registry.adapters[stored["adapter"]]
+    quantizer = registry.quantizers[stored["quantize"]] if stored["quantize"] else None
+    choice = _choose(device, dtype, stored["dtype"])
+    setting = Setting(
+        options=task.Options.model_validate(stored["task_options"]),
+        labels=tuple(stored["labels"]),
+        sequence_length=stored["sequence_length"],
+        frozen_backbone=stored["frozen_backbone"],
+        generation={**stored["generation"], **(generation or {})},
+        seed=stored["seed"],
+    )
+    path = _base_path(stored["base"], registry)
+    known = Facts(architecture="", quantizer=stored["quantize"], device=choice.device, dtype=choice.dtype, head_modules=tuple(stored["head_modules"]))
+    model, processor = load_model(path, task, setting, quantizer, known, choice.device, choice.dtype)
+    heads = facts.inspect(model, task).head_modules
+    model = adapter.load(model, folder)
+    stored_head = peft_folder.read_head(folder)
+    _load_head(model, heads, stored_head, folder)
+    model.eval()
+    return Reloaded(model, processor, task, setting, choice, folder)
+
+
+def _read(folder: Path, run: Path) -> dict[str, Any]:
+    try:
+        document = json.loads((folder / ADAPTER_FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{run} is no finished run: it has no {ADAPTER}/{ADAPTER_FACTS}; give the folder that `pefttool run` printed") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / ADAPTER_FACTS} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{folder / ADAPTER_FACTS} is damaged: expected an object; train again, or restore the file")
+    return document
+
+
+def _choose(device: str, dtype: str | None, trained_in: str) -> devices.Choice:
+    """The dtype it was trained in where this device has it; a dtype that the user asks for works or raises."""
+    report = devices.report()
+    if dtype is not None:
+        return devices.choose(report, device, dtype)
+    try:
+        return devices.choose(report, device, trained_in)
+    except UsageError:
+        return devices.choose(report, device, "auto")
+
+
+def _base_path(base: dict[str, Any], registry: Registry) -> Path:
+    reference = base["reference"]
+    if base["revision"] and "@" not in reference:
+        reference = f"{reference}@{base['revision']}"
+    local = hub.resolve(reference, registry, weights=True)
+    if model_hash(local.path) != base["sha256"]:
+        raise ModelError(f"the base at {local.path} is not the one this adapter was trained on (its hash differs): restore it, or train again")
+    return local.path
+
+
+def _load_head(model: nn.Module, heads: tuple[str, ...], stored: dict[str, Any], folder: Path) -> None:
+    import torch
+
+    live = peft_folder.head_parameters(model, heads)
+    missing = sorted(set(live) - set(stored))
+    if missing:
+        raise ModelError(f"{folder} lacks the task head's {missing[0]!r}: the folder is incomplete; copy the whole adapter folder")
+    with torch.no_grad():
+        for name, parameter in live.items():
+            parameter.copy_(stored[name])

@@ -1,0 +1,117 @@
+"""The picture of the system: the eight stages, called in order, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pefttool import artefacts, attach, base, batches, corpus, plan, train
+from pefttool.batches import Encoded, by_length
+from pefttool.errors import PefttoolError
+from pefttool.evaluate import evaluate, predict
+from pefttool.events import DataReady, Notice, Progress, RunFinished, RunStarted
+from pefttool.observers import Emitter
+from pefttool.recipe import Recipe
+from pefttool.registry import Registry
+
+#: Held-out rows whose answers are shown before and after.
+SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Finished:
+    folder: Path
+    adapter: Path
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    samples: tuple[Mapping[str, Any], ...]
+    generative: bool
+
+
+def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False) -> Finished:
+    """Fine-tune as the recipe says. Raises PefttoolError; whatever was finished by then stays in the run folder."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=recipe.device == "cpu")
+    emit = Emitter(registry.plugins, accelerator.process_index)
+    try:
+        return _run(recipe, registry, skip_bad_rows, accelerator, emit)
+    except PefttoolError as error:
+        emit(Notice(text=str(error), level="error"))
+        raise
+    finally:
+        emit.close()
+
+
+def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: Any, emit: Emitter) -> Finished:
+    planned = plan.make(recipe, registry, accelerator.num_processes)
+    folder = artefacts.choose_folder(planned)
+    accelerator.wait_for_everyone()  # before any rank makes the folder, all have chosen the same one
+    writes = accelerator.is_main_process
+    if writes:
+        artefacts.open_folder(folder, planned, accelerator.num_processes)
+        emit.open(folder / artefacts.EVENTS)
+    emit(RunStarted(folder=str(folder), adapter=planned.adapter.name, task=planned.task.name, model=planned.model.id))
+    _notices(emit, planned.notices)
+
+    rejects = folder / "bad_rows.jsonl" if writes else None
+    rows = corpus.load(planned.recipe, registry, skip_bad_rows=skip_bad_rows, rejects=rejects)
+    _notices(emit, rows.notices)
+    loaded = base.load(planned, rows.labels, lambda what, done, total: emit(Progress(what=what, done=done, total=total)))
+    data, held_out = _encode(planned, loaded, rows, emit)
+
+    before, shown = _look(planned, loaded, loaded.model, held_out)
+    adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
+    result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
+    after = _answers(planned, loaded, adapted.model, held_out)
+    samples = tuple({"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False))
+
+    adapter = folder / artefacts.ADAPTER
+    if writes:
+        adapter = artefacts.save_adapter(folder, planned, loaded, adapted)
+        artefacts.write_metrics(folder, before, result.metrics, samples, steps=result.steps, best_step=result.best_step, reason=result.reason)
+    accelerator.wait_for_everyone()
+    emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
+    return Finished(folder, adapter, before, result.metrics, samples, planned.task.generative)
+
+
+def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:
+    for text in texts:
+        emit(Notice(text=text))
+
+
+def _encode(planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, emit: Emitter) -> tuple[Encoded, Encoded]:
+    def progress(done: int, total: int) -> None:
+        emit(Progress(what="encoding", done=done, total=total))
+
+    data = batches.encode(rows.train, planned.task, loaded.processor, loaded.setting, progress)
+    held_out = batches.encode(rows.eval, planned.task, loaded.processor, loaded.setting)
+    dropped = (*data.dropped, *held_out.dropped)
+    if dropped:
+        emit(Notice(text=f"{len(dropped)} rows have nothing to train and are left out, such as {dropped[0].place}", level="warning"))
+    emit(
+        DataReady(
+            train_rows=len(data.examples),
+            eval_rows=len(held_out.examples),
+            trained_tokens=data.trained,
+            tokens=data.tokens,
+            truncated_rows=data.truncated,
+            preview=planned.task.preview(data.examples[0], loaded.processor),
+        )
+    )
+    return data, held_out
+
+
+def _look(planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded) -> tuple[dict[str, float], list[Any]]:
+    """Held-out metrics and answers of the base, before anything is attached."""
+    order = by_length([e["length"] for e in held_out.examples], planned.recipe.train.batch_size)
+    metrics, _ = evaluate(
+        model, planned.task, held_out.examples, held_out.rows, order, loaded.processor, loaded.setting, planned.choice
+    )
+    return metrics, _answers(planned, loaded, model, held_out)
+
+
+def _answers(planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded) -> list[Any]:
+    return predict(model, planned.task, held_out.rows[:SAMPLES], loaded.processor, loaded.setting, planned.choice)

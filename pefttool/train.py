@@ -1,0 +1,242 @@
+"""Stage 7: the loop, on accelerate. One optimiser step after another; emits events; keeps the best evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttool import checkpoint
+from pefttool.attach import Adapted
+from pefttool.base import Base
+from pefttool.batches import Batches, Encoded, Position, by_length
+from pefttool.checkpoint import Best, Progress
+from pefttool.errors import RunError
+from pefttool.evaluate import evaluate
+from pefttool.events import Evaluated, Notice, Saved, StepDone, TrainFinished, TrainStarted
+from pefttool.observers import Emitter
+from pefttool.optimisation import StepResult, make_optimizer, make_schedule, optimizer_step
+from pefttool.plan import Plan
+from pefttool.precision import grad_scaler
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+
+#: float16 gradient scaling starts too high by design; this many skipped steps in a row mean something else is wrong.
+MOST_SKIPPED_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """`best_step` is the step whose adapter is delivered; the model holds its parameters."""
+
+    steps: int
+    best_step: int
+    metrics: Mapping[str, float]
+    reason: str
+
+
+def train(plan: Plan, base: Base, adapted: Adapted, data: Encoded, held_out: Encoded, emit: Emitter, accelerator: Accelerator, folder: Path) -> Result:
+    """Train until the last step, until patience runs out, or until an observer asks to stop."""
+    return Loop(plan, base, adapted, data, held_out, emit, accelerator, folder).run()
+
+
+class Loop:
+    """The state of a training run; `run` is its whole story."""
+
+    def __init__(
+        self, plan: Plan, base: Base, adapted: Adapted, data: Encoded, held_out: Encoded, emit: Emitter, accelerator: Accelerator, folder: Path
+    ) -> None:
+        self.plan, self.base, self.adapted, self.data, self.held_out = plan, base, adapted, data, held_out
+        self.emit, self.accelerator, self.folder = emit, accelerator, folder
+        self.settings = plan.recipe.train
+        self.ranks = accelerator.num_processes
+        self.batches = Batches(
+            tuple(e["length"] for e in data.examples),
+            self.settings.batch_size,
+            self.settings.gradient_accumulation * self.ranks,
+            self.settings.seed,
+        )
+        self.total_steps = self.batches.total_steps(self.settings.epochs, self.settings.max_steps)
+        self.every = self.settings.evaluate_every or self.batches.steps_per_epoch
+        plan.adapter.prepare(adapted.model, (self._collate(rows) for step in self.batches.epoch(0) for rows in step))
+        self.parameters = adapted.parameters()
+        self.optimizer = make_optimizer(adapted, plan.adapter, self.settings)
+        self.scheduler = make_schedule(self.optimizer, self.settings, self.total_steps)
+        self.scaler = grad_scaler(plan.choice)
+        self.best, self.best_parameters, self.metrics = Best(), {}, {}  # type: tuple[Best, dict[str, Tensor], Mapping[str, float]]
+        self.skipped = 0
+
+    def run(self) -> Result:
+        model = self._distributed()
+        self._started()
+        began = time.monotonic()
+        self._training_mode()
+        progress = Progress(0, Position(), self.best)
+        reason = "all steps done"
+        steps = self.batches.steps()
+        while progress.step < self.total_steps:
+            position, micro_batches = next(steps)
+            progress = Progress(progress.step + 1, position, self.best)
+            self.emit.step = progress.step
+            self._step(model, micro_batches, progress)
+            last = progress.step == self.total_steps or self.emit.control.reason is not None
+            if progress.step % self.every == 0 or last:
+                self._evaluate(progress.step)
+                progress = replace(progress, best=self.best)
+            if self.settings.checkpoint_every and progress.step % self.settings.checkpoint_every == 0:
+                self._checkpoint(progress)
+            if self.emit.control.reason is not None:
+                reason = f"stopped: {self.emit.control.reason}"
+                break
+            if self.settings.patience and self.best.since >= self.settings.patience:
+                reason = f"no better {self.plan.task.primary[0]} in {self.best.since} evaluations"
+                break
+        delivered = self._deliver_best(progress.step)
+        self.emit(TrainFinished(reason=reason, best_step=delivered, seconds=time.monotonic() - began))
+        return Result(progress.step, delivered, self.metrics, reason)
+
+    def _distributed(self) -> nn.Module:
+        # Only the model is prepared: a prepared scheduler steps world-size times, a prepared loader repeats rows.
+        model: nn.Module = self.accelerator.prepare_model(self.adapted.model) if self.ranks > 1 else self.adapted.model
+        return model
+
+    def _started(self) -> None:
+        self.emit(
+            TrainStarted(
+                total_steps=self.total_steps,
+                trainable_parameters=sum(p.numel() for p in self.parameters.values()),
+                parameters=sum(p.numel() for p in self.adapted.model.parameters()),
+                world_size=self.ranks,
+            )
+        )
+
+    def _training_mode(self) -> None:
+        """Dropout where something trains; a backbone that stays frozen gives its evaluation features."""
+        self.adapted.model.train()
+        if self.plan.adapter.frozen_backbone and not self.adapted.trainable:
+            backbone, _ = self.plan.task.split(self.adapted.model)
+            backbone.eval()
+
+    def _step(self, model: nn.Module, micro_batches: list[list[int]], progress: Progress) -> None:
+        began = time.monotonic()
+        rows = [i for batch in micro_batches for i in batch]
+        rate = self.optimizer.param_groups[0]["lr"]
+        try:
+            result = optimizer_step(
+                model,
+                list(self.parameters.values()),
+                self._micro_batches(micro_batches),
+                float(sum(self.data.examples[i]["weight"] for i in rows)),
+                self.plan.task,
+                self.base.setting,
+                self.plan.choice,
+                self.optimizer,
+                self.scaler,
+                self.settings.max_grad_norm,
+                self.ranks,
+                lambda: self.accelerator.no_sync(model),
+            )
+        except RunError as error:
+            raise RunError(f"step {progress.step}: {error}") from error
+        self._count_skipped(result, progress.step)
+        self.scheduler.step()
+        self.plan.adapter.after_step(self.adapted.model, progress.step)
+        self.emit(
+            StepDone(
+                loss=self._over_ranks(result.loss),
+                learning_rate=rate,
+                grad_norm=result.grad_norm,
+                epoch=progress.step / self.batches.steps_per_epoch,
+                rows=len(rows),
+                tokens=sum(self.data.examples[i]["length"] for i in rows),
+                seconds=time.monotonic() - began,
+                memory=memory_in_use(self.plan.choice.device),
+            )
+        )
+
+    def _micro_batches(self, micro_batches: list[list[int]]) -> Iterator[tuple[dict[str, Tensor], bool]]:
+        """This rank's share; a filler where there are fewer than ranks, since every rank must take part."""
+        rank = self.accelerator.process_index
+        rounds = -(-len(micro_batches) // self.ranks)
+        for i in range(rounds):
+            at = i * self.ranks + rank
+            rows = micro_batches[at] if at < len(micro_batches) else micro_batches[0][:1]
+            yield self._collate(rows), at < len(micro_batches)
+
+    def _collate(self, rows: list[int]) -> dict[str, Tensor]:
+        examples = [self.data.examples[r] for r in rows]
+        tensors = self.plan.task.collate(examples, self.base.processor, self.base.setting)
+        return {k: v.to(self.plan.choice.device) for k, v in tensors.items()}
+
+    def _over_ranks(self, loss: float) -> float:
+        if self.ranks == 1:
+            return loss
+        import torch
+
+        total: Tensor = self.accelerator.reduce(torch.tensor(loss, device=self.accelerator.device), reduction="sum")
+        return float(total)
+
+    def _count_skipped(self, result: StepResult, step: int) -> None:
+        self.skipped = self.skipped + 1 if result.skipped else 0
+        if self.skipped > MOST_SKIPPED_STEPS:
+            raise RunError(f"step {step}: {self.skipped} steps in a row had gradients that are not finite: lower train.learning_rate")
+
+    def _evaluate(self, step: int) -> None:
+        lengths = [e["length"] for e in self.held_out.examples]
+        metrics, _ = evaluate(
+            self.adapted.model,
+            self.plan.task,
+            self.held_out.examples,
+            self.held_out.rows,
+            by_length(lengths, self.settings.batch_size),
+            self.base.processor,
+            self.base.setting,
+            self.plan.choice,
+        )
+        name, direction = self.plan.task.primary
+        value = metrics[name]
+        better = self.best.value is None or (value > self.best.value if direction == "max" else value < self.best.value)
+        if better or not self.settings.keep_best:
+            self.best = Best(step, value)
+            self.metrics = metrics
+            if self.settings.keep_best and step < self.total_steps:
+                self.best_parameters = {k: v.detach().to("cpu", copy=True) for k, v in self.parameters.items()}
+            else:
+                self.best_parameters = {}
+        else:
+            self.best = replace(self.best, since=self.best.since + 1)
+        self.emit(Evaluated(metrics=metrics, primary=name, best=better))
+
+    def _checkpoint(self, progress: Progress) -> None:
+        if self.accelerator.is_main_process:
+            path = checkpoint.save(
+                self.folder / "checkpoints", progress, self.parameters, self.optimizer, self.scheduler, self.scaler
+            )
+            self.emit(Saved(path=str(path), what="checkpoint"))
+
+    def _deliver_best(self, step: int) -> int:
+        """Put the best evaluation's parameters back into the model; returns their step."""
+        import torch
+
+        if self.best.step == step or not self.best_parameters:
+            return self.best.step
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self.best_parameters[name])
+        self.emit(Notice(text=f"the adapter of step {self.best.step} is delivered: it has the best {self.plan.task.primary[0]}"))
+        return self.best.step
+
+
+def memory_in_use(device: str) -> int:
+    """Bytes: the peak allocated on a CUDA device, or the resident memory of this process."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

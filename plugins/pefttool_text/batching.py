@@ -1,0 +1,55 @@
+"""Padding and column lookup that the text tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Positions with this label do not count in the loss (PyTorch's and transformers' convention).
+IGNORE = -100
+
+
+def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 8) -> Tensor:
+    """`[B, T]` int64, right-padded with `value`; T is the longest sequence, rounded up to `multiple`."""
+    import torch
+
+    longest = max(len(s) for s in sequences)
+    width = -(-longest // multiple) * multiple
+    padded = torch.full((len(sequences), width), value, dtype=torch.int64)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
+    return padded
+
+
+def attention_mask(sequences: Sequence[Sequence[int]], multiple: int = 8) -> Tensor:
+    """`[B, T]` int64: 1 for a real token, 0 for padding."""
+    return pad([[1] * len(s) for s in sequences], 0, multiple)
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id that fills up batches. Its value never matters: masks and labels exclude it, also where it equals EOS."""
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
+        if candidate is not None:
+            return int(candidate)
+    return 0
+
+
+def find_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str]) -> str | None:
+    """The column named by the user, or the first of the usual names that is there."""
+    if given is not None:
+        return given if given in values else None
+    return next((name for name in usual if name in values), None)
+
+
+def missing_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str], option: str) -> str:
+    expected = repr(given) if given is not None else f"one of {', '.join(map(repr, usual))}"
+    return f"found columns {', '.join(map(repr, values)) or 'none'}, expected {expected} (name yours with -o task.{option}=COLUMN)"
+
+
+def describe(value: Any) -> str:
+    """A value for an error message, short enough for one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,119 @@
+"""What causal-lm and chat share: next-token loss over labelled positions, collation, generation, perplexity."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pefttool import Facts, Loaded, Loss, Problem, Row, Setting, Task
+from pefttool_text.batching import IGNORE, attention_mask, pad, pad_id
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class LanguageModel(Task):
+    """A decoder that predicts the next token wherever `labels` is not -100."""
+
+    generative = True
+    peft_task_type = "CAUSAL_LM"
+
+    def defaults(self) -> Mapping[str, Any]:
+        return {"batch_size": 8, "epochs": 2, "sequence_length": 512}
+
+    def check(self, options: Any, facts: Facts) -> list[Problem]:
+        if not facts.output_modules:
+            return [Problem("model", f"{facts.architecture} has no output layer over tokens; task {self.name!r} needs a causal language model")]
+        return []
+
+    def load(self, source: Any, setting: Setting) -> Loaded:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        return Loaded(source.model(AutoModelForCausalLM), source.processor(AutoTokenizer))
+
+    def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+        get_base, get_head = getattr(model, "get_decoder"), getattr(model, "get_output_embeddings")  # noqa: B009
+        return get_base(), get_head()
+
+    def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
+        ids = [e["input_ids"] for e in examples]
+        return {
+            "input_ids": pad(ids, pad_id(processor)),
+            "attention_mask": attention_mask(ids),
+            "labels": pad([e["labels"] for e in examples], IGNORE),
+        }
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
+        """Sum of cross-entropies (float32) over the trained tokens of `[B, T]` ids; logits only where some row trains."""
+        from torch.nn.functional import cross_entropy
+
+        targets = batch["labels"][:, 1:]
+        kept = (targets != IGNORE).any(0).nonzero().squeeze(-1)
+        output = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            logits_to_keep=kept,  # the output layer is the largest matmul of a small model: skip prompts and padding
+            use_cache=False,
+        )
+        targets = targets[:, kept]
+        trained = targets != IGNORE
+        logits = output.logits[trained].float()
+        return Loss(cross_entropy(logits, targets[trained], reduction="sum"), trained.sum())
+
+    def metrics(self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting) -> dict[str, float]:
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    @abstractmethod
+    def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:
+        """The tokens that the model is asked to continue."""
+
+    @abstractmethod
+    def answer(self, row: Row, text: str) -> dict[str, Any]:
+        """The JSON object for one generated continuation."""
+
+    def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
+        import torch
+
+        prompts = [self.prompt_ids(row, processor, setting)[-setting.sequence_length :] for row in rows]
+        device = next(model.parameters()).device
+        # Generation continues at the right edge, so prompts are padded on the left.
+        ids = pad([p[::-1] for p in prompts], pad_id(processor), multiple=1).flip(1).to(device)
+        mask = attention_mask(prompts, multiple=1).flip(1).to(device)
+        generation = {k: v for k, v in setting.generation.items() if k not in ("temperature", "top_p") or setting.generation.get("do_sample")}
+        with torch.no_grad():
+            out = model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad_id(processor), **generation)  # type: ignore[operator]
+        new = out[:, ids.shape[1] :]
+        return [
+            self.answer(row, processor.decode(tokens, skip_special_tokens=True).strip())
+            for row, tokens in zip(rows, new, strict=True)
+        ]
+
+    def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
+        ids, bos, eos = example["input_ids"], processor.bos_token_id, processor.eos_token_id
+        if bos is not None and bos != eos and ids[:2] == [bos, bos]:
+            return f"the text starts with two {processor.bos_token!r} tokens: the data or the chat template already writes one; remove it"
+        trained = [i for i, label in enumerate(example["labels"]) if label != IGNORE]
+        if eos is not None and trained and not example["truncated"] and example["labels"][trained[-1]] != eos:
+            return f"the last trained token is {processor.decode([ids[trained[-1]]])!r}, not {processor.eos_token!r}: the model would not learn to stop"
+        return None
+
+    def preview(self, example: Mapping[str, Any], processor: Any) -> str:
+        """The text as the model sees it; what is trained stands between guillemets."""
+        parts: list[str] = []
+        inside, start = False, 0
+        flags = [label != IGNORE for label in example["labels"]]
+        for i in range(len(flags) + 1):
+            if i == len(flags) or flags[i] != inside:
+                text = processor.decode(example["input_ids"][start:i])
+                parts.append(f"«{text}»" if inside else text)
+                inside, start = not inside, i
+        return "".join(parts)
+
+
+def counted(ids: list[int], labels: list[int], truncated: bool) -> dict[str, Any]:
+    """An encoded row with the counts that the core adds up. The first token is never predicted, so never counted."""
+    labels = [IGNORE, *labels[1:]]
+    trained = sum(label != IGNORE for label in labels)
+    return {"input_ids": ids, "labels": labels, "length": len(ids), "trained": trained, "weight": trained, "truncated": truncated}

@@ -1,0 +1,40 @@
+"""A classifier on mean-pooled features, for backbones that stay frozen.
+
+BERT's pooler reads the first token, which sentence encoders such as MiniLM never trained: frozen, it is a poor
+feature, while the mean over tokens is what those models were trained for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Classified:
+    logits: Tensor
+
+
+class MeanPooled(nn.Module):
+    """`[B, T]` token ids to `[B, C]` logits: the mean of the last hidden states over real tokens, then one layer."""
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, backbone: Any, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = backbone.config
+        self.classifier = nn.Linear(self.config.hidden_size, classes, device=next(backbone.parameters()).device)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Classified:
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return Classified(self.classifier(mean_pool(hidden, attention_mask)))
+
+
+def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """`[B, T, D]` and `[B, T]` to `[B, D]`, float32: the mean over tokens whose mask is 1."""
+    mask = attention_mask.unsqueeze(-1).to(torch.float32)
+    return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1)

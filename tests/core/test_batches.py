@@ -1,0 +1,84 @@
+"""The order of training: every row once an epoch, decided by the seed alone, resumable at any step."""
+
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pefttool.batches import Batches, Position, by_length, encode
+from pefttool.errors import DataError
+from pefttool.interfaces import Row, Setting
+
+LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=120)
+
+
+@given(LENGTHS, st.integers(1, 9), st.integers(1, 5), st.integers(0, 3), st.integers(0, 4))
+def test_every_row_occurs_once_an_epoch(lengths, batch_size, micro_batches, seed, epoch):
+    batches = Batches(tuple(lengths), batch_size, micro_batches, seed)
+    steps = batches.epoch(epoch)
+    assert sorted(i for step in steps for batch in step for i in batch) == list(range(len(lengths)))
+    assert len(steps) == batches.steps_per_epoch
+    assert all(len(batch) <= batch_size for step in steps for batch in step)
+    assert all(len(step) <= micro_batches for step in steps)
+
+
+@given(LENGTHS, st.integers(1, 9), st.integers(1, 5), st.integers(0, 40))
+def test_going_on_from_a_position_gives_the_same_steps(lengths, batch_size, micro_batches, k):
+    batches = Batches(tuple(lengths), batch_size, micro_batches, 7)
+    whole = list(islice(batches.steps(), k + 10))
+    position = whole[k - 1][0] if k else Position()
+    assert list(islice(batches.steps(position), 10)) == whole[k:]
+
+
+def test_epochs_and_seeds_differ():
+    lengths = tuple(range(1, 101))
+    assert Batches(lengths, 8, 1, 0).epoch(0) != Batches(lengths, 8, 1, 0).epoch(1)
+    assert Batches(lengths, 8, 1, 0).epoch(0) != Batches(lengths, 8, 1, 1).epoch(0)
+
+
+def test_batches_hold_rows_of_similar_length():
+    lengths = tuple((i * 37) % 400 + 1 for i in range(400))
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for step in Batches(lengths, 8, 1, 0).epoch(0) for batch in step)
+    assert padded < 1.1 * sum(lengths)
+
+
+@pytest.mark.parametrize(("epochs", "max_steps", "expected"), [(3.0, None, 39), (0.5, None, 6), (0.001, None, 1), (3.0, 7, 7)])
+def test_total_steps(epochs, max_steps, expected):
+    assert Batches((1,) * 100, 8, 1, 0).total_steps(epochs, max_steps) == expected
+
+
+def test_by_length_starts_with_the_longest():
+    assert by_length([3, 9, 1, 5], 2) == [[1, 3], [0, 2]]
+
+
+class Words:
+    """One unit of loss a word; `!` marks a row that the task finds wrong once encoded."""
+
+    def encode(self, row, processor, setting):
+        n = len(row.values["text"].split())
+        return {"weight": n, "length": n + 1, "trained": n, "truncated": n > 3, "text": row.values["text"]}
+
+    def check_encoded(self, example, processor):
+        return "it shouts" if "!" in example["text"] else None
+
+
+def rows(*texts):
+    return [Row({"text": t}, "a.jsonl", i) for i, t in enumerate(texts, 1)]
+
+
+def test_rows_without_loss_are_dropped_and_reported():
+    encoded = encode(rows("a b", "", "c d e f"), Words(), None, Setting(None))
+    assert [e["length"] for e in encoded.examples] == [3, 5]
+    assert [r.line for r in encoded.rows] == [1, 3]
+    assert [r.place for r in encoded.dropped] == ["a.jsonl:2"]
+    assert (encoded.tokens, encoded.trained, encoded.truncated) == (8, 6, 1)
+
+
+def test_zero_trained_tokens_are_refused():
+    with pytest.raises(DataError, match=r"none of the 2 rows has a trained token.*a\.jsonl:1.*train\.sequence_length"):
+        encode(rows("", ""), Words(), None, Setting(None))
+
+
+def test_a_row_that_is_wrong_once_encoded_is_named():
+    with pytest.raises(DataError, match=r"a\.jsonl:2: it shouts"):
+        encode(rows("a", "b!"), Words(), None, Setting(None))
