@@ -4,7 +4,16 @@ Plugin authors need only this module: `from pefttool import Adapter, Attached, O
 Importing it imports no torch.
 """
 
-from pefttool.errors import DataError, ModelError, NotMergeable, PefttoolError, PluginError, Refused, RunError, UsageError
+from pefttool.errors import (
+    DataError,
+    ModelError,
+    NotMergeable,
+    PefttoolError,
+    PluginError,
+    Refused,
+    RunError,
+    UsageError,
+)
 from pefttool.hookspecs import API_VERSION, hookimpl
 from pefttool.interfaces import (
     Adapter,

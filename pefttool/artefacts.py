@@ -18,9 +18,25 @@ from pefttool.base import Base
 from pefttool.errors import UsageError
 from pefttool.plan import Plan
 
-RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS = "recipe.yaml", "plan.json", "environment.json", "events.jsonl", "metrics.json"
+RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS = (
+    "recipe.yaml",
+    "plan.json",
+    "environment.json",
+    "events.jsonl",
+    "metrics.json",
+)
 ADAPTER, ADAPTER_FACTS = "adapter", "pefttool.json"
-PACKAGES = ("pefttool", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "safetensors", "tokenizers")
+PACKAGES = (
+    "pefttool",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "tokenizers",
+)
 
 
 def choose_folder(plan: Plan, parent: Path = Path("runs")) -> Path:
@@ -105,7 +121,7 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
         "task_version": task_owner.version,
         "task_options": base.setting.options.model_dump(mode="json"),
         "base": {
-            "reference": plan.recipe.model,
+            "reference": base.local.reference,
             "id": base.local.id,
             "revision": base.local.revision,
             "path": str(base.local.path),
@@ -133,7 +149,11 @@ def model_hash(folder: Path) -> str:
 
 
 def write_metrics(
-    folder: Path, before: Mapping[str, float], after: Mapping[str, float], samples: Sequence[Mapping[str, Any]], **facts: Any
+    folder: Path,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    samples: Sequence[Mapping[str, Any]],
+    **facts: Any,
 ) -> None:
     write_json(folder / METRICS, {"before": dict(before), "after": dict(after), "samples": list(samples), **facts})
 

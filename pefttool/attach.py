@@ -49,11 +49,17 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
     declared = attached.trainable - set(head)
     extra, missing = sorted(training - declared - set(head)), sorted(declared - training)
     if extra or missing:
-        what = f"trains {extra[0]!r} without declaring it" if extra else f"declares {missing[0]!r} but does not train it"
+        what = (
+            f"trains {extra[0]!r} without declaring it" if extra else f"declares {missing[0]!r} but does not train it"
+        )
         more = len(extra) + len(missing) - 1
-        raise PluginError(f"adapter {adapter.name!r} {what}" + (f" (and {more} more)" if more else "") + ": mend its attach()")
+        raise PluginError(
+            f"adapter {adapter.name!r} {what}" + (f" (and {more} more)" if more else "") + ": mend its attach()"
+        )
     low = [n for n in training if named[n].dtype != torch.float32]
     if low:
-        raise PluginError(f"adapter {adapter.name!r}: {low[0]!r} trains in {named[low[0]].dtype}, expected float32: mend its attach()")
+        raise PluginError(
+            f"adapter {adapter.name!r}: {low[0]!r} trains in {named[low[0]].dtype}, expected float32: mend its attach()"
+        )
     order = tuple(n for n in named if n in declared)
     return Adapted(attached.model, order, head, attached.identity_at_init)

@@ -30,7 +30,7 @@ class Base:
 
 def load(plan: Plan, labels: tuple[str, ...], progress: Any = None) -> Base:
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
-    local = hub.resolve(plan.recipe.model, plan.registry, weights=True, progress=progress)
+    local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
     setting = plan.setting(labels)
     model, processor = load_model(
         local.path, plan.task, setting, plan.quantizer, plan.facts, plan.choice.device, plan.choice.dtype

@@ -110,7 +110,7 @@ class Batches:
         shuffler.shuffle(batches)
         return [batches[i : i + self.micro_batches] for i in range(0, len(batches), self.micro_batches)]
 
-    def steps(self, position: Position = Position()) -> Iterator[tuple[Position, list[list[int]]]]:  # noqa: B008
+    def steps(self, position: Position = Position()) -> Iterator[tuple[Position, list[list[int]]]]:
         """Endless steps from `position` on, each with the position after it."""
         epoch, index = position.epoch, position.index
         while True:

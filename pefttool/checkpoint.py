@@ -65,7 +65,9 @@ def flatten(state: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
         return tensors, {"$list": items}
     if state is None or isinstance(state, bool | int | float | str):
         return {}, state
-    raise RunError(f"checkpoint: {prefix or 'state'} is a {type(state).__name__}, which cannot be stored without pickle")
+    raise RunError(
+        f"checkpoint: {prefix or 'state'} is a {type(state).__name__}, which cannot be stored without pickle"
+    )
 
 
 def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -95,7 +97,10 @@ def save(
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "scaler": scaler.state_dict(),
-        "rng": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []},
+        "rng": {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        },
     }
     tensors, skeleton = flatten(state)
     final = folder / f"step-{progress.step}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
-    """Facts of `model` as `task.load` built it; `known` are the fields that the run decides (labels, dtype, seed, ...)."""
+    """Facts of `model` as `task.load` built it; `known` are the fields that the run decides (labels, dtype, ...)."""
     from torch import nn
 
     modules = dict(model.named_modules())
@@ -31,7 +31,9 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         model_type=getattr(config, "model_type", ""),
         hidden_size=int(getattr(config, "hidden_size", 0) or 0),
         linear_modules=tuple(n for n, m in modules.items() if isinstance(m, nn.Linear) and in_backbone(n)),
-        attention_modules=tuple(n for n, m in modules.items() if type(m).__name__.endswith("Attention") and in_backbone(n)),
+        attention_modules=tuple(
+            n for n, m in modules.items() if type(m).__name__.endswith("Attention") and in_backbone(n)
+        ),
         layers=_layers(modules),
         head_modules=heads,
         output_modules=tuple(n for n in outputs if n not in heads),
@@ -54,7 +56,11 @@ def _layers(modules: dict[str, nn.Module]) -> tuple[str, ...]:
 
     best: tuple[str, ...] = ()
     for name, module in modules.items():
-        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1 and len(module) > len(best):
+        if (
+            isinstance(module, nn.ModuleList)
+            and len({type(child) for child in module}) == 1
+            and len(module) > len(best)
+        ):
             best = tuple(f"{name}.{i}" for i in range(len(module)))
     return best
 

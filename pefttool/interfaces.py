@@ -141,7 +141,9 @@ class Adapter(ABC):
 
     def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
         """Fold the adapter into the base's weights and return a plain model, or raise NotMergeable(reason)."""
-        raise NotMergeable(f"adapter {self.name!r} cannot be merged into the base's weights; deliver the adapter folder")
+        raise NotMergeable(
+            f"adapter {self.name!r} cannot be merged into the base's weights; deliver the adapter folder"
+        )
 
     def param_groups(self, model: nn.Module, trainable: Iterable[str], learning_rate: float) -> list[dict[str, Any]]:
         """Optimiser groups of the adapter's own parameters (LoRA+ gives B a higher rate); default: one group."""
@@ -284,7 +286,9 @@ class Task(ABC):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         """One JSON object a row, in the rows' order. Rows need not carry labels. Generation lives here."""
 
-    def metrics(self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting) -> dict[str, float]:
+    def metrics(
+        self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting
+    ) -> dict[str, float]:
         """Held-out metrics; `predictions` is what `decode` gave, row by row (empty if it gives none)."""
         return {"loss": loss}
 

@@ -61,5 +61,7 @@ class Emitter:
         for plugin, error in failed:
             self._observers = [(p, f) for p, f in self._observers if p is not plugin]
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            text = f"observer {plugin.name!r} ({plugin.owner}) failed on {type(event).__name__}: {reason}; it is disabled"
+            text = (
+                f"observer {plugin.name!r} ({plugin.owner}) failed on {type(event).__name__}: {reason}; it is disabled"
+            )
             self(Notice(text=text, level="warning"))

@@ -98,7 +98,10 @@ def optimizer_step(
     finite = norm == norm and abs(norm) != float("inf")
     if not finite and not scaler.is_enabled():
         what = "loss" if total != total or abs(total) == float("inf") else "gradient"
-        raise RunError(f"the {what} is not finite (loss {total}, gradient norm {norm}): lower train.learning_rate, or use -o dtype=float32")
+        raise RunError(
+            f"the {what} is not finite (loss {total}, gradient norm {norm}): lower"
+            " train.learning_rate, or use -o dtype=float32"
+        )
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)

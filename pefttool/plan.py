@@ -119,11 +119,16 @@ def check(plan: Plan, config: Any) -> list[Problem]:
     resolved, problems = plan.recipe, []
     longest = getattr(config, "max_position_embeddings", None)
     if longest and resolved.train.sequence_length > longest:
-        message = f"{resolved.train.sequence_length} is longer than the model's {longest} positions; use at most {longest}"
+        message = (
+            f"{resolved.train.sequence_length} is longer than the model's {longest} positions; use at most {longest}"
+        )
         problems.append(Problem("train.sequence_length", message))
     if plan.quantizer is not None:
         if plan.adapter.trains_base:
-            message = f"{plan.quantizer.name!r} freezes the weights that adapter {plan.adapter.name!r} trains; drop it, or use another adapter"
+            message = (
+                f"{plan.quantizer.name!r} freezes the weights that adapter {plan.adapter.name!r} trains;"
+                " drop it, or use another adapter"
+            )
             problems.append(Problem("quantize", message))
         refusal = plan.quantizer.refuses(plan.quantizer.Options(), plan.facts)
         if refusal:

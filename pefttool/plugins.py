@@ -7,6 +7,7 @@ without a word, and one failing import ends the command.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, distributions
@@ -62,34 +63,53 @@ class Found:
     version: str
 
 
-def find() -> dict[str, list[Found]]:
-    """Entry points by name. A distribution that is seen twice (an editable's egg-info) counts once."""
+def find(complaints: list[str] | None = None) -> dict[str, list[Found]]:
+    """Entry points by name. A distribution that is seen twice (an editable's egg-info) counts once.
+
+    One whose metadata cannot be read is left out; a line about it is added to `complaints`.
+    """
     found: dict[str, dict[str, Found]] = {}
     for distribution in distributions():
-        for point in distribution.entry_points:
-            if point.group == PROJECT:
-                name = distribution.metadata["Name"] or "unknown"
-                by_distribution = found.setdefault(point.name, {})
-                by_distribution.setdefault(name.lower(), Found(point, name, distribution.version))
+        try:
+            points = [point for point in distribution.entry_points if point.group == PROJECT]
+            if not points:
+                continue
+            # Both are None where there is no METADATA file, whatever their annotations say.
+            name, version = distribution.metadata["Name"] or "unknown", distribution.version or "?"
+        except Exception as error:  # broken files; importlib.metadata raises TypeError, UnicodeError, ...
+            if complaints is not None:
+                folder = getattr(distribution, "_path", "a package")
+                reason = one_line(error)
+                complaints.append(f"the entry points of {folder} cannot be read: {reason} (reinstall that package)")
+            continue
+        for point in points:
+            found.setdefault(point.name, {}).setdefault(_normal(name), Found(point, name, version))
     return {name: [by[d] for d in sorted(by)] for name, by in sorted(found.items())}
 
 
-def load(without: Iterable[str] = (), only: Sequence[str] | None = None, found: dict[str, list[Found]] | None = None) -> Plugins:
+def _normal(distribution: str) -> str:
+    """`My_Plugin` and `my-plugin` are one distribution to every installer."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def load(
+    without: Iterable[str] = (), only: Sequence[str] | None = None, found: dict[str, list[Found]] | None = None
+) -> Plugins:
     """Load every plugin that may be loaded.
 
     `only` is an allow-list (None: the environment's PEFTTOOL_PLUGINS, and without that all). Names that no installed
     plugin has raise PluginError. A plugin that fails to load becomes a complaint, the others go on.
     """
-    found = find() if found is None else found
+    complaints: list[str] = []
+    found = find(complaints) if found is None else found
     blocked = set(without)
     allowed = _allowed(only)
-    for name in sorted(blocked | (allowed or set())):
-        if name not in found:
-            raise PluginError(f"plugin {name!r} is not installed: {suggest(name, found)}")
+    unknown = _unknown("--without", blocked, found) + _unknown(ALLOW_LIST, allowed or set(), found)
+    if unknown:
+        raise PluginError("\n".join(unknown))
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     loaded: list[Plugin] = []
-    complaints: list[str] = []
     for name, candidates in found.items():
         if name in blocked or (allowed is not None and name not in allowed):
             continue
@@ -98,6 +118,10 @@ def load(without: Iterable[str] = (), only: Sequence[str] | None = None, found: 
         except PluginError as error:
             complaints.append(str(error))
     return Plugins(manager, tuple(loaded), tuple(complaints))
+
+
+def _unknown(origin: str, names: set[str], found: Iterable[str]) -> list[str]:
+    return [f"{origin}: plugin {n!r} is not installed: {suggest(n, found)}" for n in sorted(names - set(found))]
 
 
 def _allowed(only: Sequence[str] | None) -> set[str] | None:
@@ -116,24 +140,24 @@ def _load_one(manager: pluggy.PluginManager, name: str, candidates: list[Found])
     way_out = f"update or uninstall {found.distribution}, or leave it out with --without {name}"
     try:
         module = found.entry_point.load()
-    except Exception as error:  # whatever a stranger's module raises on import must not end the command
-        raise PluginError(f"{owner} failed to load: {_one_line(error)} ({way_out})") from error
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises on import must not end the command
+        raise PluginError(f"{owner} failed to load: {one_line(error)} ({way_out})") from error
     version = getattr(module, "pefttool_api_version", None)
     if version != API_VERSION:
         given = "states no API version" if version is None else f"is written for API version {version!r}"
         raise PluginError(f"{owner} {given}, this pefttool has `pefttool_api_version = {API_VERSION}` ({way_out})")
     try:
         manager.register(module, name)
-        _check_hooks(manager, name)
+        _check_hooks(manager, name, module)
     except (pluggy.PluginValidationError, ValueError) as error:
         if manager.has_plugin(name):
             manager.unregister(name=name)
-        raise PluginError(f"{owner} does not fit the hooks: {_one_line(error)} ({way_out})") from error
+        raise PluginError(f"{owner} does not fit the hooks: {one_line(error)} ({way_out})") from error
     return Plugin(name, found.distribution, found.version, module)
 
 
-def _check_hooks(manager: pluggy.PluginManager, name: str) -> None:
-    """A misspelt hook would be ignored silently; a wrapper would be bypassed."""
+def _check_hooks(manager: pluggy.PluginManager, name: str, module: ModuleType) -> None:
+    """A misspelt or unmarked hook would be ignored silently; a wrapper would be bypassed."""
     known = {n for n in vars(manager.hook) if not n.startswith("_")}
     specified = {n for n in known if getattr(manager.hook, n).has_spec()}
     plugin = manager.get_plugin(name)
@@ -143,8 +167,12 @@ def _check_hooks(manager: pluggy.PluginManager, name: str) -> None:
         for impl in caller.get_hookimpls():
             if impl.plugin_name == name and (impl.hookwrapper or impl.wrapper):
                 raise ValueError(f"hook {caller.name!r} is a wrapper, which pefttool does not support")
+    for hook in sorted(specified):
+        if callable(getattr(module, hook, None)) and manager.parse_hookimpl_opts(module, hook) is None:
+            raise ValueError(f"function {hook!r} is not marked: put @pefttool.hookimpl above it")
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """`ValueError: what it said`, whatever line breaks it said it with."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

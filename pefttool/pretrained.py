@@ -31,7 +31,9 @@ class LocalPretrained(Pretrained):
         try:
             self.config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"model {path}: config.json cannot be used: {one_line(error)}; is this a transformers model?") from error
+            raise ModelError(
+                f"model {path}: config.json cannot be used: {one_line(error)}; is this a transformers model?"
+            ) from error
 
     def model(self, auto_class: Any, **overrides: Any) -> nn.Module:
         import torch
@@ -53,7 +55,9 @@ class LocalPretrained(Pretrained):
                     **self.arguments,
                 )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"model {self.path} cannot be loaded as {auto_class.__name__}: {one_line(error)}") from error
+            raise ModelError(
+                f"model {self.path} cannot be loaded as {auto_class.__name__}: {one_line(error)}"
+            ) from error
         self.missing = tuple(sorted(report.get("missing_keys", ())))
         return built
 
@@ -61,7 +65,9 @@ class LocalPretrained(Pretrained):
         try:
             return auto_class.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"model {self.path} has no usable {auto_class.__name__}: {one_line(error)}; add its tokenizer files") from error
+            raise ModelError(
+                f"model {self.path} has no usable {auto_class.__name__}: {one_line(error)}; add its tokenizer files"
+            ) from error
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

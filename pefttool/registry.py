@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pefttool import plugins as plugin_loader
 from pefttool.errors import PluginError, UsageError, suggest
-from pefttool.interfaces import Adapter, DataFormat, Quantizer, Source, Task
-from pefttool.plugins import Plugin, Plugins
+from pefttool.interfaces import Adapter, DataFormat, Options, Quantizer, Source, Task
+from pefttool.plugins import Plugin, Plugins, one_line
 
 T = TypeVar("T")
 
@@ -93,29 +94,44 @@ def collect(plugins: Plugins) -> Registry:
 
 def _collect(plugins: Plugins, hook: str, interface: type[Any], complaints: list[str]) -> Kind[Any]:
     singular = hook.removesuffix("s")
-    entries: dict[str, Registered[Any]] = {}
-    clashes: dict[str, str] = {}
+    claims: dict[str, list[Registered[Any]]] = {}
     for plugin, implementation in plugins.implementations(f"register_{hook}"):
-        way_out = f"leave it out with --without {plugin.name}"
+        who = f"plugin {plugin.name!r} from {plugin.owner}"
+        way_out = f"update or uninstall {plugin.distribution}, or leave it out with --without {plugin.name}"
         try:
-            objects = list(implementation.function())
-        except Exception as error:  # a stranger's code
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            complaints.append(f"plugin {plugin.name!r} from {plugin.owner} failed in register_{hook}: {reason} ({way_out})")
+            judged = [(item, _unfit(item, interface)) for item in implementation.function()]
+        except (Exception, SystemExit) as error:  # a stranger's code
+            complaints.append(f"{who} failed in register_{hook}: {one_line(error)} ({way_out})")
             continue
-        for item in objects:
-            name = getattr(item, "name", None)
-            if not isinstance(item, interface) or not isinstance(name, str) or not name:
-                complaints.append(
-                    f"plugin {plugin.name!r} from {plugin.owner} registered {item!r} as {singular}: expected an instance"
-                    f" of pefttool.{interface.__name__} with a name ({way_out})"
-                )
-            elif name in clashes or name in entries:
-                other = entries.pop(name).plugin.owner if name in entries else "another plugin"
-                clashes[name] = (
-                    f"{singular} {name!r} is registered by plugins from {other} and {plugin.owner}:"
-                    f" uninstall one of them, or leave one out with --without {plugin.name}"
-                )
+        for item, reason in judged:
+            if reason:
+                complaints.append(f"{who} registered {reprlib.repr(item)} as {singular}: {reason} ({way_out})")
             else:
-                entries[name] = Registered(item, plugin)
+                claims.setdefault(item.name, []).append(Registered(item, plugin))
+    entries = {name: claimed[0] for name, claimed in claims.items() if len(claimed) == 1}
+    clashes = {name: _clash(singular, name, claimed) for name, claimed in sorted(claims.items()) if len(claimed) > 1}
     return Kind(singular, entries, clashes)
+
+
+def _unfit(item: Any, interface: type[Any]) -> str | None:
+    """Why `item` cannot be used, or None."""
+    name = getattr(item, "name", None)
+    if not isinstance(item, interface) or not isinstance(name, str) or not name:
+        return f"expected an instance of pefttool.{interface.__name__} with a name"
+    options = getattr(item, "Options", Options)
+    if not (isinstance(options, type) and issubclass(options, Options)):
+        return "its Options are no subclass of pefttool.Options"
+    if "name" in options.model_fields:
+        return "its Options have a field 'name', which the recipe already uses for the name itself"
+    return None
+
+
+def _clash(singular: str, name: str, claimed: Sequence[Registered[Any]]) -> str:
+    owners = {c.plugin.name: c.plugin.owner for c in claimed}
+    if len(owners) == 1:
+        ((plugin, owner),) = owners.items()
+        times = f"{len(claimed)} times"
+        return f"{singular} {name!r} is registered {times} by plugin {plugin!r} from {owner}: update or uninstall it"
+    who = " and ".join(f"plugin {plugin!r} from {owner}" for plugin, owner in owners.items())
+    ways = " or ".join(f"--without {plugin}" for plugin in owners)
+    return f"{singular} {name!r} is registered by {who}: uninstall one of them, or leave one out with {ways}"

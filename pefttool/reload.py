@@ -28,7 +28,13 @@ class Reloaded:
     folder: Path
 
 
-def reload(run: Path, registry: Registry, device: str = "auto", dtype: str | None = None, generation: dict[str, Any] | None = None) -> Reloaded:
+def reload(
+    run: Path,
+    registry: Registry,
+    device: str = "auto",
+    dtype: str | None = None,
+    generation: dict[str, Any] | None = None,
+) -> Reloaded:
     """Load the adapter of a run folder (or an adapter folder) onto its base, in the precision it was trained in.
 
     Raises UsageError if `run` is no such folder, ModelError if the base is missing or is not the one it was.
@@ -47,7 +53,13 @@ def reload(run: Path, registry: Registry, device: str = "auto", dtype: str | Non
         seed=stored["seed"],
     )
     path = _base_path(stored["base"], registry)
-    known = Facts(architecture="", quantizer=stored["quantize"], device=choice.device, dtype=choice.dtype, head_modules=tuple(stored["head_modules"]))
+    known = Facts(
+        architecture="",
+        quantizer=stored["quantize"],
+        device=choice.device,
+        dtype=choice.dtype,
+        head_modules=tuple(stored["head_modules"]),
+    )
     model, processor = load_model(path, task, setting, quantizer, known, choice.device, choice.dtype)
     heads = facts.inspect(model, task).head_modules
     model = adapter.load(model, folder)
@@ -61,7 +73,10 @@ def _read(folder: Path, run: Path) -> dict[str, Any]:
     try:
         document = json.loads((folder / ADAPTER_FACTS).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"{run} is no finished run: it has no {ADAPTER}/{ADAPTER_FACTS}; give the folder that `pefttool run` printed") from error
+        raise UsageError(
+            f"{run} is no finished run: it has no {ADAPTER}/{ADAPTER_FACTS}; give the folder that"
+            " `pefttool run` printed"
+        ) from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / ADAPTER_FACTS} cannot be read: {error}") from error
     if not isinstance(document, dict):
@@ -81,12 +96,12 @@ def _choose(device: str, dtype: str | None, trained_in: str) -> devices.Choice:
 
 
 def _base_path(base: dict[str, Any], registry: Registry) -> Path:
-    reference = base["reference"]
-    if base["revision"] and "@" not in reference:
-        reference = f"{reference}@{base['revision']}"
-    local = hub.resolve(reference, registry, weights=True)
+    local = hub.resolve(base["reference"], registry, weights=True)
     if model_hash(local.path) != base["sha256"]:
-        raise ModelError(f"the base at {local.path} is not the one this adapter was trained on (its hash differs): restore it, or train again")
+        raise ModelError(
+            f"the base at {local.path} is not the one this adapter was trained on (its hash differs):"
+            " restore it, or train again"
+        )
     return local.path
 
 
@@ -96,7 +111,9 @@ def _load_head(model: nn.Module, heads: tuple[str, ...], stored: dict[str, Any],
     live = peft_folder.head_parameters(model, heads)
     missing = sorted(set(live) - set(stored))
     if missing:
-        raise ModelError(f"{folder} lacks the task head's {missing[0]!r}: the folder is incomplete; copy the whole adapter folder")
+        raise ModelError(
+            f"{folder} lacks the task head's {missing[0]!r}: the folder is incomplete; copy the whole adapter folder"
+        )
     with torch.no_grad():
         for name, parameter in live.items():
             parameter.copy_(stored[name])

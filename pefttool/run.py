@@ -59,19 +59,31 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     rejects = folder / "bad_rows.jsonl" if writes else None
     rows = corpus.load(planned.recipe, registry, skip_bad_rows=skip_bad_rows, rejects=rejects)
     _notices(emit, rows.notices)
-    loaded = base.load(planned, rows.labels, lambda what, done, total: emit(Progress(what=what, done=done, total=total)))
+    loaded = base.load(
+        planned, rows.labels, lambda what, done, total: emit(Progress(what=what, done=done, total=total))
+    )
     data, held_out = _encode(planned, loaded, rows, emit)
 
     before, shown = _look(planned, loaded, loaded.model, held_out)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
     after = _answers(planned, loaded, adapted.model, held_out)
-    samples = tuple({"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False))
+    samples = tuple(
+        {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
+    )
 
     adapter = folder / artefacts.ADAPTER
     if writes:
         adapter = artefacts.save_adapter(folder, planned, loaded, adapted)
-        artefacts.write_metrics(folder, before, result.metrics, samples, steps=result.steps, best_step=result.best_step, reason=result.reason)
+        artefacts.write_metrics(
+            folder,
+            before,
+            result.metrics,
+            samples,
+            steps=result.steps,
+            best_step=result.best_step,
+            reason=result.reason,
+        )
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
     return Finished(folder, adapter, before, result.metrics, samples, planned.task.generative)
@@ -90,7 +102,12 @@ def _encode(planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, emit: Em
     held_out = batches.encode(rows.eval, planned.task, loaded.processor, loaded.setting)
     dropped = (*data.dropped, *held_out.dropped)
     if dropped:
-        emit(Notice(text=f"{len(dropped)} rows have nothing to train and are left out, such as {dropped[0].place}", level="warning"))
+        emit(
+            Notice(
+                text=f"{len(dropped)} rows have nothing to train and are left out, such as {dropped[0].place}",
+                level="warning",
+            )
+        )
     emit(
         DataReady(
             train_rows=len(data.examples),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -16,13 +16,17 @@ class DataSettings(Section):
     eval: str | None = Field(None, description="held-out rows; without it, `eval_fraction` of the training rows")
     eval_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows held out, stratified by class")
     format: str | None = Field(None, description="name of the data format; without it, it is recognised by looking")
-    max_train_rows: int | None = Field(None, ge=1, description="use at most this many training rows, chosen by the seed")
+    max_train_rows: int | None = Field(
+        None, ge=1, description="use at most this many training rows, chosen by the seed"
+    )
     max_eval_rows: int | None = Field(None, ge=1, description="use at most this many held-out rows, chosen by the seed")
 
 
 class TrainSettings(Section):
     epochs: float = Field(3.0, gt=0, description="passes over the training rows")
-    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps, whatever `epochs` says")
+    max_steps: int | None = Field(
+        None, ge=1, description="stop after this many optimiser steps, whatever `epochs` says"
+    )
     batch_size: int = Field(8, ge=1, description="rows in one forward pass on one device")
     gradient_accumulation: int = Field(1, ge=1, description="forward passes in one optimiser step")
     sequence_length: int = Field(512, ge=8, description="tokens; longer rows are truncated, and counted")
@@ -40,7 +44,7 @@ class TrainSettings(Section):
     packing: bool = Field(False, description="several rows in one sequence, attention isolated")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     compile: bool = Field(False, description="torch.compile the model")
-    seed: int = Field(0, ge=0, description="of the split, the order, the initialisation and dropout")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the order, the initialisation and dropout")
 
 
 class MemorySettings(Section):
@@ -69,7 +73,9 @@ class Document(Section):
     memory: MemorySettings = Field(default_factory=MemorySettings)
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the frozen weights and the arithmetic")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the frozen weights and the arithmetic"
+    )
     out: str | None = Field(None, description="the run folder; default: runs/ADAPTER-TASK-NUMBER")
 
 

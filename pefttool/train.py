@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pefttool import checkpoint
 from pefttool.attach import Adapted
@@ -39,7 +39,16 @@ class Result:
     reason: str
 
 
-def train(plan: Plan, base: Base, adapted: Adapted, data: Encoded, held_out: Encoded, emit: Emitter, accelerator: Accelerator, folder: Path) -> Result:
+def train(
+    plan: Plan,
+    base: Base,
+    adapted: Adapted,
+    data: Encoded,
+    held_out: Encoded,
+    emit: Emitter,
+    accelerator: Accelerator,
+    folder: Path,
+) -> Result:
     """Train until the last step, until patience runs out, or until an observer asks to stop."""
     return Loop(plan, base, adapted, data, held_out, emit, accelerator, folder).run()
 
@@ -48,7 +57,15 @@ class Loop:
     """The state of a training run; `run` is its whole story."""
 
     def __init__(
-        self, plan: Plan, base: Base, adapted: Adapted, data: Encoded, held_out: Encoded, emit: Emitter, accelerator: Accelerator, folder: Path
+        self,
+        plan: Plan,
+        base: Base,
+        adapted: Adapted,
+        data: Encoded,
+        held_out: Encoded,
+        emit: Emitter,
+        accelerator: Accelerator,
+        folder: Path,
     ) -> None:
         self.plan, self.base, self.adapted, self.data, self.held_out = plan, base, adapted, data, held_out
         self.emit, self.accelerator, self.folder = emit, accelerator, folder
@@ -183,7 +200,10 @@ class Loop:
     def _count_skipped(self, result: StepResult, step: int) -> None:
         self.skipped = self.skipped + 1 if result.skipped else 0
         if self.skipped > MOST_SKIPPED_STEPS:
-            raise RunError(f"step {step}: {self.skipped} steps in a row had gradients that are not finite: lower train.learning_rate")
+            raise RunError(
+                f"step {step}: {self.skipped} steps in a row had gradients that are not finite: lower"
+                " train.learning_rate"
+            )
 
     def _evaluate(self, step: int) -> None:
         lengths = [e["length"] for e in self.held_out.examples]
@@ -227,7 +247,11 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best_parameters[name])
-        self.emit(Notice(text=f"the adapter of step {self.best.step} is delivered: it has the best {self.plan.task.primary[0]}"))
+        self.emit(
+            Notice(
+                text=f"the adapter of step {self.best.step} is delivered: it has the best {self.plan.task.primary[0]}"
+            )
+        )
         return self.best.step
 
 

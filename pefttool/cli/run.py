@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 import click
-
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
 
 
 @click.command("run")
 @recipe_options
-@click.option("--skip-bad-rows", is_flag=True, help="Leave rows that cannot be used out, and write them to bad_rows.jsonl.")
+@click.option(
+    "--skip-bad-rows", is_flag=True, help="Leave rows that cannot be used out, and write them to bad_rows.jsonl."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     """Fine-tune a pretrained model. With --adapter alone, runs the built-in example."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from pefttool.cli.common import current_registry
+
 from pefttool.errors import DataError, UsageError
 from pefttool.interfaces import Row
 
@@ -18,7 +18,13 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 DTYPE = click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: what it was trained in.")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Rows at a time.")
-GENERATION = click.option("-o", "overrides", multiple=True, metavar="KEY=VALUE", help="Generation settings, such as -o generation.max_new_tokens=20.")
+GENERATION = click.option(
+    "-o",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Generation settings, such as -o generation.max_new_tokens=20.",
+)
 
 
 def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -28,11 +34,16 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
     document = combine({}, {}, overrides)
     unknown = sorted(set(document) - {"generation"})
     if unknown:
-        raise UsageError(f"-o {unknown[0]}: only generation.* can be changed here (allowed: {', '.join(GenerationSettings.model_fields)})")
+        raise UsageError(
+            f"-o {unknown[0]}: only generation.* can be changed here (allowed:"
+            f" {', '.join(GenerationSettings.model_fields)})"
+        )
     values = document.get("generation", {})
     for key in values:
         if key not in GenerationSettings.model_fields:
-            raise UsageError(f"-o generation.{key}: unknown key (allowed: {', '.join(GenerationSettings.model_fields)})")
+            raise UsageError(
+                f"-o generation.{key}: unknown key (allowed: {', '.join(GenerationSettings.model_fields)})"
+            )
     try:
         GenerationSettings.model_validate(values)
     except ValueError as error:
@@ -57,7 +68,9 @@ def evaluate(run: Path, data: str | None, as_json: bool, device: str, dtype: str
 
     loaded = reload(run, registry, device, dtype)
     if data is not None:
-        chosen = tuple(_good_rows(rows.resolve(data, registry), registry, loaded.task.check_row, loaded.setting.options))
+        chosen = tuple(
+            _good_rows(rows.resolve(data, registry), registry, loaded.task.check_row, loaded.setting.options)
+        )
     else:
         from pefttool import corpus
 
@@ -68,7 +81,14 @@ def evaluate(run: Path, data: str | None, as_json: bool, device: str, dtype: str
     encoded = batches.encode(chosen, loaded.task, loaded.processor, loaded.setting)
     order = batches.by_length([e["length"] for e in encoded.examples], batch_size)
     metrics, _ = measure(
-        loaded.model, loaded.task, encoded.examples, encoded.rows, order, loaded.processor, loaded.setting, loaded.choice
+        loaded.model,
+        loaded.task,
+        encoded.examples,
+        encoded.rows,
+        order,
+        loaded.processor,
+        loaded.setting,
+        loaded.choice,
     )
     if as_json:
         click.echo(json.dumps({"rows": len(encoded.rows), **metrics}))
@@ -86,7 +106,15 @@ def evaluate(run: Path, data: str | None, as_json: bool, device: str, dtype: str
 @DTYPE
 @BATCH
 @GENERATION
-def predict(run: Path, data: str | None, texts: tuple[str, ...], device: str, dtype: str | None, batch_size: int, overrides: tuple[str, ...]) -> None:
+def predict(
+    run: Path,
+    data: str | None,
+    texts: tuple[str, ...],
+    device: str,
+    dtype: str | None,
+    batch_size: int,
+    overrides: tuple[str, ...],
+) -> None:
     """Answers as JSON lines on standard output, one a row, in the rows' order."""
     if (data is None) == (not texts):
         raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
@@ -98,7 +126,9 @@ def predict(run: Path, data: str | None, texts: tuple[str, ...], device: str, dt
     generation = _generation(overrides)
     loaded = reload(run, registry, device, dtype, generation)
     if data is not None:
-        chosen = list(_good_rows(rows.resolve(data, registry), registry, loaded.task.check_input, loaded.setting.options))
+        chosen = list(
+            _good_rows(rows.resolve(data, registry), registry, loaded.task.check_input, loaded.setting.options)
+        )
     else:
         column = getattr(loaded.setting.options, "text_column", None) or "text"
         chosen = [Row({column: text}) for text in texts]
@@ -144,7 +174,9 @@ def chat(run: Path, device: str, dtype: str | None, overrides: tuple[str, ...], 
     generation = _generation(overrides)
     loaded = reload(run, registry, device, dtype, generation)
     if not loaded.task.generative:
-        raise UsageError(f"{run} was trained for {loaded.task.name}, which does not talk: use pefttool predict {run} --text ...")
+        raise UsageError(
+            f"{run} was trained for {loaded.task.name}, which does not talk: use pefttool predict {run} --text ..."
+        )
     turns = [{"role": "system", "content": system}] if system else []
     while True:
         click.echo("you> ", nl=False, err=True)

@@ -1,3 +1,14 @@
-"""stub"""
+"""Real models and data to try pefttool with: the source `example`, made from packages of the Python package index."""
+
+from collections.abc import Sequence
+
+from pefttool import Source, hookimpl
 
 pefttool_api_version = 1
+
+
+@hookimpl
+def register_sources() -> Sequence[Source]:
+    from pefttool_examples.source import ExampleSource
+
+    return [ExampleSource()]

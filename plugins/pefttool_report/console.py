@@ -32,7 +32,9 @@ class Reporter:
     @on_event.register
     def _(self, event: events.RunStarted) -> None:
         self.__init__()  # type: ignore[misc]
-        self._console.print(f"[bold]{event.adapter}[/] · {event.task} · {_plain(event.model)} -> {_plain(event.folder)}")
+        self._console.print(
+            f"[bold]{event.adapter}[/] · {event.task} · {_plain(event.model)} -> {_plain(event.folder)}"
+        )
 
     @on_event.register
     def _(self, event: events.Notice) -> None:
@@ -55,14 +57,17 @@ class Reporter:
             f" {share:.0%} of them trained; {event.truncated_rows:,} rows truncated"
         )
         if event.preview:
-            self._console.print(f"· first row as the model sees it (trained between « »):\n[dim]{_plain(event.preview.strip())}[/]")
+            self._console.print(
+                f"· first row as the model sees it (trained between « »):\n[dim]{_plain(event.preview.strip())}[/]"
+            )
 
     @on_event.register
     def _(self, event: events.TrainStarted) -> None:
         self._total = event.total_steps
         share = event.trainable_parameters / max(1, event.parameters)
         self._console.print(
-            f"· {event.trainable_parameters:,} of {event.parameters:,} parameters train ({share:.2%}); {event.total_steps} steps"
+            f"· {event.trainable_parameters:,} of {event.parameters:,} parameters train ({share:.2%});"
+            f" {event.total_steps} steps"
         )
         if self._console.is_terminal:
             self._bar = Progress(
@@ -97,7 +102,9 @@ class Reporter:
     @on_event.register
     def _(self, event: events.TrainFinished) -> None:
         self._close()
-        self._console.print(f"· training took {event.seconds:.0f} s: {_plain(event.reason)}; delivered: step {event.best_step}")
+        self._console.print(
+            f"· training took {event.seconds:.0f} s: {_plain(event.reason)}; delivered: step {event.best_step}"
+        )
 
     def _close(self) -> None:
         if self._bar is not None:

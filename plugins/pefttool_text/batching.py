@@ -46,7 +46,10 @@ def find_column(values: Mapping[str, Any], given: str | None, usual: Sequence[st
 
 def missing_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str], option: str) -> str:
     expected = repr(given) if given is not None else f"one of {', '.join(map(repr, usual))}"
-    return f"found columns {', '.join(map(repr, values)) or 'none'}, expected {expected} (name yours with -o task.{option}=COLUMN)"
+    return (
+        f"found columns {', '.join(map(repr, values)) or 'none'}, expected {expected} (name yours with -o"
+        f" task.{option}=COLUMN)"
+    )
 
 
 def describe(value: Any) -> str:

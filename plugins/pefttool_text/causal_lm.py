@@ -15,7 +15,9 @@ TEXT_COLUMNS = ("text", "content", "body")
 
 
 class CausalLMOptions(Options):
-    text_column: str | None = Field(None, description=f"column with the text; default: the first of {', '.join(TEXT_COLUMNS)}")
+    text_column: str | None = Field(
+        None, description=f"column with the text; default: the first of {', '.join(TEXT_COLUMNS)}"
+    )
 
 
 class CausalLM(LanguageModel):

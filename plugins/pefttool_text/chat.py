@@ -15,7 +15,9 @@ from pefttool_text.language_model import LanguageModel, counted
 
 
 class ChatOptions(Options):
-    messages_column: str | None = Field(None, description="column with the list of messages; default: `messages` or `conversations`")
+    messages_column: str | None = Field(
+        None, description="column with the list of messages; default: `messages` or `conversations`"
+    )
 
 
 class Chat(LanguageModel):
@@ -85,7 +87,10 @@ class Chat(LanguageModel):
 def template(processor: Any, turns: Sequence[Message], add_generation_prompt: bool = False) -> str:
     """The model's own chat template over these turns, as text."""
     if not getattr(processor, "chat_template", None):
-        raise ModelError("this model's tokenizer has no chat template: use an instruction-tuned model, or --task causal-lm on rendered text")
+        raise ModelError(
+            "this model's tokenizer has no chat template: use an instruction-tuned model, or --task"
+            " causal-lm on rendered text"
+        )
     return str(processor.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=add_generation_prompt))
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pefttool_text.batching import describe
 
 Message = dict[str, str]
-ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "system": "system"}
+ROLES = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "system": "system",
+}
 ANSWER_COLUMNS = ("output", "completion", "response", "answer")
 PROMPT_COLUMNS = ("instruction", "prompt", "question")
 
@@ -44,14 +53,16 @@ def messages(values: Mapping[str, Any], column: str | None = None, answered: boo
     """
     kind = shape({"messages": values[column]} if column and column in values else values)
     if kind in ("openai", "sharegpt"):
-        name = column or next(c for c in ("messages", "conversations", "conversation") if isinstance(values.get(c), list))
+        name = column or next(
+            c for c in ("messages", "conversations", "conversation") if isinstance(values.get(c), list)
+        )
         turns = [_turn(name, i, turn) for i, turn in enumerate(values[name])]
-    elif kind is not None:
-        turns = _single(values, answered)
-    elif not answered and _first(values, PROMPT_COLUMNS):
+    elif kind is not None or (not answered and _first(values, PROMPT_COLUMNS)):
         turns = _single(values, answered)
     else:
-        raise ValueError(f"found columns {', '.join(map(repr, values)) or 'none'}, expected {'; or '.join(SHAPES.values())}")
+        raise ValueError(
+            f"found columns {', '.join(map(repr, values)) or 'none'}, expected {'; or '.join(SHAPES.values())}"
+        )
     _check_order(turns, answered)
     return turns
 
@@ -77,7 +88,9 @@ def _single(values: Mapping[str, Any], answered: bool) -> list[Message]:
         turns.append({"role": "system", "content": system})
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"column {prompt_column!r}: found {describe(prompt)}, expected text")
-    turns.append({"role": "user", "content": f"{prompt}\n\n{extra}" if isinstance(extra, str) and extra.strip() else prompt})
+    turns.append(
+        {"role": "user", "content": f"{prompt}\n\n{extra}" if isinstance(extra, str) and extra.strip() else prompt}
+    )
     answer_column = _first(values, ANSWER_COLUMNS)
     answer = values.get(answer_column) if answer_column else None
     if isinstance(answer, str):
@@ -95,7 +108,7 @@ def _check_order(turns: Sequence[Message], answered: bool) -> None:
         raise ValueError("found a system message after the first turn, expected it first or not at all")
     if not speaking or speaking[0]["role"] != "user":
         raise ValueError("found no user message before the assistant's, expected the user to speak first")
-    for before, after in zip(speaking, speaking[1:], strict=False):
+    for before, after in pairwise(speaking):
         if before["role"] == after["role"]:
             raise ValueError(f"found two {after['role']} messages in a row, expected user and assistant in turn")
     if answered:

@@ -18,11 +18,16 @@ LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment")
 
 
 class ClassificationOptions(Options):
-    text_column: str | None = Field(None, description=f"column with the text; default: the first of {', '.join(TEXT_COLUMNS)}")
-    label_column: str | None = Field(None, description=f"column with the class; default: the first of {', '.join(LABEL_COLUMNS)}")
+    text_column: str | None = Field(
+        None, description=f"column with the text; default: the first of {', '.join(TEXT_COLUMNS)}"
+    )
+    label_column: str | None = Field(
+        None, description=f"column with the class; default: the first of {', '.join(LABEL_COLUMNS)}"
+    )
     pooling: Literal["auto", "model", "mean"] = Field(
         "auto",
-        description="how token features become one: `model`: the model's own head (transformers' ForSequenceClassification);"
+        description="how token features become one: `model`: the model's own head (transformers'"
+        " ForSequenceClassification);"
         " `mean`: mean over tokens and one new layer; `auto`: `mean` where the backbone stays frozen",
     )
 
@@ -70,7 +75,10 @@ class TextClassification(Task):
     def labels(self, rows: Sequence[Row], options: ClassificationOptions) -> tuple[str, ...]:
         labels = {self._label(row.values, options) for row in rows}
         if len(labels) < 2:
-            raise DataError(f"text-classification: the training rows have {len(labels)} class ({', '.join(sorted(labels))}), expected at least 2")
+            raise DataError(
+                f"text-classification: the training rows have {len(labels)} class"
+                f" ({', '.join(sorted(labels))}), expected at least 2"
+            )
         numeric = all(label.lstrip("-").isdigit() for label in labels)
         return tuple(sorted(labels, key=int if numeric else None))
 
@@ -150,7 +158,9 @@ class TextClassification(Task):
                 "score": score,
                 "scores": dict(zip(setting.labels, row, strict=True)),
             }
-            for index, score, row in zip(best.indices.tolist(), best.values.tolist(), probabilities.tolist(), strict=True)
+            for index, score, row in zip(
+                best.indices.tolist(), best.values.tolist(), probabilities.tolist(), strict=True
+            )
         ]
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
@@ -164,7 +174,9 @@ class TextClassification(Task):
             return missing_column(values, options.text_column, TEXT_COLUMNS, "text_column")
         return None
 
-    def metrics(self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting) -> dict[str, float]:
+    def metrics(
+        self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting
+    ) -> dict[str, float]:
         from sklearn.metrics import accuracy_score, f1_score
 
         truth = [self._label(row.values, setting.options) for row in rows]

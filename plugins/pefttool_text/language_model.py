@@ -25,7 +25,13 @@ class LanguageModel(Task):
 
     def check(self, options: Any, facts: Facts) -> list[Problem]:
         if not facts.output_modules:
-            return [Problem("model", f"{facts.architecture} has no output layer over tokens; task {self.name!r} needs a causal language model")]
+            return [
+                Problem(
+                    "model",
+                    f"{facts.architecture} has no output layer over tokens; task {self.name!r} needs a"
+                    " causal language model",
+                )
+            ]
         return []
 
     def load(self, source: Any, setting: Setting) -> Loaded:
@@ -46,7 +52,7 @@ class LanguageModel(Task):
         }
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
-        """Sum of cross-entropies (float32) over the trained tokens of `[B, T]` ids; logits only where some row trains."""
+        """Sum of cross-entropies (float32) over the trained tokens of `[B, T]` ids; logits only where a row trains."""
         from torch.nn.functional import cross_entropy
 
         targets = batch["labels"][:, 1:]
@@ -62,7 +68,9 @@ class LanguageModel(Task):
         logits = output.logits[trained].float()
         return Loss(cross_entropy(logits, targets[trained], reduction="sum"), trained.sum())
 
-    def metrics(self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting) -> dict[str, float]:
+    def metrics(
+        self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting
+    ) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
     @abstractmethod
@@ -81,7 +89,11 @@ class LanguageModel(Task):
         # Generation continues at the right edge, so prompts are padded on the left.
         ids = pad([p[::-1] for p in prompts], pad_id(processor), multiple=1).flip(1).to(device)
         mask = attention_mask(prompts, multiple=1).flip(1).to(device)
-        generation = {k: v for k, v in setting.generation.items() if k not in ("temperature", "top_p") or setting.generation.get("do_sample")}
+        generation = {
+            k: v
+            for k, v in setting.generation.items()
+            if k not in ("temperature", "top_p") or setting.generation.get("do_sample")
+        }
         with torch.no_grad():
             out = model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad_id(processor), **generation)  # type: ignore[operator]
         new = out[:, ids.shape[1] :]
@@ -93,10 +105,16 @@ class LanguageModel(Task):
     def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
         ids, bos, eos = example["input_ids"], processor.bos_token_id, processor.eos_token_id
         if bos is not None and bos != eos and ids[:2] == [bos, bos]:
-            return f"the text starts with two {processor.bos_token!r} tokens: the data or the chat template already writes one; remove it"
+            return (
+                f"the text starts with two {processor.bos_token!r} tokens: the data or the chat template"
+                " already writes one; remove it"
+            )
         trained = [i for i, label in enumerate(example["labels"]) if label != IGNORE]
         if eos is not None and trained and not example["truncated"] and example["labels"][trained[-1]] != eos:
-            return f"the last trained token is {processor.decode([ids[trained[-1]]])!r}, not {processor.eos_token!r}: the model would not learn to stop"
+            return (
+                f"the last trained token is {processor.decode([ids[trained[-1]]])!r}, not"
+                f" {processor.eos_token!r}: the model would not learn to stop"
+            )
         return None
 
     def preview(self, example: Mapping[str, Any], processor: Any) -> str:
@@ -116,4 +134,11 @@ def counted(ids: list[int], labels: list[int], truncated: bool) -> dict[str, Any
     """An encoded row with the counts that the core adds up. The first token is never predicted, so never counted."""
     labels = [IGNORE, *labels[1:]]
     trained = sum(label != IGNORE for label in labels)
-    return {"input_ids": ids, "labels": labels, "length": len(ids), "trained": trained, "weight": trained, "truncated": truncated}
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "length": len(ids),
+        "trained": trained,
+        "weight": trained,
+        "truncated": truncated,
+    }

@@ -5,6 +5,7 @@ from itertools import islice
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pefttool.batches import Batches, Position, by_length, encode
 from pefttool.errors import DataError
 from pefttool.interfaces import Row, Setting
@@ -38,11 +39,15 @@ def test_epochs_and_seeds_differ():
 
 def test_batches_hold_rows_of_similar_length():
     lengths = tuple((i * 37) % 400 + 1 for i in range(400))
-    padded = sum(max(lengths[i] for i in batch) * len(batch) for step in Batches(lengths, 8, 1, 0).epoch(0) for batch in step)
+    padded = sum(
+        max(lengths[i] for i in batch) * len(batch) for step in Batches(lengths, 8, 1, 0).epoch(0) for batch in step
+    )
     assert padded < 1.1 * sum(lengths)
 
 
-@pytest.mark.parametrize(("epochs", "max_steps", "expected"), [(3.0, None, 39), (0.5, None, 6), (0.001, None, 1), (3.0, 7, 7)])
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "expected"), [(3.0, None, 39), (0.5, None, 6), (0.001, None, 1), (3.0, 7, 7)]
+)
 def test_total_steps(epochs, max_steps, expected):
     assert Batches((1,) * 100, 8, 1, 0).total_steps(epochs, max_steps) == expected
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pefttool import checkpoint
 from pefttool.batches import Position
 from pefttool.checkpoint import Best, Progress
@@ -15,7 +16,9 @@ from pefttool.errors import RunError
 class Training:
     def __init__(self, seed=0):
         torch.manual_seed(seed)
-        self.model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1))
+        self.model = torch.nn.Sequential(
+            torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1)
+        )
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda s: 1 / (1 + s))
         self.scaler = torch.amp.GradScaler("cpu", enabled=True)
@@ -90,7 +93,12 @@ def test_other_parameters_are_refused(tmp_path):
 
 
 STATES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.builds(lambda n: torch.arange(n), st.integers(0, 5)),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.builds(lambda n: torch.arange(n), st.integers(0, 5)),
     lambda inner: st.lists(inner) | st.dictionaries(st.integers() | st.text(), inner),
     max_leaves=12,
 )

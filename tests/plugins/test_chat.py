@@ -3,12 +3,13 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
 from pefttool.errors import DataError
 from pefttool.interfaces import Row, Setting
 from pefttool_text import chat_rows
 from pefttool_text.batching import IGNORE
 from pefttool_text.chat import Chat
-from transformers import PreTrainedTokenizerFast
 
 TASK = Chat()
 CHATML = (
@@ -29,7 +30,9 @@ def tokenizer():
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens(specials)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|im_end|>", bos_token="<s>", chat_template=CHATML)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", bos_token="<s>", chat_template=CHATML
+    )
 
 
 def setting(length=512):
@@ -68,7 +71,10 @@ def test_alpaca_input_and_system_become_messages():
         ({"messages": [{"role": "robot", "content": "hi"}]}, "found role 'robot'"),
         ({"messages": [{"role": "user", "content": 3}]}, "found content 3, expected text"),
         ({"messages": [OPENAI["messages"][0]] * 2 + [OPENAI["messages"][1]]}, "two user messages in a row"),
-        ({"messages": [*OPENAI["messages"], {"role": "system", "content": "x"}]}, "system message after the first turn"),
+        (
+            {"messages": [*OPENAI["messages"], {"role": "system", "content": "x"}]},
+            "system message after the first turn",
+        ),
         ({"messages": [OPENAI["messages"][0], {"role": "assistant", "content": " "}]}, "only empty assistant messages"),
         ({"instruction": "", "output": "x"}, "column 'instruction': found ''"),
         ({"instruction": "hi", "output": None}, "column 'output': found None"),
@@ -80,10 +86,17 @@ def test_bad_rows_say_what_was_found_and_expected(values, complaint):
     assert message is not None and complaint in message and "expected" in message
 
 
-JSON = st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda i: st.lists(i, max_size=3) | st.dictionaries(st.text(max_size=5), i, max_size=3))
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5),
+    lambda i: st.lists(i, max_size=3) | st.dictionaries(st.text(max_size=5), i, max_size=3),
+)
 
 
-@given(st.dictionaries(st.sampled_from(["messages", "conversations", "instruction", "output", "prompt", "text", "input"]), JSON))
+@given(
+    st.dictionaries(
+        st.sampled_from(["messages", "conversations", "instruction", "output", "prompt", "text", "input"]), JSON
+    )
+)
 def test_junk_never_raises(values):
     assert TASK.check_row(values, TASK.Options()) is None or "found" in TASK.check_row(values, TASK.Options())
     TASK.check_input(values, TASK.Options())
@@ -103,8 +116,16 @@ def test_loss_on_assistant_tokens_only_and_eos_is_trained(tokenizer):
 
 
 def test_every_assistant_turn_is_trained_and_none_of_the_users(tokenizer):
-    turns = [{"role": "user", "content": "q1"}, {"role": "assistant", "content": "a1"}, {"role": "user", "content": "q2"}, {"role": "assistant", "content": "a2"}]
-    assert trained_text(TASK.encode(Row({"messages": turns}), tokenizer, setting()), tokenizer) == "a1<|im_end|>a2<|im_end|>"
+    turns = [
+        {"role": "user", "content": "q1"},
+        {"role": "assistant", "content": "a1"},
+        {"role": "user", "content": "q2"},
+        {"role": "assistant", "content": "a2"},
+    ]
+    assert (
+        trained_text(TASK.encode(Row({"messages": turns}), tokenizer, setting()), tokenizer)
+        == "a1<|im_end|>a2<|im_end|>"
+    )
 
 
 def test_truncation_is_counted_and_may_leave_nothing(tokenizer):
@@ -114,7 +135,10 @@ def test_truncation_is_counted_and_may_leave_nothing(tokenizer):
 
 def test_a_double_bos_is_an_error(tokenizer):
     doubled = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>", bos_token="<s>", chat_template="<s><s>" + CHATML
+        tokenizer_object=tokenizer.backend_tokenizer,
+        eos_token="<|im_end|>",
+        bos_token="<s>",
+        chat_template="<s><s>" + CHATML,
     )
     complaint = TASK.check_encoded(TASK.encode(Row(OPENAI), doubled, setting()), doubled)
     assert complaint is not None and "two '<s>'" in complaint
@@ -122,7 +146,10 @@ def test_a_double_bos_is_an_error(tokenizer):
 
 def test_a_template_without_end_of_turn_is_an_error(tokenizer):
     endless = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>", bos_token="<s>", chat_template=CHATML.replace("<|im_end|>", "")
+        tokenizer_object=tokenizer.backend_tokenizer,
+        eos_token="<|im_end|>",
+        bos_token="<s>",
+        chat_template=CHATML.replace("<|im_end|>", ""),
     )
     complaint = TASK.check_encoded(TASK.encode(Row(OPENAI), endless, setting()), endless)
     assert complaint is not None and "would not learn to stop" in complaint
@@ -130,7 +157,9 @@ def test_a_template_without_end_of_turn_is_an_error(tokenizer):
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
     rewriting = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>", chat_template="{{ messages|length }}" + CHATML
+        tokenizer_object=tokenizer.backend_tokenizer,
+        eos_token="<|im_end|>",
+        chat_template="{{ messages|length }}" + CHATML,
     )
     with pytest.raises(DataError, match=r"d\.jsonl:4: .*rewrites earlier turns"):
         TASK.encode(Row(OPENAI, "d.jsonl", 4), rewriting, setting())

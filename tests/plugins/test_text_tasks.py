@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from pefttool.errors import DataError
 from pefttool.interfaces import Row, Setting
 from pefttool_text.batching import IGNORE, attention_mask, pad
@@ -39,10 +40,16 @@ def test_bad_rows_say_what_was_found(values, complaint):
 
 def test_columns_are_mapped_by_name():
     options = CLASSIFY.Options(text_column="review", label_column="stars")
-    rows = [Row({"review": "good", "stars": 5}), Row({"review": "bad", "stars": 10}), Row({"review": "meh", "stars": 9})]
+    rows = [
+        Row({"review": "good", "stars": 5}),
+        Row({"review": "bad", "stars": 10}),
+        Row({"review": "meh", "stars": 9}),
+    ]
     assert [CLASSIFY.check_row(r.values, options) for r in rows] == [None] * 3
     assert CLASSIFY.labels(rows, options) == ("5", "9", "10")  # numbers in the order of numbers
-    assert CLASSIFY.check_row({"text": "a", "label": "x"}, options).startswith("found columns 'text', 'label', expected 'review'")
+    assert CLASSIFY.check_row({"text": "a", "label": "x"}, options).startswith(
+        "found columns 'text', 'label', expected 'review'"
+    )
 
 
 def test_one_class_is_no_classification():

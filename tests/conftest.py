@@ -1,0 +1,53 @@
+"""Shared fixtures: installed fake distributions, and the registry of what is really installed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pefttool import registry as registries
+from pefttool.registry import Registry
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.append(str(Path(__file__).with_name("support")))  # modules that several tests import
+
+from fake_plugins import Install
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Installs a fake distribution, each into a folder of its own, as pip would: module, METADATA, entry_points.txt."""
+    before = set(sys.modules)
+    folders: list[Path] = []
+
+    def add(distribution: str, code: str, plugin: str | None = None, version: str = "1.0") -> Path:
+        plugin = plugin or distribution
+        module = re.sub(r"\W", "_", f"fake_{distribution}_{tmp_path.name}")
+        folder = tmp_path / f"site{len(folders)}"
+        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[pefttool]\n{plugin} = {module}\n")
+        (folder / f"{module}.py").write_text(textwrap.dedent(code))
+        monkeypatch.syspath_prepend(folder)  # invalidates the import system's caches, too
+        folders.append(folder)
+        return folder
+
+    yield add
+    for name in set(sys.modules) - before:
+        if name.startswith("fake_"):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """Everything that the installed plugins register."""
+    return registries.build()

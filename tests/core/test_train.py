@@ -1,0 +1,205 @@
+"""The loop on a toy: what is delivered, when it stops, and that accumulation never changes the objective."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pefttool import events, train
+from pefttool.attach import Adapted
+from pefttool.batches import encode
+from pefttool.errors import RunError
+from pefttool.interfaces import Adapter, Attached, Loss, Row, Setting, Task
+from pefttool.optimisation import make_optimizer, make_schedule
+from pefttool.settings import TrainSettings
+
+
+class Line(Task):
+    """Fit y = w·x with rows that weigh differently; `held_out` scripts what each evaluation finds."""
+
+    name = "line"
+    primary = ("score", "max")
+    held_out: list[float] = []
+
+    def recognise(self, columns, sample):
+        return None
+
+    def check_row(self, values, options):
+        return None
+
+    def load(self, source, setting):
+        raise NotImplementedError
+
+    def encode(self, row, processor, setting):
+        return {**row.values, "weight": row.values["n"], "length": row.values["n"], "trained": 1, "truncated": False}
+
+    def collate(self, examples, processor, setting):
+        return {k: torch.tensor([float(e[k]) for e in examples]) for k in ("x", "y", "n")}
+
+    def loss(self, model, batch, setting):
+        error = model(batch["x"][:, None])[:, 0] - batch["y"]
+        return Loss((batch["n"] * error**2).sum(), batch["n"].sum())
+
+    def predict(self, model, rows, processor, setting):
+        return [{} for _ in rows]
+
+    def metrics(self, predictions, rows, loss, setting):
+        return {"score": self.held_out.pop(0) if self.held_out else -loss, "loss": loss}
+
+
+class Whole(Adapter):
+    name = "whole"
+    steps: list[int]
+
+    def __init__(self):
+        self.steps = []
+
+    def attach(self, model, options, facts, name="default"):
+        return Attached(model, frozenset(n for n, _ in model.named_parameters()))
+
+    def save(self, model, folder, name="default"):
+        raise NotImplementedError
+
+    def load(self, model, folder, name="default"):
+        raise NotImplementedError
+
+    def after_step(self, model, step):
+        self.steps.append(step)
+
+
+class Recorder:
+    def __init__(self, stop_at=None):
+        self.seen, self.step, self.control, self.stop_at = [], 0, events.Control(), stop_at
+
+    def __call__(self, event):
+        self.seen.append(replace(event, step=self.step))
+        if isinstance(event, events.StepDone) and self.step == self.stop_at:
+            self.control.stop("enough")
+
+    def of(self, kind):
+        return [e for e in self.seen if isinstance(e, kind)]
+
+
+ACCELERATOR = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True, no_sync=None)
+CPU = SimpleNamespace(device="cpu", autocast=None, grad_scaler=False)
+
+
+def fit(tmp_path, held_out=(), stop_at=None, rows=None, **settings):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(1, 1)
+    task, adapter, emit = Line(), Whole(), Recorder(stop_at)
+    task.held_out = list(held_out)
+    defaults = {"batch_size": 2, "epochs": 3, "learning_rate": 0.05, "warmup": 0.0, "max_grad_norm": 1e9}
+    recipe = SimpleNamespace(train=TrainSettings(**{**defaults, **settings}))
+    plan = SimpleNamespace(recipe=recipe, task=task, adapter=adapter, choice=CPU)
+    base = SimpleNamespace(processor=None, setting=Setting(None))
+    rows = rows or [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1 + i % 3}) for i in range(8)]
+    data = encode(rows, task, None, base.setting)
+    adapted = Adapted(model, ("weight", "bias"), (), True)
+    result = train.train(plan, base, adapted, data, data, emit, ACCELERATOR, tmp_path)
+    return SimpleNamespace(model=model, result=result, emit=emit, adapter=adapter)
+
+
+def test_loss_falls_and_every_step_is_told(tmp_path):
+    run = fit(tmp_path, epochs=20)
+    steps = run.emit.of(events.StepDone)
+    assert [e.step for e in steps] == list(range(1, 81)) == run.adapter.steps
+    assert steps[-1].loss < 0.2 * steps[0].loss
+    assert [type(e) for e in run.emit.seen if type(e).__name__.startswith("Train")] == [events.TrainStarted, events.TrainFinished]
+    assert all(e.rows == 2 and e.memory > 0 and e.seconds > 0 for e in steps)
+
+
+def test_the_best_evaluation_is_delivered(tmp_path):
+    run = fit(tmp_path, held_out=[0.1, 0.9, 0.3], learning_rate=0.5)
+    assert run.result.best_step == 8
+    assert run.result.metrics["score"] == 0.9
+    again = fit(tmp_path, held_out=[0.1, 0.9], learning_rate=0.5, max_steps=12, stop_at=8)
+    assert torch.equal(run.model.weight, again.model.weight)
+    assert run.emit.of(events.TrainFinished)[0].best_step == 8
+    assert [e.best for e in run.emit.of(events.Evaluated)] == [True, True, False]
+
+
+def test_without_keep_best_the_last_step_is_delivered(tmp_path):
+    run = fit(tmp_path, held_out=[0.1, 0.9, 0.3], keep_best=False)
+    assert run.result.best_step == 12 and run.result.metrics["score"] == 0.3
+
+
+def test_patience_stops(tmp_path):
+    run = fit(tmp_path, held_out=[0.5, 0.4, 0.3, 0.2], epochs=9, evaluate_every=2, patience=2)
+    assert run.result.steps == 6 and run.result.best_step == 2
+    assert "no better score in 2 evaluations" in run.result.reason
+
+
+def test_an_observer_can_stop_at_the_step_boundary(tmp_path):
+    run = fit(tmp_path, stop_at=3)
+    assert run.result.steps == 3 and run.result.reason == "stopped: enough"
+    assert len(run.emit.of(events.Evaluated)) == 1
+
+
+@pytest.mark.parametrize("every", [1, 3, 5])
+def test_evaluations_come_every_n_steps_and_at_the_end(tmp_path, every):
+    run = fit(tmp_path, evaluate_every=every)
+    assert [e.step for e in run.emit.of(events.Evaluated)] == sorted({*range(every, 13, every), 12})
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (4, 2), (2, 4), (1, 8), (3, 3)])
+def test_accumulation_never_changes_the_objective(tmp_path, batch_size, accumulation):
+    """Weighted rows: a mean of means would differ."""
+    whole = fit(tmp_path, batch_size=8, epochs=5, optimizer="sgd")
+    split = fit(tmp_path, batch_size=batch_size, gradient_accumulation=accumulation, epochs=5, optimizer="sgd")
+    assert torch.allclose(whole.model.weight, split.model.weight, rtol=1e-6)
+    assert torch.allclose(whole.model.bias, split.model.bias, rtol=1e-6)
+    for a, b in zip(whole.emit.of(events.StepDone), split.emit.of(events.StepDone), strict=True):
+        assert math.isclose(a.loss, b.loss, rel_tol=1e-5)
+
+
+def test_gradients_are_clipped(tmp_path):
+    run = fit(tmp_path, optimizer="sgd", learning_rate=1.0, max_grad_norm=1e-3, max_steps=1, scheduler="constant")
+    torch.manual_seed(0)
+    start = torch.nn.Linear(1, 1)
+    moved = math.hypot(float((run.model.weight - start.weight).detach()), float((run.model.bias - start.bias).detach()))
+    assert run.emit.of(events.StepDone)[0].grad_norm > 1e-2
+    assert moved == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_first_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"step 1: the loss is not finite .* lower train\.learning_rate"):
+        fit(tmp_path, rows=[Row({"x": float("nan"), "y": 1, "n": 1})])
+
+
+def test_checkpoints_every_n_steps(tmp_path):
+    fit(tmp_path, checkpoint_every=5)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-5"]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "warmup", "expected"),
+    [
+        ("linear", 0.25, [0.0, 0.5, 1.0, 5 / 6, 4 / 6]),
+        ("linear", 2, [0.0, 0.5, 1.0, 5 / 6, 4 / 6]),
+        ("constant", 0.25, [0.0, 0.5, 1.0, 1.0, 1.0]),
+        ("cosine", 0, [(1 + math.cos(math.pi * i / 8)) / 2 for i in range(5)]),
+    ],
+)
+def test_schedules(scheduler, warmup, expected):
+    settings = TrainSettings(scheduler=scheduler, warmup=warmup, learning_rate=1.0)
+    model = torch.nn.Linear(1, 1)
+    optimizer = make_optimizer(Adapted(model, ("weight", "bias"), (), True), Whole(), settings)
+    schedule = make_schedule(optimizer, settings, 8)
+    rates = []
+    for _ in expected:
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected)
+
+
+def test_decay_spares_biases_and_heads_have_their_own_rate():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    settings = TrainSettings(weight_decay=0.1, learning_rate=1e-3, head_learning_rate=5e-3)
+    adapted = Adapted(model, ("0.weight", "0.bias"), ("1.weight", "1.bias"), True)
+    groups = make_optimizer(adapted, Whole(), settings).param_groups
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    wanted = {"0.weight": (1e-3, 0.1), "0.bias": (1e-3, 0.0), "1.weight": (5e-3, 0.1), "1.bias": (5e-3, 0.0)}
+    assert {n: found[id(p)] for n, p in model.named_parameters()} == wanted
