@@ -44,7 +44,10 @@ def run(adapter: str, task: str, seed: int, extra: list[str]) -> dict[str, float
 
 def table(results: dict[str, list[dict[str, float]]], metric: str) -> str:
     seeds = len(next(iter(results.values())))
-    lines = [f"| adapter | median {metric} | {seeds} seeds | trainable parameters | training |", "|---|---|---|---|---|"]
+    lines = [
+        f"| adapter | median {metric} | {seeds} seeds | trainable parameters | training |",
+        "|---|---|---|---|---|",
+    ]
     for adapter, runs in results.items():
         values = [r[metric] for r in runs]
         spread = ", ".join(f"{v:.3f}" for v in values)

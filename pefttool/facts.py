@@ -40,6 +40,7 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         key_value_cache=_takes_cache(model),
         task=task.name,
         peft_task_type=task.peft_task_type,
+        parameters=sum(p.numel() for p in model.parameters()),
         **known,
     )
 

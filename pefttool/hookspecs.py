@@ -4,7 +4,7 @@ A plugin is a module named by an entry point of the group `pefttool`; it impleme
 `@pefttool.hookimpl`. Every `register_*` hook is called once, when the registry is built, one plugin at a time and
 in the order of the plugins' names; what it returns is selected by name only, never by order. Registering must be
 cheap: import torch inside the methods of what you register. A `register_*` hook that raises is reported with its
-plugin's name and distribution, and that plugin is left out; the others keep working. Two objects with one name
+plugin's name and distribution, and what that hook would have registered is left out; the rest keeps working. Two objects with one name
 are an error that names both distributions. Hook wrappers are not supported.
 """
 
@@ -75,9 +75,10 @@ def register_sources() -> Sequence[Source]:
 
 @hookspec
 def register_commands(cli: click.Group) -> None:
-    """Add commands to `cli`, the `pefttool` command group, after the core's own.
+    """Add commands to `cli`, a click group of this plugin's own.
 
-    Called once at start-up. Replacing a command that is already there is an error.
+    Called when the list of commands, or a command that is not the core's, is asked for. A name that is already taken
+    is reported, and that command left out.
     """
 
 

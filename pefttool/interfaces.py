@@ -29,7 +29,7 @@ class Options(BaseModel):
     Everything derives from it: YAML keys, `-o adapter.r=32`, `pefttool adapters show`, the JSON Schema, the docs.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Facts:
     head_modules        new task heads: the core trains and saves them, whatever the adapter does
     output_modules      the pretrained output layer (`lm_head`), where there is one
     key_value_cache     the model takes `past_key_values`, which peft's prefix tuning needs
+    parameters          how many the model has before it is quantised
     abstract            the model has no data (simulation): no data-dependent initialisation
     """
 
@@ -81,6 +82,7 @@ class Facts:
     head_modules: tuple[str, ...] = ()
     output_modules: tuple[str, ...] = ()
     key_value_cache: bool = False
+    parameters: int = 0
     task: str = ""
     peft_task_type: str | None = None
     labels: tuple[str, ...] = ()

@@ -56,9 +56,8 @@ def last_layer_parameters(model: nn.Module, facts: Facts, count: int) -> list[st
     outside = tuple(f"{name}." for name in (*facts.head_modules, *facts.output_modules))
     names: list[str] = []
     for name, _ in model.named_parameters():
-        if chosen and name.startswith(chosen):
-            names.append(name)
-        elif names and not name.startswith(stacks + outside):
+        follows = bool(names) and not name.startswith(stacks + outside)
+        if follows or (chosen and name.startswith(chosen)):
             names.append(name)
     return names
 

@@ -13,6 +13,7 @@ import copy
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,14 @@ def load_peft() -> Any:
     return peft
 
 
+def wrap(model: nn.Module, config: Any, name: str) -> Any:
+    """`peft.get_peft_model`, without the warning about an attribute of transformers that peft itself reads."""
+    peft = load_peft()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        return peft.get_peft_model(model, config, adapter_name=name)
+
+
 def root(model: nn.Module) -> str:
     """What peft put before the plain names of `model`'s parameters: nothing, `base_model.` or `base_model.model.`"""
     configs = getattr(model, "peft_config", None)
@@ -44,7 +53,7 @@ def root(model: nn.Module) -> str:
 
 
 def plain_name(name: str, prefix: str = TUNER_ROOT) -> str | None:
-    """The transformers name of a wrapped parameter; None for the adapter's own and for untouched copies.
+    """The transformers name of a wrapped parameter; None for LoRA's own and for untouched copies.
 
     `prefix` is `root(model)`: prompt methods wrap once, the others twice, which a name alone cannot tell.
     """
@@ -92,14 +101,14 @@ def load(model: nn.Module, folder: Path, name: str = "default", task_wrapper: bo
     peft = load_peft()
     from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
-    stored = _read_config(folder)
+    _read_config(folder)
     tensors = read_tensors(folder / WEIGHTS)
     try:
-        config = peft.PeftConfig.from_peft_type(**stored)
+        config = peft.PeftConfig.from_pretrained(str(folder))
         task_type, config.modules_to_save, config.inference_mode = config.task_type, None, True
         if not task_wrapper:
             config.task_type = None
-        adapted = peft.get_peft_model(model, config, adapter_name=name)
+        adapted = wrap(model, config, name)
         config.task_type = task_type
         expected = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
         missing = sorted(expected - set(tensors))
@@ -138,7 +147,7 @@ def write_head(folder: Path, tensors: Mapping[str, Tensor], head_modules: Iterab
 
 
 def read_head(folder: Path) -> dict[str, Tensor]:
-    """What `write_head` stored, by plain name, on the CPU (with whatever else the adapter keeps in head.safetensors)."""
+    """What `write_head` stored, by plain name, on the CPU; from head.safetensors, with the adapter's own tensors."""
     if (folder / CONFIG).is_file():
         config = _read_config(folder)
         prefix = _stored_root(config)
@@ -159,14 +168,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Raises ModelError if it is missing or damaged."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        return dict(load_file(path))
+        # Not mapped into memory: whoever rewrites the file in place would take these tensors away.
+        return dict(load(path.read_bytes()))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing: copy the whole adapter folder again") from error
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read ({' '.join(str(error).split())}): restore the adapter folder") from error
+        raise ModelError(
+            f"{path} cannot be read ({' '.join(str(error).split())}): restore the adapter folder"
+        ) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class Loop:
             TrainStarted(
                 total_steps=self.total_steps,
                 trainable_parameters=sum(p.numel() for p in self.parameters.values()),
-                parameters=sum(p.numel() for p in self.adapted.model.parameters()),
+                parameters=self.plan.facts.parameters,
                 world_size=self.ranks,
             )
         )

@@ -19,6 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.append(str(Path(__file__).with_name("support")))  # modules that several tests import
 
 from fake_plugins import Install
+from terminal import Terminal
 
 
 @pytest.fixture
@@ -51,3 +52,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 def registry() -> Registry:
     """Everything that the installed plugins register."""
     return registries.build()
+
+
+@pytest.fixture
+def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """The command line, without any plugin but those it is told to `allow`."""
+    return Terminal(capsys, monkeypatch)

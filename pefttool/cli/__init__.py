@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from pefttool.cli.entry import run
+from pefttool.cli.entry import execute
 
 
 def main() -> None:
     """The console entry: runs the command line and exits."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(execute(sys.argv[1:]))

@@ -19,7 +19,7 @@ INTERRUPTED = 130
 BUG = 70
 
 
-def run(arguments: Sequence[str]) -> int:
+def execute(arguments: Sequence[str]) -> int:
     """Run the command line; the exit code: 0, an error's own (errors.py), 2 for usage, 70 for a bug, 130 for Ctrl-C."""
     try:
         code = cli.main(list(arguments), prog_name="pefttool", standalone_mode=False)

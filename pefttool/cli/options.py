@@ -28,7 +28,11 @@ class Option:
 
 def options(kind: Kind[Any], name: str) -> list[Option]:
     """The options of `kind[name]`, in the order of their definition."""
-    described = schema.of_options(kind, name)
+    return describe(schema.of_options(kind, name))
+
+
+def describe(described: dict[str, Any]) -> list[Option]:
+    """The properties of a JSON Schema as options."""
     required = described.get("required", [])
     return [
         Option(

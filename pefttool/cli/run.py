@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import click
+
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
 
 
@@ -37,7 +38,9 @@ def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     for name in finished.after:
         click.echo(f"held-out {name}: {finished.before[name]:.4f} before, {finished.after[name]:.4f} after")
     click.echo(f"adapter: {finished.adapter}")
-    click.echo(f"use it:  pefttool {'chat' if finished.generative else 'predict --text TEXT'} {finished.folder}")
+    click.echo(
+        f"use it:  pefttool {'chat' if finished.generative else 'predict'} {finished.folder}{'' if finished.generative else ' --text TEXT'}"
+    )
 
 
 def _print_samples(samples: Any) -> None:

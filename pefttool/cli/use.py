@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pefttool.cli.common import current_registry
 
-from pefttool.errors import DataError, UsageError
+from pefttool.cli.common import current_registry
+from pefttool.errors import DataError, Refused, UsageError
 from pefttool.interfaces import Row
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -30,26 +30,19 @@ GENERATION = click.option(
 def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
     from pefttool.recipe import combine
     from pefttool.settings import GenerationSettings
+    from pefttool.validation import validate
 
     document = combine({}, {}, overrides)
     unknown = sorted(set(document) - {"generation"})
     if unknown:
-        raise UsageError(
-            f"-o {unknown[0]}: only generation.* can be changed here (allowed:"
-            f" {', '.join(GenerationSettings.model_fields)})"
-        )
-    values = document.get("generation", {})
-    for key in values:
-        if key not in GenerationSettings.model_fields:
-            raise UsageError(
-                f"-o generation.{key}: unknown key (allowed: {', '.join(GenerationSettings.model_fields)})"
-            )
-    try:
-        GenerationSettings.model_validate(values)
-    except ValueError as error:
-        first = error.errors()[0]  # type: ignore[attr-defined]
-        raise UsageError(f"-o generation.{first['loc'][0]}: {first['input']!r}: {first['msg']}") from error
-    return dict(values)
+        raise UsageError(f"-o {unknown[0]}: only generation.* can be changed here")
+    values = document.get("generation") or {}
+    complaints: list[str] = []
+    if not isinstance(values, dict):
+        complaints.append(f"-o generation: {values!r} is not a section: use -o generation.KEY=VALUE")
+    elif validate(GenerationSettings, values, "generation.", complaints) is not None:
+        return dict(values)
+    raise Refused(complaints)
 
 
 @click.command("eval")

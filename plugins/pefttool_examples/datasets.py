@@ -18,6 +18,8 @@ ALTERNATIVE_ANSWERS = ("computers", "emotion")
 TRAIN_ROWS, EVAL_ROWS = 4_000, 1_500
 #: Ratings go from -4 to 4; texts on which the raters' mean is nearer to 0 than this have no clear sentiment.
 NEUTRAL = 0.2
+#: Characters; what is shorter is a heading.
+SHORTEST_PARAGRAPH = 120
 
 
 def make_chatterbot(folder: Path) -> None:
@@ -58,6 +60,19 @@ def make_movie_snippets(folder: Path) -> None:
     random.Random(0).shuffle(rows)
     _write(folder / "train.jsonl", rows[:TRAIN_ROWS])
     _write(folder / "eval.jsonl", rows[TRAIN_ROWS : TRAIN_ROWS + EVAL_ROWS])
+
+
+def make_python_reference(folder: Path) -> None:
+    """Paragraphs of prose of the language reference that `help()` shows, in the order of its topics: `{"text": ...}`."""
+    from pydoc_data.topics import topics
+
+    seen: dict[str, None] = {}
+    for name in sorted(topics):
+        for paragraph in topics[name].split("\n\n"):
+            text = " ".join(paragraph.split())
+            if len(text) >= SHORTEST_PARAGRAPH and paragraph[:1].isalpha():  # not indented: code is
+                seen[text] = None
+    _write(folder / "train.jsonl", ({"text": text} for text in seen))
 
 
 def _ratings(archive: bytes) -> Iterator[tuple[float, str]]:

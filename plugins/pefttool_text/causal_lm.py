@@ -21,6 +21,8 @@ class CausalLMOptions(Options):
 
 
 class CausalLM(LanguageModel):
+    """Continue plain text; every token is trained."""
+
     name = "causal-lm"
     Options = CausalLMOptions
     example: ClassVar[Mapping[str, Any]] = {

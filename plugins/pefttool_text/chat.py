@@ -21,6 +21,8 @@ class ChatOptions(Options):
 
 
 class Chat(LanguageModel):
+    """Answer as the assistant does in the data; the loss is on assistant tokens only."""
+
     name = "chat"
     Options = ChatOptions
     example: ClassVar[Mapping[str, Any]] = {

@@ -33,6 +33,8 @@ class ClassificationOptions(Options):
 
 
 class TextClassification(Task):
+    """One text, one of several classes (sentiment, topic, spam)."""
+
     name = "text-classification"
     Options = ClassificationOptions
     primary = ("accuracy", "max")

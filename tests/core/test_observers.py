@@ -73,10 +73,16 @@ def test_other_ranks_are_silent(tmp_path):
     assert seen == [] and not (tmp_path / "e").exists()
 
 
-@pytest.mark.parametrize("kind", [k for k in vars(events).values() if isinstance(k, type) and issubclass(k, events.Event)])
+@pytest.mark.parametrize(
+    "kind", [k for k in vars(events).values() if isinstance(k, type) and issubclass(k, events.Event)]
+)
 def test_every_event_is_json(kind):
     values = {"float": 0.5, "int": 3, "str": "s", "bool": True, "Mapping[str, float]": {"loss": 1.0}}
-    given = {f: values.get(str(t), ()) for f, t in kind.__annotations__.items() if f not in ("time", "monotonic", "step", "control")}
+    given = {
+        f: values.get(str(t), ())
+        for f, t in kind.__annotations__.items()
+        if f not in ("time", "monotonic", "step", "control")
+    }
     document = json.loads(kind(**given).as_json())
     assert document["type"] == kind.__name__
     assert {"type", "time", "monotonic", "step"} <= set(document)

@@ -1,6 +1,7 @@
 """The loop on a toy: what is delivered, when it stops, and that accumulation never changes the objective."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -81,7 +82,9 @@ class Recorder:
         return [e for e in self.seen if isinstance(e, kind)]
 
 
-ACCELERATOR = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True, no_sync=None)
+ACCELERATOR = SimpleNamespace(
+    num_processes=1, process_index=0, is_main_process=True, no_sync=lambda model: nullcontext()
+)
 CPU = SimpleNamespace(device="cpu", autocast=None, grad_scaler=False)
 
 
@@ -92,7 +95,7 @@ def fit(tmp_path, held_out=(), stop_at=None, rows=None, **settings):
     task.held_out = list(held_out)
     defaults = {"batch_size": 2, "epochs": 3, "learning_rate": 0.05, "warmup": 0.0, "max_grad_norm": 1e9}
     recipe = SimpleNamespace(train=TrainSettings(**{**defaults, **settings}))
-    plan = SimpleNamespace(recipe=recipe, task=task, adapter=adapter, choice=CPU)
+    plan = SimpleNamespace(recipe=recipe, task=task, adapter=adapter, choice=CPU, facts=SimpleNamespace(parameters=2))
     base = SimpleNamespace(processor=None, setting=Setting(None))
     rows = rows or [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1 + i % 3}) for i in range(8)]
     data = encode(rows, task, None, base.setting)
@@ -106,7 +109,10 @@ def test_loss_falls_and_every_step_is_told(tmp_path):
     steps = run.emit.of(events.StepDone)
     assert [e.step for e in steps] == list(range(1, 81)) == run.adapter.steps
     assert steps[-1].loss < 0.2 * steps[0].loss
-    assert [type(e) for e in run.emit.seen if type(e).__name__.startswith("Train")] == [events.TrainStarted, events.TrainFinished]
+    assert [type(e) for e in run.emit.seen if type(e).__name__.startswith("Train")] == [
+        events.TrainStarted,
+        events.TrainFinished,
+    ]
     assert all(e.rows == 2 and e.memory > 0 and e.seconds > 0 for e in steps)
 
 

@@ -1,0 +1,64 @@
+"""nf4 and fp4: blocks of 64 weights share a scale; a weight is one of 16 values times its block's scale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pefttool import Facts, Quantizer
+from pefttool_bnb import loading
+from pefttool_bnb.options import FourBitOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class FourBit(Quantizer):
+    Options = FourBitOptions
+
+    def refuses(self, options: FourBitOptions, facts: Facts) -> str | None:
+        return loading.refusal(self.name, facts)
+
+    def load_arguments(self, options: FourBitOptions, facts: Facts) -> dict[str, Any]:
+        """The compute dtype is the run's own: another one would make bitsandbytes recast the biases in place."""
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        loading.bitsandbytes()
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.name,
+            bnb_4bit_use_double_quant=options.double_quant,
+            bnb_4bit_compute_dtype=getattr(torch, facts.dtype),
+            llm_int8_skip_modules=loading.unquantised(facts),
+        )
+        return loading.load_arguments(config, facts)
+
+    def after_load(self, model: nn.Module, options: FourBitOptions) -> None:
+        """Keep the storage as it was loaded.
+
+        In eval mode on a CPU with AVX512-BF16, bitsandbytes repacks a layer's weights in place, rounds its scales to
+        bfloat16, and from then on calls an operator without autograd: an evaluation between two training steps
+        would change the base and cut gradients off. `train()` does not undo it. Training never takes that path.
+        """
+        library = loading.bitsandbytes()
+        for module in loading.repair(model, self.name, library.nn.Linear4bit, library.nn.Params4bit):
+            module.support_avx512bf16_for_cpu = False
+
+    def skeleton(self, linear: nn.Linear, options: FourBitOptions) -> nn.Module:
+        from pefttool_bnb.skeleton import FourBitSkeleton
+
+        return FourBitSkeleton(linear, options.double_quant)
+
+    def dequantize(self, linear: nn.Module) -> Tensor:
+        """`[out_features, in_features]` in the dtype the weight was quantised from (the run's)."""
+        weight: Any = linear.weight
+        dequantized: Tensor = loading.bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
+        return dequantized
+
+
+class NF4(FourBit):
+    name = "nf4"
+
+
+class FP4(FourBit):
+    name = "fp4"

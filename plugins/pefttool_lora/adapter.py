@@ -1,0 +1,70 @@
+"""LoRA through peft. A and B are float32 whatever the base is stored in; the base's bytes never change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from pefttool import Adapter, Attached, Facts, Problem, Task, claims, peft_folder
+from pefttool_lora.options import LoraOptions, resolve, unmatched
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+#: The rate of the adapter is an order above full fine-tuning's: B starts at zero.
+GENERATIVE = {"learning_rate": 1e-3}
+OTHER = {"learning_rate": 1e-3, "head_learning_rate": 1e-3}
+
+
+class LoraAdapter(Adapter):
+    """A trained low-rank update beside every chosen linear layer (LoRA, arXiv:2106.09685)."""
+
+    name = "lora"
+    Options = LoraOptions
+
+    def defaults(self, task: Task) -> Mapping[str, Any]:
+        return GENERATIVE if task.generative else OTHER
+
+    def check(self, options: LoraOptions, facts: Facts) -> list[Problem]:
+        return unmatched(options, facts.linear_modules)
+
+    def attach(self, model: nn.Module, options: LoraOptions, facts: Facts, name: str = "default") -> Attached:
+        claims.claim(model, self.name, name)
+        peft = peft_folder.load_peft()
+        config = peft.LoraConfig(
+            r=options.r,
+            lora_alpha=options.alpha,
+            lora_dropout=options.lora_dropout,
+            target_modules=resolve(options, facts.linear_modules),
+            use_rslora=options.use_rslora,
+            use_dora=options.use_dora,
+            init_lora_weights="gaussian" if options.init_lora_weights == "gaussian" else True,
+            bias="none",
+        )
+        # Without a task type peft leaves the task head alone: the core trains it in place. Plain peft, which loads the
+        # saved folder, needs the type.
+        adapted = peft_folder.wrap(model, config, name)
+        config.task_type = facts.peft_task_type
+        trainable = frozenset(n for n, p in adapted.named_parameters() if p.requires_grad)
+        return Attached(adapted, trainable)
+
+    def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
+        peft_folder.save(model, folder, name)
+
+    def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
+        claims.claim(model, self.name, name)
+        return peft_folder.load(model, folder, name)
+
+    def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
+        from pefttool_lora.merging import merge
+
+        merged = merge(model, name)
+        claims.release(merged)
+        return merged
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = getattr(model, "disable_adapter")()  # noqa: B009
+        return context

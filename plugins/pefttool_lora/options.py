@@ -1,0 +1,72 @@
+"""The options of `--adapter lora`, and which modules `target_modules` means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pydantic import Field
+
+from pefttool import Options, Problem
+from pefttool.errors import suggest
+
+ALL_LINEAR = "all-linear"
+
+
+class LoraOptions(Options):
+    r: int = Field(16, ge=1, description="rank of the update")
+    lora_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="the update is scaled by lora_alpha / r (by lora_alpha / sqrt(r) with use_rslora); default: what"
+        " makes this factor 2",
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
+    target_modules: str | tuple[str, ...] = Field(
+        ALL_LINEAR,
+        description="`all-linear` (every linear layer of the backbone), or names, endings (`q_proj`) or patterns"
+        " (`*.layers.1?.*`) of linear layers",
+    )
+    use_rslora: bool = Field(False, description="rank-stabilised scaling (arXiv:2312.03732)")
+    use_dora: bool = Field(False, description="train direction and magnitude apart (DoRA, arXiv:2402.09353); slower")
+    init_lora_weights: Literal["kaiming", "gaussian"] = Field(
+        "kaiming", description="how A starts; B starts at zero, so the model starts as the base"
+    )
+
+    @property
+    def alpha(self) -> float:
+        return self.lora_alpha or 2.0 * (self.r**0.5 if self.use_rslora else self.r)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return (self.target_modules,) if isinstance(self.target_modules, str) else self.target_modules
+
+
+def resolve(options: LoraOptions, linear: Sequence[str]) -> list[str]:
+    """Full names of the targeted modules among `linear`, in its order."""
+    if options.target_modules == ALL_LINEAR:
+        return list(linear)
+    return [name for name in linear if any(_matches(pattern, name) for pattern in options.patterns)]
+
+
+def unmatched(options: LoraOptions, linear: Sequence[str]) -> list[Problem]:
+    """One Problem for every pattern of `target_modules` that names no linear layer of the backbone."""
+    if not linear:
+        return [Problem("adapter.name", "'lora' needs linear layers, and this model's backbone has none; use 'full'")]
+    if options.target_modules == ALL_LINEAR:
+        return []
+    if not options.patterns:
+        return [Problem("adapter.target_modules", "is empty: name at least one linear layer, or use 'all-linear'")]
+    known = {ALL_LINEAR, *(name.rpartition(".")[2] for name in linear)}
+    return [
+        Problem(
+            "adapter.target_modules", f"{pattern!r} names no linear layer of the backbone: {suggest(pattern, known)}"
+        )
+        for pattern in options.patterns
+        if not any(_matches(pattern, name) for name in linear)
+    ]
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return name == pattern or name.endswith(f".{pattern}") or fnmatchcase(name, pattern)
