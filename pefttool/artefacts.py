@@ -131,6 +131,7 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
         "dtype": plan.choice.dtype,
         "labels": list(base.setting.labels),
         "head_modules": list(base.facts.head_modules),
+        "output_modules": list(base.facts.output_modules),
         "sequence_length": base.setting.sequence_length,
         "frozen_backbone": base.setting.frozen_backbone,
         "generation": dict(base.setting.generation),

@@ -57,8 +57,6 @@ def load_model(
     arguments: dict[str, Any] = {"dtype": torch_dtype(dtype)}
     if quantizer is not None:
         arguments.update(quantizer.load_arguments(quantizer.Options(), known))
-        if torch.device(device).type != "cpu":
-            arguments["device_map"] = {"": device}
     torch.manual_seed(setting.seed)
     loaded = task.load(LocalPretrained(path, arguments), setting)
     model = loaded.model

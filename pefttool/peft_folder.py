@@ -36,10 +36,11 @@ def load_peft() -> Any:
 
 
 def wrap(model: nn.Module, config: Any, name: str) -> Any:
-    """`peft.get_peft_model`, without the warning about an attribute of transformers that peft itself reads."""
+    """`peft.get_peft_model`, without its warnings about an attribute that it reads itself, and a base that moved."""
     peft = load_peft()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*`base_model_name_or_path` was renamed.*", category=UserWarning)
         return peft.get_peft_model(model, config, adapter_name=name)
 
 

@@ -59,6 +59,7 @@ def reload(
         device=choice.device,
         dtype=choice.dtype,
         head_modules=tuple(stored["head_modules"]),
+        output_modules=tuple(stored["output_modules"]),
     )
     model, processor = load_model(path, task, setting, quantizer, known, choice.device, choice.dtype)
     heads = facts.inspect(model, task).head_modules

@@ -35,9 +35,12 @@ class Skeleton(nn.Linear):
     def _store(self, name: str, size: int | tuple[int, ...], dtype: torch.dtype) -> None:
         setattr(self, name, nn.Parameter(self._zeros(size, dtype), requires_grad=False))
 
-    def dequantized(self, dtype: torch.dtype) -> Tensor:
-        """A zero `[out_features, in_features]`, and on the way whatever temporaries the real layer takes."""
-        return self.weight.new_zeros((self.out_features, self.in_features), dtype=dtype)
+    def dequantized(self, like: Tensor) -> Tensor:
+        """A zero `[out_features, in_features]`, and on the way whatever temporaries the real layer takes.
+
+        On `like`'s device and in its dtype: a simulation may have swapped the parameters for the forward pass only.
+        """
+        return like.new_zeros((self.out_features, self.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features], in x's dtype."""
@@ -47,9 +50,6 @@ class Skeleton(nn.Linear):
 
 class FourBitSkeleton(Skeleton):
     """`Linear4bit`: two weights a byte, one scale a block, tables of values; with double quantisation 8-bit scales."""
-
-    absmax: nn.Parameter
-    offset: nn.Parameter
 
     def __init__(self, linear: nn.Linear, double_quant: bool) -> None:
         super().__init__(linear)
@@ -64,11 +64,9 @@ class FourBitSkeleton(Skeleton):
             self._store("nested_absmax", -(-self.blocks // NESTED_BLOCK), torch.float32)
             self._store("nested_code", 256, torch.float32)
 
-    def dequantized(self, dtype: torch.dtype) -> Tensor:
-        scales = self.absmax
-        if self.double_quant:
-            scales = self.absmax.new_zeros(self.blocks, dtype=torch.float32) + self.offset
-        dequantized = super().dequantized(dtype)
+    def dequantized(self, like: Tensor) -> Tensor:
+        scales = like.new_zeros(self.blocks, dtype=torch.float32) if self.double_quant else None
+        dequantized = super().dequantized(like)
         del scales
         return dequantized
 
@@ -99,9 +97,9 @@ class _FrozenProduct(torch.autograd.Function):
         # An attribute, as in bitsandbytes: saved-tensor hooks (checkpointing, offloading) do not see it.
         ctx.kept = x if layer.keeps_input and ctx.needs_input_grad[0] else None
         bias = None if layer.bias is None else layer.bias.to(x.dtype)
-        return linear_product(x, layer.dequantized(x.dtype), bias)
+        return linear_product(x, layer.dequantized(x), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        return gradient @ ctx.layer.dequantized(gradient.dtype), None
+        return gradient @ ctx.layer.dequantized(gradient), None

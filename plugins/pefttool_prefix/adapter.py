@@ -47,17 +47,20 @@ class PrefixAdapter(Adapter):
         claims.claim(model, self.name, name)
         peft = peft_folder.load_peft()
         model.requires_grad_(False)
+        generates = facts.peft_task_type == "CAUSAL_LM"
+        chosen = ("activations" if generates else "random") if options.init == "auto" else options.init
+        start = None
+        if chosen == "activations" and not facts.abstract:
+            from pefttool_prefix.initialise import from_activations
+
+            start = from_activations(model, options.num_virtual_tokens)
         config = peft.PrefixTuningConfig(
             task_type=facts.peft_task_type, num_virtual_tokens=options.num_virtual_tokens, inference_mode=False
         )
         adapted = peft_folder.wrap(model, config, name)
         encoder = adapted.prompt_encoder[name].float()
-        generates = facts.peft_task_type == "CAUSAL_LM"
-        chosen = ("activations" if generates else "random") if options.init == "auto" else options.init
-        if chosen == "activations" and not facts.abstract:
-            from pefttool_prefix.initialise import from_activations
-
-            encoder.load_prompt_embeddings(from_activations(model, options.num_virtual_tokens))
+        if start is not None:
+            encoder.load_prompt_embeddings(start)
         prefix = f"prompt_encoder.{name}."
         trainable = frozenset(n for n, _ in adapted.named_parameters() if n.startswith(prefix))
         return Attached(adapted, trainable, identity_at_init=False)

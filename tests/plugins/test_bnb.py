@@ -52,6 +52,15 @@ def save_llama(folder, biases):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small are faster on one thread, on a busy machine by far."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     return save_llama(tmp_path_factory.mktemp("llama"), biases=True)
@@ -139,10 +148,11 @@ def train(model, evaluate, dtype="bfloat16", steps=3):
         with autocast:
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
-        history.append({name: p.grad.clone() for name, p in trainable.items()})
+        gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in trainable.items()}
+        history.append(gradients)
         with torch.no_grad():
-            for p in trainable.values():
-                p -= 0.5 * p.grad
+            for n, p in trainable.items():
+                p -= 0.5 * gradients[n]
                 p.grad = None
     return history
 
@@ -204,7 +214,7 @@ def test_the_backbone_is_quantised_and_the_rest_keeps_its_dtype(llama, name, dty
     assert type(model.lm_head) is nn.Linear
     loose = {p.dtype for n, p in model.named_parameters() if n.rpartition(".")[0] not in quantised(model)}
     assert loose == {getattr(torch, dtype)}
-    assert not any(p.requires_grad for m in quantised(model).values() for p in m.parameters())
+    assert not any(m.weight.requires_grad for m in quantised(model).values())
     logits = model(input_ids=torch.tensor([[1, 2, 3]])).logits
     assert logits.isfinite().all()
     assert logits.dtype == getattr(torch, dtype)
@@ -241,9 +251,9 @@ def test_the_device_is_always_named(name):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize(("name", "worst"), [("nf4", 0.11), ("fp4", 0.15), ("int8", 0.011)])
+@pytest.mark.parametrize(("name", "worst"), [("nf4", 0.10), ("fp4", 0.13), ("int8", 0.008)])
 def test_dequantize_is_what_the_layer_multiplies_by(llama, name, worst, dtype):
-    """`worst`: relative error of the stored weight; about 0.091, 0.12 and 0.009 for normally distributed ones."""
+    """`worst`: relative error of the stored weight; about 0.093, 0.123 and 0.007 for normally distributed ones."""
     original = dict(LlamaForCausalLM.from_pretrained(llama).named_modules())
     for module_name, module in quantised(load(llama, name, dtype)).items():
         weight = QUANTIZERS[name].dequantize(module)
@@ -251,9 +261,11 @@ def test_dequantize_is_what_the_layer_multiplies_by(llama, name, worst, dtype):
         true = original[module_name].weight
         assert (weight.float() - true).norm() < worst * true.norm()
         x = torch.randn(5, module.in_features).to(getattr(torch, dtype))
-        # float32 and bfloat16 round products differently than their own kernels do by at most an ulp of the sum
         ours = nn.functional.linear(x, weight.to(x.dtype), module.bias)
-        torch.testing.assert_close(module.train()(x), ours)
+        if name == "int8":  # the layer rounds its weight to the run's dtype once less
+            torch.testing.assert_close(module.train()(x), ours)
+        else:
+            assert torch.equal(module.train()(x), ours)
         again = QUANTIZERS[name].dequantize(module)  # int8 has moved its weight into its state by now
         assert torch.equal(weight, again)
 
@@ -267,7 +279,7 @@ def test_dequantize_equals_the_librarys(llama):
         torch.testing.assert_close(Int8().dequantize(module), expected)
 
 
-@pytest.mark.parametrize(("name", "worst"), [("nf4", 0.3), ("fp4", 0.4), ("int8", 0.03)])
+@pytest.mark.parametrize(("name", "worst"), [("nf4", 0.1), ("fp4", 0.16), ("int8", 0.01)])
 def test_gradients_are_close_to_those_of_the_float32_base(llama, name, worst):
     exact = train(with_lora(LlamaForCausalLM.from_pretrained(llama)), evaluate=False, dtype="float32", steps=1)[0]
     ours = train(with_lora(load(llama, name, "float32")), evaluate=False, dtype="float32", steps=1)[0]

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import tiny_models as tiny
 import torch
+from pydantic import ValidationError
+
 from pefttool import NotMergeable, UsageError
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions, resolve, unmatched
-from pydantic import ValidationError
 
 BASES = [("bert", False), ("llama", False), ("bert", True), ("llama", True)]
 IDS = ["bert", "llama", "bert-nf4", "llama-nf4"]
@@ -87,6 +88,9 @@ def test_plain_peft_loads_adapter_and_head(models: Path, tmp_path: Path, kind: s
     difference = tiny.run_without_pefttool(f"""
 import torch, transformers, peft
 model = transformers.{tiny.TASKS[kind][0]}.from_pretrained({str(models / kind)!r}, dtype=torch.float32{arguments})
+for module in model.modules():
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False  # bitsandbytes would compute in bfloat16 from here on
 model = peft.PeftModel.from_pretrained(model, {str(tmp_path)!r}).eval()
 stored = torch.load({str(tmp_path / "expected.pt")!r})
 expected = stored.pop("expected")
@@ -192,7 +196,7 @@ def test_the_scaling_is_two_unless_told(models: Path) -> None:
     for options in ({"r": 3}, {"r": 5, "use_rslora": True}, {"r": 4, "lora_alpha": 8}):
         model = attach(tiny.load_base(models, "llama"), "llama", **options).model
         factors = {m.scaling["default"] for m in model.modules() if isinstance(m, LoraLayer)}
-        assert factors == {pytest.approx(2.0)}
+        assert [round(factor, 9) for factor in factors] == [2.0]
 
 
 @pytest.mark.parametrize("bad", [{"r": 0}, {"lora_dropout": 1.0}, {"init_lora_weights": "pissa"}, {"rank": 4}])

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import tiny_models as tiny
 import torch
+from safetensors.torch import load, load_file, save_file
+
 from pefttool import ModelError, peft_folder
 from pefttool.quiet import CHATTY, quiet_imports
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_prefix.adapter import PrefixAdapter
-from safetensors.torch import load, load_file, save_file
 
 
 @pytest.fixture(scope="module")
