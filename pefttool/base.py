@@ -19,20 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Base:
-    """The pretrained model on its device, not yet adapted; a new task head is already there, in float32."""
+    """The pretrained model on its device, not yet adapted; a new task head is already there, in float32.
+
+    `missing` are weights that the model folder lacks, besides the head's: they are random.
+    """
 
     model: nn.Module
     processor: Any
     setting: Setting
     facts: Facts
     local: hub.LocalModel
+    missing: tuple[str, ...] = ()
 
 
 def load(plan: Plan, labels: tuple[str, ...], progress: Any = None) -> Base:
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
     setting = plan.setting(labels)
-    model, processor = load_model(
+    model, processor, missing = load_model(
         local.path, plan.task, setting, plan.quantizer, plan.facts, plan.choice.device, plan.choice.dtype
     )
     known = facts.inspect(
@@ -45,26 +49,32 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None) -> Base:
         world_size=plan.facts.world_size,
         seed=setting.seed,
     )
-    return Base(model, processor, setting, known, local)
+    return Base(model, processor, setting, known, local, missing)
 
 
 def load_model(
     path: Path, task: Task, setting: Setting, quantizer: Quantizer | None, known: Facts, device: str, dtype: str
-) -> tuple[nn.Module, Any]:
-    """A task's model and processor from a folder, on `device`, its frozen weights in `dtype`; heads are float32."""
+) -> tuple[nn.Module, Any, tuple[str, ...]]:
+    """(model, processor, missing) from a folder, on `device`, its frozen weights in `dtype`; heads are float32.
+
+    `missing` are weights outside the new heads that the folder does not have, so that they are random.
+    """
     import torch
 
     arguments: dict[str, Any] = {"dtype": torch_dtype(dtype)}
     if quantizer is not None:
         arguments.update(quantizer.load_arguments(quantizer.Options(), known))
     torch.manual_seed(setting.seed)
-    loaded = task.load(LocalPretrained(path, arguments), setting)
+    source = LocalPretrained(path, arguments)
+    loaded = task.load(source, setting)
     model = loaded.model
     if quantizer is not None:
         quantizer.after_load(model, quantizer.Options())
     else:
         model.to(device)
-    for name in task.head_modules(model):
+    heads = task.head_modules(model)
+    for name in heads:
         model.get_submodule(name).to(device=device, dtype=torch.float32)
     model.eval()
-    return model, loaded.processor
+    new = tuple(f"{name}." for name in heads)
+    return model, loaded.processor, tuple(n for n in source.missing if not (new and n.startswith(new)))

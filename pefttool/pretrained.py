@@ -28,6 +28,7 @@ class LocalPretrained(Pretrained):
         self.path = path
         self.arguments = dict(arguments or {})
         self.abstract = abstract
+        self.missing: tuple[str, ...] = ()
         try:
             self.config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:

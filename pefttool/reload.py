@@ -61,7 +61,7 @@ def reload(
         head_modules=tuple(stored["head_modules"]),
         output_modules=tuple(stored["output_modules"]),
     )
-    model, processor = load_model(path, task, setting, quantizer, known, choice.device, choice.dtype)
+    model, processor, _ = load_model(path, task, setting, quantizer, known, choice.device, choice.dtype)
     heads = facts.inspect(model, task).head_modules
     model = adapter.load(model, folder)
     stored_head = peft_folder.read_head(folder)

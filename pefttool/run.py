@@ -62,6 +62,10 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     loaded = base.load(
         planned, rows.labels, lambda what, done, total: emit(Progress(what=what, done=done, total=total))
     )
+    if loaded.missing:
+        lacking = f"{loaded.local.path} lacks {len(loaded.missing)} weights of {loaded.facts.architecture}"
+        text = f"{lacking}, such as {loaded.missing[0]}: they start at random, and stay so where nothing trains them"
+        emit(Notice(text=text, level="warning"))
     data, held_out = _encode(planned, loaded, rows, emit)
 
     before, shown = _look(planned, loaded, loaded.model, held_out)
@@ -91,7 +95,8 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
 
 def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:
     for text in texts:
-        emit(Notice(text=text))
+        warns = text.startswith("warning: ")
+        emit(Notice(text=text.removeprefix("warning: "), level="warning" if warns else "info"))
 
 
 def _encode(planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, emit: Emitter) -> tuple[Encoded, Encoded]:

@@ -69,15 +69,24 @@ class FullAdapter(Adapter):
 
     def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
         import torch
+        from safetensors import SafetensorError
 
         part = _part(model)
         try:
             with quiet_loading():
-                saved = type(part).from_pretrained(
-                    folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+                saved, report = type(part).from_pretrained(
+                    folder,
+                    dtype=torch.float32,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
                 )
+            # transformers fills what a file lacks with random numbers.
+            if report["missing_keys"]:
+                raise ValueError(f"it lacks {min(report['missing_keys'])!r}")
             part.float().load_state_dict(saved.state_dict())
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"{folder} cannot be loaded as {type(part).__name__}: {one_line(error)}; restore the adapter folder"
             ) from error

@@ -10,7 +10,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
 from pefttool import ModelError, UsageError
 from pefttool_full.adapter import FullAdapter
@@ -53,16 +53,13 @@ def test_everything_but_the_head_is_the_adapters(models: Path, kind: str) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_starts_as_the_base_and_learns(models: Path, kind: str) -> None:
     model = tiny.load_base(models, kind)
-    outputs, before = tiny.logits(model), tiny.base_bytes(model)
+    outputs = tiny.logits(model)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
     assert torch.equal(tiny.logits(attach(model, kind).model), outputs)
     attached, losses = trained(tiny.load_base(models, kind), kind)
     assert losses[-1] < 0.9 * losses[0]
-    after = tiny.base_bytes(attached.model)
-    # BERT's batch has no gradient for token types and positions it does not use, but every weight is one tensor.
-    assert {n for n in before if before[n] == after[n]} <= {
-        "bert.embeddings.position_ids",
-        "bert.embeddings.token_type_ids",
-    }
+    after = dict(attached.model.named_parameters())
+    assert not [n for n in before if torch.equal(before[n], after[n])]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,10 +156,16 @@ def test_a_damaged_folder_is_one_line(models: Path, tmp_path: Path) -> None:
     model = tiny.load_base(models, "bert")
     tiny.save(ADAPTER, attach(model, "bert").model, tmp_path, "bert")
     weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-9])
-    with pytest.raises(ModelError, match="cannot be loaded") as caught:
-        ADAPTER.load(tiny.load_base(models, "bert"), tmp_path)
-    assert "\n" not in str(caught.value)
+    good = weights.read_bytes()
+    lost = "bert.encoder.layer.1.output.dense.weight"
+    for damaged, said in (
+        (good[:-9], "cannot be loaded"),
+        (save({n: t for n, t in load(good).items() if n != lost}, metadata={"format": "pt"}), lost),
+    ):
+        weights.write_bytes(damaged)
+        with pytest.raises(ModelError, match=said) as caught:
+            ADAPTER.load(tiny.load_base(models, "bert"), tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 def test_works_on_a_model_without_data() -> None:
@@ -172,6 +175,19 @@ def test_works_on_a_model_without_data() -> None:
         model = AutoModelForCausalLM.from_config(tiny.configs()["llama"])
     attached = ADAPTER.attach(model, FullOptions(), tiny.known(model, "llama", abstract=True))
     assert all(p.requires_grad for p in attached.model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_trains_in_float32_beside_a_bfloat16_base(models: Path, kind: str) -> None:
+    model = tiny.load_base(models, kind, dtype=torch.bfloat16)
+    for module in tiny.TASKS[kind][2]:
+        model.get_submodule(module).float()  # as the core does with a new head
+    attached = attach(model, kind)
+    heads = tiny.heads(attached.model, kind)
+    found = tiny.gradients_in_bfloat16(attached.model)
+    assert len(found) == len(attached.trainable) + len(heads)
+    assert {g.dtype for g in found.values()} == {torch.float32}
+    assert all(g.isfinite().all() for g in found.values())
 
 
 def test_it_is_found_through_its_entry_point(registry: Any) -> None:

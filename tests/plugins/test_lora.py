@@ -159,6 +159,23 @@ def test_works_on_a_model_without_data(models: Path) -> None:
     assert shapes == {(4, 32), (4, 48), (32, 4), (16, 4), (48, 4)}
 
 
+def test_works_around_a_head_of_the_tasks_own(models: Path, tmp_path: Path) -> None:
+    from pefttool_text.pooling import MeanPooled
+
+    def pooled() -> Any:
+        torch.manual_seed(1)
+        return MeanPooled(tiny.load_base(models, "bert").bert, tiny.CLASSES).eval()
+
+    model = pooled()
+    outputs = tiny.logits(model)
+    attached = attach(model, "bert")
+    assert torch.equal(tiny.logits(attached.model), outputs)
+    heads = tiny.heads(attached.model, "bert")
+    tiny.train(attached.model, [*tiny.trained(attached.model, attached.trainable), *heads.values()])
+    tiny.save(ADAPTER, attached.model, tmp_path, "bert")
+    assert torch.equal(tiny.logits(ADAPTER.load(pooled(), tmp_path)), tiny.logits(attached.model))
+
+
 @pytest.mark.parametrize(
     ("given", "count"),
     [
@@ -204,6 +221,19 @@ def test_bad_options_are_refused(bad: dict[str, Any]) -> None:
     """PiSSA, OLoRA and LoftQ rewrite the base's weights, which this tool never does."""
     with pytest.raises(ValidationError):
         LoraOptions(**bad)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_trains_in_float32_beside_a_bfloat16_base(models: Path, kind: str) -> None:
+    model = tiny.load_base(models, kind, dtype=torch.bfloat16)
+    for module in tiny.TASKS[kind][2]:
+        model.get_submodule(module).float()  # as the core does with a new head
+    attached = attach(model, kind)
+    heads = tiny.heads(attached.model, kind)
+    found = tiny.gradients_in_bfloat16(attached.model)
+    assert len(found) == len(attached.trainable) + len(heads)
+    assert {g.dtype for g in found.values()} == {torch.float32}
+    assert all(g.isfinite().all() for g in found.values())
 
 
 def test_it_is_found_through_its_entry_point(registry: Any) -> None:

@@ -207,5 +207,18 @@ def test_works_on_a_model_without_data() -> None:
     assert [tuple(p.shape) for p in attached.model.parameters() if p.requires_grad] == [(10, 3 * 2 * 2 * 8)]
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_trains_in_float32_beside_a_bfloat16_base(models: Path, kind: str) -> None:
+    model = tiny.load_base(models, kind, dtype=torch.bfloat16)
+    for module in tiny.TASKS[kind][2]:
+        model.get_submodule(module).float()  # as the core does with a new head
+    attached = attach(model, kind)
+    heads = tiny.heads(attached.model, kind)
+    found = tiny.gradients_in_bfloat16(attached.model)
+    assert len(found) == len(attached.trainable) + len(heads)
+    assert {g.dtype for g in found.values()} == {torch.float32}
+    assert all(g.isfinite().all() for g in found.values())
+
+
 def test_it_is_found_through_its_entry_point(registry: Any) -> None:
     assert isinstance(registry.adapters["prefix"], PrefixAdapter)

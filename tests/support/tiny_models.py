@@ -135,6 +135,15 @@ def train(model: Any, parameters: list[nn.Parameter], steps: int = 4, rate: floa
     return losses
 
 
+def gradients_in_bfloat16(model: Any) -> dict[str, Tensor]:
+    """Gradients of everything that trains after one pass under bfloat16 autocast, as on a CPU that has bfloat16."""
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(**batch()).logits
+    out.float().square().mean().backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
 def heads(model: Any, kind: str) -> dict[str, nn.Parameter]:
     """The task head's parameters, made trainable as the core does."""
     found = peft_folder.head_parameters(model, TASKS[kind][2])
