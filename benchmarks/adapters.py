@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -52,9 +53,9 @@ def table(results: dict[str, list[dict[str, float]]], metric: str) -> str:
         values = [r[metric] for r in runs]
         spread = ", ".join(f"{v:.3f}" for v in values)
         minutes = statistics.median(r["training_seconds"] for r in runs) / 60
-        lines.append(
-            f"| {adapter} | **{statistics.median(values):.3f}** | {spread} | {int(runs[0]['trainable']):,} | {minutes:.1f} min |"
-        )
+        trainable = int(runs[0]["trainable"])
+        median = statistics.median(values)
+        lines.append(f"| {adapter} | **{median:.3f}** | {spread} | {trainable:,} | {minutes:.1f} min |")
     return "\n".join(lines)
 
 
@@ -86,9 +87,8 @@ def main() -> None:
             results.setdefault(adapter, []).append(found)
             print(f"{adapter} seed {seed}: {found}", file=sys.stderr, flush=True)
     command = " ".join(["python", "benchmarks/adapters.py", *sys.argv[1:]])
-    text = table(results, arguments.metric) + (
-        f"\n\n*Measured* {time.strftime('%Y-%m-%d')}, {platform.machine()}, {len(arguments.seeds)} seeds, with `{command}`."
-    )
+    where = f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d')}"
+    text = f"{table(results, arguments.metric)}\n\n*Measured* ({where}) with `{command}`."
     print(text)
     if arguments.write:
         write(arguments.write, arguments.task, text)

@@ -4,8 +4,8 @@ A plugin is a module named by an entry point of the group `pefttool`; it impleme
 `@pefttool.hookimpl`. Every `register_*` hook is called once, when the registry is built, one plugin at a time and
 in the order of the plugins' names; what it returns is selected by name only, never by order. Registering must be
 cheap: import torch inside the methods of what you register. A `register_*` hook that raises is reported with its
-plugin's name and distribution, and what that hook would have registered is left out; the rest keeps working. Two objects with one name
-are an error that names both distributions. Hook wrappers are not supported.
+plugin's name and distribution, and what that hook would have registered is left out; the rest keeps working. Two
+objects with one name are an error that names both distributions. Hook wrappers are not supported.
 """
 
 from __future__ import annotations

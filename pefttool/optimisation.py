@@ -91,7 +91,7 @@ def optimizer_step(
                 loss = task.loss(model, batch, setting)
             # DistributedDataParallel averages gradients over ranks: undo its division.
             scaled = loss.sum * (ranks / weight if counts else 0.0)
-            scaler.scale(scaled).backward()
+            scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
         total += float(loss.sum.detach()) / weight if counts else 0.0
     scaler.unscale_(optimizer)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))

@@ -50,7 +50,7 @@ def resolve(reference: str, registry: Registry) -> Path:
 
 
 def find_files(path: Path) -> Files:
-    """A file, or all files below a folder by name; `train.*` and `eval.*` (`validation`, `test`) in it are the split."""
+    """A file, or all files below a folder by name; `train.*` and `eval.*` (or `validation`, `test`) are the split."""
     if path.is_file():
         return Files((path,))
     visible = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
@@ -58,13 +58,10 @@ def find_files(path: Path) -> Files:
         raise DataError(f"data {path}: the folder has no files: give one with JSONL, CSV, Parquet or text files")
     train = tuple(p for p in visible if _stem(p) in TRAIN_STEMS)
     held_out = tuple(p for p in visible if _stem(p) in EVAL_STEMS)
-    if not train:
-        return (
-            Files(tuple(p for p in visible if p not in held_out), held_out)
-            if held_out != tuple(visible)
-            else Files(held_out)
-        )
-    return Files(train, held_out)
+    others = tuple(p for p in visible if p not in held_out)
+    if not others:
+        return Files(held_out)  # a folder of nothing but test files is data like any other
+    return Files(train or others, held_out)
 
 
 def _hidden(path: Path) -> bool:

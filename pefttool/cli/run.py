@@ -38,9 +38,10 @@ def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     for name in finished.after:
         click.echo(f"held-out {name}: {finished.before[name]:.4f} before, {finished.after[name]:.4f} after")
     click.echo(f"adapter: {finished.adapter}")
-    click.echo(
-        f"use it:  pefttool {'chat' if finished.generative else 'predict'} {finished.folder}{'' if finished.generative else ' --text TEXT'}"
-    )
+    verb = f"chat {finished.folder}" if finished.generative else f"predict {finished.folder} --text TEXT"
+    click.echo(f"use it:  pefttool {verb}")
+    for loader in sorted(finished.adapter.glob("load_*.py")):
+        click.echo(f"\nwithout pefttool ({loader}):\n{loader.read_text(encoding='utf-8')}")
 
 
 def _print_samples(samples: Any) -> None:

@@ -63,7 +63,7 @@ def make_movie_snippets(folder: Path) -> None:
 
 
 def make_python_reference(folder: Path) -> None:
-    """Paragraphs of prose of the language reference that `help()` shows, in the order of its topics: `{"text": ...}`."""
+    """Paragraphs of prose of the language reference that `help()` shows, topic by topic: `{"text": ...}`."""
     from pydoc_data.topics import topics
 
     seen: dict[str, None] = {}

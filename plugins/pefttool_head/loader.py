@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pefttool.peft_folder import HEAD
@@ -46,6 +47,7 @@ def source(model: Any) -> str | None:
         arguments["tie_word_embeddings"] = False
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
-        arguments["quantization_config"] = {k: v for k, v in quantised.to_dict().items() if not k.startswith("_")}
+        given = {k: v for k, v in quantised.to_dict().items() if not k.startswith("_")}
+        arguments["quantization_config"] = json.loads(json.dumps(given, default=str))  # plain values, no enums
     written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     return TRANSFORMERS.format(architecture=architecture, base=base, arguments=written, head=HEAD)

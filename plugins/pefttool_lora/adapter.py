@@ -61,7 +61,7 @@ class LoraAdapter(Adapter):
     def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
         from pefttool_lora.merging import merge
 
-        merged = merge(model, name)
+        merged: nn.Module = merge(model, name)
         claims.release(merged)
         return merged
 

@@ -229,7 +229,7 @@ def _load(builder: str, path: Path, **arguments: Any) -> Iterator[Mapping[str, A
 
 
 def _without_missing(value: Any) -> Any:
-    """Arrow gives every struct every key: those that are None were not written, except at the top, where they say so."""
+    """Arrow gives every struct every key: inside one, None means that it was not written."""
     if isinstance(value, Mapping):
         return {k: _drop(v) for k, v in value.items()}
     return value

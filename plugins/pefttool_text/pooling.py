@@ -12,6 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LOADER = '''"""Defines `model`, in eval mode, without pefttool: the base, mean pooling, and head.safetensors."""
+from pathlib import Path
+from types import SimpleNamespace
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+backbone = AutoModel.from_pretrained({base!r}, dtype="float32").eval()
+tensors = load_file(Path(__file__).with_name("head.safetensors"))
+backbone.load_state_dict({{n[9:]: t for n, t in tensors.items() if n.startswith("backbone.")}}, strict=False)
+
+
+def model(input_ids, attention_mask, **_):
+    hidden, mask = backbone(input_ids, attention_mask).last_hidden_state, attention_mask[..., None]
+    features = (hidden * mask).sum(1) / mask.sum(1)
+    return SimpleNamespace(logits=features @ tensors["classifier.weight"].T + tensors["classifier.bias"])
+'''
+
 
 @dataclass
 class Classified:
@@ -32,6 +49,10 @@ class MeanPooled(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Classified:
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return Classified(self.classifier(mean_pool(hidden, attention_mask)))
+
+    def plain_loader(self, base: str) -> str:
+        """Python that loads this model from the folder of `base` and a head.safetensors, without pefttool."""
+        return LOADER.format(base=base)
 
 
 def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+
 from pefttool import events
 from pefttool.observers import Emitter
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from pefttool import events, train
 from pefttool.attach import Adapted
 from pefttool.batches import encode
@@ -21,7 +22,7 @@ class Line(Task):
 
     name = "line"
     primary = ("score", "max")
-    held_out: list[float] = []
+    held_out: list[float]
 
     def recognise(self, columns, sample):
         return None

@@ -60,8 +60,10 @@ from transformers import AutoModelForSequenceClassification
 model = AutoModelForSequenceClassification.from_pretrained(sys.argv[2]).eval()
 """,
     "head": """
-import sys
-exec(open(sys.argv[2] + "/load.py").read())
+import runpy, sys
+loader = sys.argv[2] + "/load_head.py"
+assert len(open(loader).readlines()) <= 15
+model = runpy.run_path(loader)["model"]
 """,
 }
 PLAIN["prefix"] = PLAIN["lora"]
@@ -156,7 +158,9 @@ def test_a_quantised_run_loads_with_plain_peft(tmp_path: Path) -> None:
 
     finished = run(tmp_path / "q", "--adapter", "lora", *CHAT, "--quantize", "nf4", "-o", "train.max_steps=2")
     loaded = reload(finished.folder, registry.build())
-    ids = loaded.processor("The capital of France is Paris, and the capital of Spain is Madrid. " * 8)["input_ids"][:128]
+    ids = loaded.processor("The capital of France is Paris, and the capital of Spain is Madrid. " * 8)["input_ids"][
+        :128
+    ]
     with inference(loaded.model, loaded.choice):
         own = loaded.model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
     base = finished.json("adapter/pefttool.json")["base"]["path"]

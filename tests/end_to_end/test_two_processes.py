@@ -11,7 +11,7 @@ import torch
 from real_run import CLASSIFY, ENVIRONMENT, EXACT, Finished, run
 from safetensors.torch import load_file
 
-#: 10 steps of 8 rows; the last step of the epoch has fewer micro-batches than ranks. No dropout: each rank draws its own.
+#: 10 steps of 8 rows; an epoch's last step has fewer micro-batches than ranks. No dropout: each rank draws its own.
 SHARED = (
     *(*CLASSIFY, *EXACT, "-o", "data.max_train_rows=68", "-o", "data.max_eval_rows=16"),
     *("-o", "train.batch_size=4", "-o", "train.max_steps=10", "-o", "train.keep_best=false"),

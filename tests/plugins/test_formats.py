@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pefttool_text.formats import formats
 
 from pefttool.errors import DataError
 from pefttool.interfaces import DataProblem, Row
+from pefttool_text.formats import formats
 
 BY_NAME = {f.name: f for f in formats()}
 
@@ -91,7 +91,10 @@ def test_tsv_and_other_delimiters(tmp_path: Path) -> None:
 def test_parquet_rows_look_as_they_were_written(tmp_path: Path) -> None:
     import datasets
 
-    rows = [{"messages": [{"role": "user", "content": "a"}]}, {"messages": [{"role": "user", "content": "b", "name": "x"}]}]
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}]},
+        {"messages": [{"role": "user", "content": "b", "name": "x"}]},
+    ]
     (tmp_path / "p").mkdir()
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "p" / "a.parquet")
     content = (tmp_path / "p" / "a.parquet").read_bytes()
@@ -116,7 +119,14 @@ def test_text_is_split_as_asked(tmp_path: Path, split: str, expected: list[tuple
 
 
 def test_no_file_belongs_to_two_formats(tmp_path: Path) -> None:
-    for name, content in {"a.jsonl": b"{}", "b.json": b"[]", "c.json": b"{}", "d.csv": b"a", "e.txt": b"x", "f.parquet": b"PAR1"}.items():
+    for name, content in {
+        "a.jsonl": b"{}",
+        "b.json": b"[]",
+        "c.json": b"{}",
+        "d.csv": b"a",
+        "e.txt": b"x",
+        "f.parquet": b"PAR1",
+    }.items():
         (tmp_path / name).write_bytes(content)
         assert len([f.name for f in BY_NAME.values() if f.sniff(tmp_path / name)]) == 1, name
 
@@ -134,7 +144,11 @@ def test_junk_is_answered_not_raised(tmp_path_factory: pytest.TempPathFactory, n
                 assert str(path) in str(error)
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=4), st.text(max_size=6) | st.integers() | st.none(), max_size=3), max_size=6))
+@given(
+    st.lists(
+        st.dictionaries(st.text(max_size=4), st.text(max_size=6) | st.integers() | st.none(), max_size=3), max_size=6
+    )
+)
 def test_what_json_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[dict]) -> None:
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     written = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -10,15 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: One thread, so that two commands give the same bits whatever else the machine does.
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "PEFTTOOL_TRACEBACK": ""}
+#: One thread: two commands give the same bits, and a busy neighbour does not stall every barrier between threads.
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PEFTTOOL_TRACEBACK": ""}
 CLASSIFY = ("--task", "text-classification")
 SMALL = (
     *("-o", "data.max_train_rows=64", "-o", "data.max_eval_rows=48"),
     *("-o", "train.batch_size=8", "-o", "train.epochs=1"),
 )
 CHAT = (
-    *("--task", "chat", "-o", "data.max_train_rows=12", "-o", "data.max_eval_rows=8", "-o", "generation.max_new_tokens=8"),
+    *(
+        "--task",
+        "chat",
+        "-o",
+        "data.max_train_rows=12",
+        "-o",
+        "data.max_eval_rows=8",
+        "-o",
+        "generation.max_new_tokens=8",
+    ),
     *("-o", "train.batch_size=4", "-o", "train.epochs=1"),
 )
 EXACT = ("-o", "dtype=float32")
@@ -39,7 +48,9 @@ class Finished:
         return [json.loads(line) for line in (self.folder / "events.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def pefttool(*arguments: str, cwd: Path | None = None, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+def pefttool(
+    *arguments: str, cwd: Path | None = None, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "pefttool", *arguments],
         capture_output=True,
@@ -63,7 +74,12 @@ def clean_python(code: str, *arguments: str) -> str:
     """Standard output of `code` in a process that must not have imported pefttool."""
     guarded = f"{code}\nimport sys\nassert not [m for m in sys.modules if m.startswith('pefttool')]\n"
     done = subprocess.run(
-        [sys.executable, "-c", guarded, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False
+        [sys.executable, "-c", guarded, *arguments],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
