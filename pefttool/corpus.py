@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from pefttool.registry import Registry
 
 #: Bad rows that an error lists; the rest are counted.
 SHOWN = 5
+#: Class names that an error lists.
+LABELS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -35,21 +38,19 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     task, options = registry.tasks[recipe.task], recipe.task_options
     train, held_out, problems, notices = _read(recipe, registry, task, options)
     if problems:
-        notices.append(_bad_rows(problems, len(train) + len(held_out), skip_bad_rows, rejects))
-    seed = recipe.train.seed
-    if held_out is None or not held_out:
-        train, held_out = split(train, recipe.data.eval_fraction, seed, lambda row: task.stratum(row.values, options))
-    stratum = _stratum(task, options)
+        notices.append(_bad_rows(problems, len(train) + len(held_out or ()), skip_bad_rows, rejects))
+    seed, stratum = recipe.train.seed, _stratum(task, options)
+    remedy = "give more rows"
+    if held_out is None:
+        train, held_out = split(train, recipe.data.eval_fraction, seed, stratum)
+        remedy = "give more rows, or held-out rows of their own as data.eval"
     train = sample(train, recipe.data.max_train_rows, seed, stratum)
     held_out = sample(held_out, recipe.data.max_eval_rows, seed, stratum)
     for name, part in (("train", train), ("eval", held_out)):
         if not part:
-            raise DataError(f"data.{name}: no rows are left: give more rows, or another data.eval_fraction")
+            raise DataError(f"data.{name}: no rows are left ({len(train)} train, {len(held_out)} eval): {remedy}")
     labels = task.labels(train, options)
-    unseen = sorted({str(stratum(row)) for row in held_out} - set(labels)) if labels else []
-    if unseen:
-        row = next(row for row in held_out if stratum(row) == unseen[0])
-        raise DataError(f"{row.place}: class {unseen[0]!r} is not among the training rows' ({', '.join(labels)})")
+    _check_labels(recipe, task, train, held_out, labels)
     duplicates = _duplicates(task, options, train, held_out)
     if duplicates:
         notices.append(duplicates)
@@ -60,31 +61,60 @@ def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
     return lambda row: task.stratum(row.values, options)
 
 
+def _check_labels(
+    recipe: Recipe, task: Task, train: Sequence[Row], held_out: Sequence[Row], labels: tuple[str, ...]
+) -> None:
+    """Raise DataError for the first held-out row with a class that no training row has."""
+
+    def unseen(count: int) -> list[str]:
+        """Classes that the first `count` held-out rows add."""
+        return sorted(set(task.labels([*train, *held_out[:count]], recipe.task_options)) - set(labels))
+
+    if not unseen(len(held_out)):
+        return
+    count = bisect_left(range(len(held_out)), True, key=lambda c: bool(unseen(c)))
+    known = ", ".join(labels[:LABELS_SHOWN]) + (", ..." if len(labels) > LABELS_SHOWN else "")
+    complaint = f"class {unseen(count)[0]!r} is not among the training rows' ({known})"
+    most = recipe.data.max_train_rows
+    remedy = f"add training rows of it{f', or raise data.max_train_rows (it is {most})' if most else ''}"
+    raise DataError(f"{held_out[count - 1].place}: {complaint}: {remedy}")
+
+
 def _read(
     recipe: Recipe, registry: Registry, task: Task, options: Any
-) -> tuple[list[Row], list[Row], list[DataProblem], list[str]]:
+) -> tuple[list[Row], list[Row] | None, list[DataProblem], list[str]]:
+    """(good training rows, good held-out rows or None where there are no held-out files, problems, notices)."""
+    train_files, eval_files, notices = _choose_files(recipe, registry)
+    problems: list[DataProblem] = []
+
+    def good(files: Sequence[Path]) -> list[Row]:
+        reading = reader.read(files, registry, recipe.data.format)
+        notices.extend(f"data {line}" for line in reading.formats)
+        problems.extend(reading.problems)
+        complaints = [task.check_row(row.values, options) for row in reading.rows]
+        both = list(zip(reading.rows, complaints, strict=True))
+        problems.extend(DataProblem(row.file, row.line, complaint) for row, complaint in both if complaint is not None)
+        return [row for row, complaint in both if complaint is None]
+
+    train = good(train_files)
+    held_out = good(eval_files) if eval_files else None
+    problems.sort(key=lambda p: (p.file, p.line))
+    return train, held_out, problems, notices
+
+
+def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...], tuple[Path, ...], list[str]]:
+    """(training files, held-out files, notices). What `data.eval` names is not trained on, though it lies there too."""
     files = reader.find_files(reader.resolve(str(recipe.data.train), registry))
-    eval_files = files.eval
+    train, held_out, notices = files.train, files.eval, []
     if recipe.data.eval is not None:
         named = reader.find_files(reader.resolve(recipe.data.eval, registry))
-        eval_files = named.eval or named.train
-    parts: list[list[Row]] = []
-    problems: list[DataProblem] = []
-    notices: list[str] = []
-    for paths in (files.train, eval_files):
-        reading = reader.read(paths, registry, recipe.data.format)
-        notices += [f"data {line}" for line in reading.formats]
-        problems += reading.problems
-        good = []
-        for row in reading.rows:
-            complaint = task.check_row(row.values, options)
-            if complaint is None:
-                good.append(row)
-            else:
-                problems.append(DataProblem(row.file, row.line, complaint))
-        parts.append(good)
-    problems.sort(key=lambda p: (p.file, p.line))
-    return parts[0], parts[1], problems, notices
+        held_out = named.eval or named.train
+        apart = {path.resolve() for path in held_out}
+        train = tuple(path for path in train if path.resolve() not in apart) or train
+    if files.ignored:
+        more = f" and {len(files.ignored) - 1} more" if len(files.ignored) > 1 else ""
+        notices.append(f"data {files.ignored[0]}{more}: left out, being neither training nor held-out rows")
+    return train, held_out, notices
 
 
 def _bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None) -> str:
@@ -93,37 +123,44 @@ def _bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: P
         more = f"; the first {SHOWN} are shown" if len(problems) > SHOWN else ""
         total = f"{len(problems)} of {good + len(problems)} rows cannot be used{more}"
         raise DataError("\n".join([*shown, f"{total}: mend them, or leave them out with --skip-bad-rows"]))
+    left_out = f"left out {len(problems)} of {good + len(problems)} rows that cannot be used"
     if rejects is None:
-        return f"{len(problems)} rows cannot be used and are left out"
+        return left_out
     lines = (json.dumps({"file": p.file, "line": p.line, "problem": p.message}, ensure_ascii=False) for p in problems)
-    rejects.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return f"{len(problems)} rows cannot be used and are left out: see {rejects}"
+    rejects.parent.mkdir(parents=True, exist_ok=True)
+    # A file name may hold bytes that are no UTF-8; what `backslashreplace` writes for them is valid JSON.
+    rejects.write_text("".join(line + "\n" for line in lines), encoding="utf-8", errors="backslashreplace")
+    return f"{left_out}: see {rejects}"
 
 
 def split(
     rows: Sequence[Row], fraction: float, seed: int, stratum: Callable[[Row], str | None]
 ) -> tuple[list[Row], list[Row]]:
-    """(train, eval): `fraction` of every class is held out, and every class of two rows or more is on both sides."""
+    """(train, eval): `fraction` of every class is held out, and every class of two rows or more is on both sides.
+
+    The only row of a class is trained on.
+    """
     held_out: set[int] = set()
     for members in _by_class(rows, stratum, seed):
-        count = round(len(members) * fraction)
-        if len(members) >= 2:
-            count = min(max(count, 1), len(members) - 1)
+        count = max(1, round(len(members) * fraction))
+        count = min(count, len(members) - 1)
         held_out.update(members[:count])
     train = [row for i, row in enumerate(rows) if i not in held_out]
     return train, [row for i, row in enumerate(rows) if i in held_out]
 
 
 def sample(rows: Sequence[Row], most: int | None, seed: int, stratum: Callable[[Row], str | None]) -> list[Row]:
-    """At most `most` rows in their order, each class in its share (the largest remainders are rounded up)."""
+    """At most `most` rows in their order, each class in its share: at least one row of each, if `most` allows."""
     if most is None or len(rows) <= most:
         return list(rows)
     classes = _by_class(rows, stratum, seed)
     shares = [len(members) * most / len(rows) for members in classes]
-    counts = [int(share) for share in shares]
-    by_remainder = sorted(range(len(classes)), key=lambda c: (counts[c] - shares[c], c))
-    for c in by_remainder[: most - sum(counts)]:
-        counts[c] += 1
+    least = 1 if most >= len(classes) else 0
+    counts = [max(int(share), least) for share in shares]
+    while sum(counts) < most:
+        counts[max(range(len(counts)), key=lambda c: shares[c] - counts[c])] += 1
+    while sum(counts) > most:
+        counts[max((c for c in range(len(counts)) if counts[c] > 1), key=lambda c: counts[c] - shares[c])] -= 1
     chosen = {i for members, count in zip(classes, counts, strict=True) for i in members[:count]}
     return [row for i, row in enumerate(rows) if i in chosen]
 

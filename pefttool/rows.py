@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
-from pefttool.errors import DataError, suggest
+from pefttool.errors import DataError, UsageError, suggest
 from pefttool.interfaces import DataFormat, DataProblem, Row
 from pefttool.registry import Registry
 
@@ -17,15 +18,19 @@ from pefttool.registry import Registry
 SOURCE = re.compile(r"(?P<source>[A-Za-z0-9_\-]{2,}):(?P<reference>.+)")
 TRAIN_STEMS = ("train", "training")
 EVAL_STEMS = ("eval", "evaluation", "validation", "valid", "val", "dev", "test")
+#: What lies beside data and is none: `README.md`, `LICENSE`, `CITATION.cff`.
+DOCUMENT_STEMS = ("readme", "license", "licence", "copying", "notice", "citation", "changelog", "contributing")
+DOCUMENT_SUFFIXES = ("", ".md", ".txt", ".rst", ".cff")
 SAMPLE = 20
 
 
 @dataclass(frozen=True)
 class Files:
-    """Data files; `eval` are those that a folder itself sets apart."""
+    """Data files; `eval` are those that a folder itself sets apart, `ignored` those that are in neither part."""
 
     train: tuple[Path, ...]
     eval: tuple[Path, ...] = ()
+    ignored: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,44 +44,84 @@ class Reading:
 
 def resolve(reference: str, registry: Registry) -> Path:
     """The file or folder that `--data` names. Raises DataError if there is none."""
-    path = Path(reference).expanduser()
-    if path.exists():
-        return path
+    hint = f"sources: {', '.join(registry.sources) or 'none'}"
+    try:
+        path = Path(reference).expanduser()
+        if reference.strip() and path.exists():
+            return path
+        looked_for = path.absolute()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such user, a null character
+        raise DataError(f"data {reference!r}: no such file or folder ({error})") from error
     source = SOURCE.fullmatch(reference)
-    if source is not None and source["source"] in registry.sources:
-        return registry.sources[source["source"]].data(source["reference"])
-    known = ", ".join(registry.sources) or "none"
-    raise DataError(f"data {reference!r}: no such file or folder, and no SOURCE:REFERENCE of a source ({known})")
+    if source is not None:
+        try:
+            found = registry.sources[source["source"]].data(source["reference"])
+        except UsageError as error:
+            hint = str(error)
+        else:
+            if not found.exists():
+                raise DataError(f"data {reference!r}: its source says {found}, where there is no file or folder")
+            return found
+    raise DataError(
+        f"data {reference!r}: no such file or folder ({looked_for}), and no SOURCE:REFERENCE of a source ({hint})"
+    )
 
 
 def find_files(path: Path) -> Files:
-    """A file, or all files below a folder by name; `train.*` and `eval.*` (or `validation`, `test`) are the split."""
+    """A file, or the files below a folder by name. Hidden files and those beside data (README, LICENSE) are no data.
+
+    Files or folders called `train*` and `eval*` (or validation, valid, val, dev, test) are the split. Raises DataError.
+    """
     if path.is_file():
         return Files((path,))
-    visible = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
+    if not path.is_dir():
+        raise DataError(f"data {path}: neither a file nor a folder: give one with JSONL, CSV, Parquet or text")
+    visible = [p for p in _below(path) if not any(part.startswith((".", "_")) for part in p.relative_to(path).parts)]
     if not visible:
         raise DataError(f"data {path}: the folder has no files: give one with JSONL, CSV, Parquet or text files")
-    train = tuple(p for p in visible if _stem(p) in TRAIN_STEMS)
-    held_out = tuple(p for p in visible if _stem(p) in EVAL_STEMS)
-    others = tuple(p for p in visible if p not in held_out)
-    if not others:
-        return Files(held_out)  # a folder of nothing but test files is data like any other
-    return Files(train or others, held_out)
+    data = [p for p in visible if not _is_document(p)] or visible
+    parts = {p: _part(p.relative_to(path)) for p in data}
+    train, held_out, others = (tuple(p for p in data if parts[p] == part) for part in ("train", "eval", None))
+    if not train:
+        # A folder of nothing but test files is data like any other.
+        train, held_out = (others, held_out) if others else (held_out, ())
+    return Files(train, held_out, tuple(p for p in visible if p not in {*train, *held_out}))
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
+def _below(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"data {error.filename} cannot be read: {error.strerror}") from error
+
+    found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return sorted(path for path in found if path.is_file())
 
 
-def _stem(path: Path) -> str:
+def _is_document(path: Path) -> bool:
+    return _stem(path.name) in DOCUMENT_STEMS and path.suffix.lower() in DOCUMENT_SUFFIXES
+
+
+def _part(path: Path) -> str | None:
+    """The part of the split that the file's name says, or the name of the folder nearest to it."""
+    for stem in map(_stem, reversed(path.parts)):
+        if stem in TRAIN_STEMS:
+            return "train"
+        if stem in EVAL_STEMS:
+            return "eval"
+    return None
+
+
+def _stem(name: str) -> str:
     """`train` of `train.jsonl`, `train-00000-of-00002.parquet` and `train_1.csv`."""
-    return re.split(r"[.\-_]", path.name.lower(), maxsplit=1)[0]
+    return re.split(r"[.\-_]", name.lower(), maxsplit=1)[0]
 
 
 def choose_format(path: Path, registry: Registry, name: str | None = None) -> tuple[DataFormat, str]:
     """The format that the recipe names, or the only one that recognises the file; and why."""
     if name is not None:
-        return registry.formats[name], "as asked"
+        try:
+            return registry.formats[name], "as asked"
+        except UsageError as error:
+            raise UsageError(f"data.format: {error}") from error
     found = {n: reason for n in registry.formats if (reason := registry.formats[n].sniff(path))}
     if len(found) == 1:
         ((only, reason),) = found.items()
@@ -86,6 +131,7 @@ def choose_format(path: Path, registry: Registry, name: str | None = None) -> tu
 
 
 def records(path: Path, registry: Registry, name: str | None = None) -> Iterator[Row | DataProblem]:
+    """The records of one file, in order."""
     chosen, _ = choose_format(path, registry, name)
     return chosen.read(path, chosen.Options())
 
@@ -94,29 +140,44 @@ def read(files: Sequence[Path], registry: Registry, format_name: str | None = No
     """Every record of these files."""
     rows: list[Row] = []
     problems: list[DataProblem] = []
-    formats: list[str] = []
+    formats: dict[str, list[Path]] = {}
     for path in files:
         chosen, reason = choose_format(path, registry, format_name)
-        formats.append(f"{path}: {chosen.name} ({reason})")
+        formats.setdefault(f"{chosen.name} ({reason})", []).append(path)
         for record in chosen.read(path, chosen.Options()):
-            (rows if isinstance(record, Row) else problems).append(record)  # type: ignore[arg-type]
-    return Reading(tuple(rows), tuple(problems), tuple(formats))
+            if isinstance(record, Row):
+                rows.append(record)
+            else:
+                problems.append(record)
+    lines = (f"{p[0]}{f' and {len(p) - 1} more' if len(p) > 1 else ''}: {how}" for how, p in formats.items())
+    return Reading(tuple(rows), tuple(problems), tuple(lines))
 
 
 def peek(path: Path, registry: Registry, format_name: str | None = None) -> tuple[list[str], list[Row]]:
     """The columns and the first good rows of the training files; reads no more than it needs."""
-    first = find_files(path).train[0]
-    good = (record for record in records(first, registry, format_name) if isinstance(record, Row))
-    sample = list(islice(good, SAMPLE))
+    problems: list[DataProblem] = []
+
+    def good() -> Iterator[Row]:
+        for record in chain.from_iterable(records(p, registry, format_name) for p in find_files(path).train):
+            if isinstance(record, Row):
+                yield record
+            elif not problems:
+                problems.append(record)
+
+    sample = list(islice(good(), SAMPLE))
     if not sample:
-        raise DataError(f"data {first} has no usable row: is it empty, or in another format?")
+        why = f"the first record: {problems[0]}" if problems else "is it empty?"
+        raise DataError(f"data {path} has no usable row: {why}")
     return list(dict.fromkeys(column for row in sample for column in row.values)), sample
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """SHA-256 over the files' contents, in order."""
+    """SHA-256, in hexadecimal, over the files' contents, in order. Raises DataError if one cannot be read."""
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise DataError(f"data {path} cannot be read: {error.strerror or error}") from error
     return digest.hexdigest()

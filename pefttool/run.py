@@ -28,6 +28,7 @@ class Finished:
     after: Mapping[str, float]
     samples: tuple[Mapping[str, Any], ...]
     generative: bool
+    main_process: bool
 
 
 def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False) -> Finished:
@@ -90,7 +91,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
         )
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
-    return Finished(folder, adapter, before, result.metrics, samples, planned.task.generative)
+    return Finished(folder, adapter, before, result.metrics, samples, planned.task.generative, writes)
 
 
 def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:

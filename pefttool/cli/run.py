@@ -23,6 +23,8 @@ def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     from pefttool import run as stages
 
     finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows)
+    if not finished.main_process:
+        return
     if as_json:
         document = {
             "folder": str(finished.folder),

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-GENERATIVE = {"learning_rate": 1e-2}
+#: Measured on SmolLM2-135M, 30 steps of chat rows: held-out loss 2.66 -> 2.05 (3e-3), 1.74 (1e-2), 1.48 (3e-2).
+GENERATIVE = {"learning_rate": 3e-2}
 #: peft's usual rates leave a classifier at chance: the prefix needs a high one, the head a lower one.
 OTHER = {"learning_rate": 3e-2, "head_learning_rate": 5e-3}
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")

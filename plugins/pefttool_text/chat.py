@@ -28,7 +28,7 @@ class Chat(LanguageModel):
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:smollm2-135m-instruct",
         "quantize": "nf4",
-        "data": {"train": "example:chatterbot-english", "max_train_rows": 400, "max_eval_rows": 64},
+        "data": {"train": "example:chatterbot-english", "max_train_rows": 300, "max_eval_rows": 64},
     }
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:

@@ -1,14 +1,19 @@
 """JSON Lines, JSON, CSV, Parquet and plain text as rows, each with the line that it stands on.
 
-Parquet and text are read by the `datasets` library (streaming, so that no stale copy in a cache is ever read). JSON
-and CSV are not: its readers infer types from the values (`"2024-01-01"` becomes a time, `01` becomes 1, `NA` nothing,
-a key missing in one row appears there as None) and lose the line numbers, so the standard library reads those.
+Parquet and text are read by the `datasets` library, streaming, so that no stale copy in a cache is ever read. JSON and
+CSV are read by the standard library, because `datasets` does not give the rows as they are written: if all values of
+a JSON column look like `"2024-01-01"` they become times, an integer beyond 64 bits becomes a float, a key that another
+row has appears as None; in CSV `01` becomes 1 and `NA` None; a short record is filled up; and no record has a line.
 """
 
 from __future__ import annotations
 
 import csv
+import glob
 import json
+import math
+import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,48 +24,106 @@ from pefttool import DataError, DataFormat, Options, Row
 from pefttool.interfaces import DataProblem
 
 HEAD = 4096
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+#: Characters in one CSV field; Python's own limit of 131,072 is too small for long documents.
+LONGEST_FIELD = 2**31 - 1
+SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def formats() -> list[DataFormat]:
     return [Csv(), Json(), JsonLines(), Parquet(), Text()]
 
 
+def _open_error(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be read: {error.strerror or error}")
+
+
 def _head(path: Path) -> bytes:
+    """The first bytes, without a byte-order mark and leading space."""
     try:
         with path.open("rb") as stream:
             return stream.read(HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise _open_error(path, error) from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | DataProblem]]:
-    """(number, text) of every line; one that is not UTF-8 comes as a problem."""
+def _lines(path: Path) -> Iterator[tuple[int, str, DataProblem | None]]:
+    r"""(number, text, problem) of every line, ended by \n. Bytes that are not UTF-8 are a problem, and `\ufffd`."""
     try:
         with path.open("rb") as stream:
             for number, raw in enumerate(stream, 1):
                 if number == 1:
+                    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                        raise DataError(f"{path} is UTF-16 text, expected UTF-8: save it as UTF-8")
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
                 try:
-                    yield number, raw.decode("utf-8")
+                    yield number, raw.decode("utf-8"), None
                 except UnicodeDecodeError as error:
                     found = f"found byte 0x{raw[error.start]:02x} at position {error.start + 1}, expected UTF-8 text"
-                    yield number, DataProblem(str(path), number, found)
+                    yield number, raw.decode("utf-8", "replace"), DataProblem(str(path), number, found)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise _open_error(path, error) from error
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text[:200].split())
     return repr(text if len(text) <= 50 else text[:47] + "...")
 
 
-def _parse(text: str) -> Any:
-    """A JSON document, with NaN and Infinity (which JSON does not have) refused."""
+class _StrictJson:
+    """JSON as its standard has it. What Python accepts beyond that, or would lose, is left in `faults`."""
 
-    def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+        self._decoder = json.JSONDecoder(
+            parse_constant=self._constant,
+            parse_float=self._float,
+            parse_int=self._int,
+            object_pairs_hook=self._object,
+        )
 
-    return json.loads(text, parse_constant=refuse)
+    def parse(self, text: str, start: int = 0) -> tuple[Any, int]:
+        """(value, end) of the value at `start`. Raises ValueError or RecursionError."""
+        self.faults.clear()
+        value, end = self._decoder.raw_decode(text, start)
+        if "\\u" in text[start:end]:
+            try:
+                json.dumps(value, ensure_ascii=False).encode("utf-8")
+            except UnicodeEncodeError:
+                self.faults.append("half of a surrogate pair is no character")
+        return value, end
+
+    def _constant(self, name: str) -> None:
+        self.faults.append(f"{name} is not JSON")
+
+    def _float(self, digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            self.faults.append(f"{_short(digits)} is beyond float64")
+        return value
+
+    def _int(self, digits: str) -> int:
+        try:
+            return int(digits)
+        except ValueError:  # Python refuses to convert thousands of digits
+            self.faults.append(f"an integer of {len(digits)} digits is too long")
+            return 0
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            names = [name for name, _ in pairs]
+            self.faults.append(f"key {next(n for n in names if names.count(n) > 1)!r} occurs twice")
+        return values
+
+    def row(self, value: Any, text: str, file: str, line: int) -> Row | DataProblem:
+        """The row that `value`, just parsed from `text`, is; or what keeps it from being one."""
+        if self.faults:
+            return DataProblem(file, line, f"found {_short(text)}, expected a JSON object ({self.faults[0]})")
+        if not isinstance(value, dict):
+            return DataProblem(file, line, f'found {_short(text)}, expected a JSON object such as {{"text": ...}}')
+        return Row(value, file, line)
 
 
 class JsonLines(DataFormat):
@@ -69,107 +132,171 @@ class JsonLines(DataFormat):
     name = "jsonl"
 
     def sniff(self, path: Path) -> str | None:
-        if path.suffix.lower() in (".jsonl", ".ndjson"):
-            return f"suffix {path.suffix}"
-        if path.suffix.lower() == ".json" and _head(path).startswith(b"{"):
-            return "suffix .json, and it starts with an object"
-        return None
+        return f"suffix {path.suffix}, objects in lines" if _json_shape(path) == "lines" else None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
-        for number, text in _lines(path):
-            if isinstance(text, DataProblem):
-                yield text
+        strict = _StrictJson()
+        for number, text, problem in _lines(path):
+            if problem is not None:
+                yield problem
             elif text.strip():
-                yield self._row(text, str(path), number)
+                yield self._row(strict, text.strip(), str(path), number)
 
     @staticmethod
-    def _row(text: str, file: str, number: int) -> Row | DataProblem:
+    def _row(strict: _StrictJson, text: str, file: str, number: int) -> Row | DataProblem:
         try:
-            values = _parse(text)
+            value, end = strict.parse(text)
+            if end < len(text):
+                raise json.JSONDecodeError("Extra data", text, end)
         except (ValueError, RecursionError) as error:
             why = getattr(error, "msg", None) or str(error)
             return DataProblem(file, number, f"found {_short(text)}, expected a JSON object ({why})")
-        if not isinstance(values, dict):
-            return DataProblem(file, number, f'found {_short(text)}, expected a JSON object such as {{"text": ...}}')
-        return Row(values, file, number)
+        return strict.row(value, text, file, number)
 
 
 class Json(DataFormat):
-    """A file that holds one JSON list of objects; a row's place is its number in the list."""
+    """One JSON list of objects, or objects one after another, over any lines."""
 
     name = "json"
 
     def sniff(self, path: Path) -> str | None:
-        if path.suffix.lower() == ".json" and _head(path).startswith(b"["):
-            return "suffix .json, and it starts with a list"
-        return None
+        shape = _json_shape(path)
+        return f"suffix {path.suffix}, {shape}" if shape not in (None, "lines") else None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
         parts = []
-        for _, text in _lines(path):
-            if isinstance(text, DataProblem):
-                raise DataError(str(text))
-            parts.append(text)
+        for _, line, problem in _lines(path):
+            if problem is not None:
+                raise DataError(str(problem))
+            parts.append(line)
+        strict, text = _StrictJson(), "".join(parts)
         try:
-            document = _parse("".join(parts))
-        except json.JSONDecodeError as error:
+            for number, value, start, end in self._values(strict, text):
+                yield strict.row(value, text[start:end], str(path), number)
+        except json.JSONDecodeError as error:  # where the next object starts cannot be known
             raise DataError(f"{path}:{error.lineno}: {error.msg}; expected a list of JSON objects") from error
-        except (ValueError, RecursionError) as error:
+        except RecursionError as error:
             raise DataError(f"{path}: {error}; expected a list of JSON objects") from error
-        if not isinstance(document, list):
-            raise DataError(f"{path}: found a {type(document).__name__}, expected a list of JSON objects")
-        for number, values in enumerate(document, 1):
-            if isinstance(values, dict):
-                yield Row(values, str(path), number)
-            else:
-                yield DataProblem(str(path), number, f"found {_short(json.dumps(values))}, expected a JSON object")
+
+    @staticmethod
+    def _values(strict: _StrictJson, text: str) -> Iterator[tuple[int, Any, int, int]]:
+        """(line, value, start, end) of each element of the list, or of each document of the file."""
+        at = _skip(text, 0)
+        listed = text.startswith("[", at)
+        at = _skip(text, at + 1) if listed else at
+        more = at < len(text) and not (listed and text.startswith("]", at))
+        line, counted = 1, 0
+        while more:
+            line, counted = line + text.count("\n", counted, at), at
+            value, end = strict.parse(text, at)
+            yield line, value, at, end
+            at = _skip(text, end)
+            more = text.startswith(",", at) if listed else at < len(text)
+            at = _skip(text, at + 1) if listed and more else at
+        if listed:
+            if not text.startswith("]", at):
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+            at = _skip(text, at + 1)
+            if at < len(text):
+                raise json.JSONDecodeError("Extra data", text, at)
+
+
+def _skip(text: str, at: int) -> int:
+    space = SPACE.match(text, at)
+    return space.end() if space else at
+
+
+def _json_shape(path: Path) -> str | None:
+    """`lines`, or why a file with a suffix of JSON is no JSON Lines; None for other files."""
+    if path.suffix.lower() not in JSON_SUFFIXES:
+        return None
+    head = _head(path)
+    first, ended, _ = head.partition(b"\n")
+    lines_of_lists = path.suffix.lower() != ".json" and not re.match(rb"\[\s*(\{|\]|$)", head)
+    if head.startswith(b"[") and not lines_of_lists:
+        return "it holds a list"
+    if path.suffix.lower() == ".json" and ended and not first.rstrip().endswith(b"}"):
+        return "its objects span lines"
+    return "lines"
 
 
 class CsvOptions(Options):
-    delimiter: str | None = Field(None, min_length=1, max_length=1, description="default: tab in .tsv, else a comma")
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="default: tab in .tsv, else whichever of , ; tab | the header line has most of",
+    )
 
 
 class Csv(DataFormat):
-    """Comma- or tab-separated values with a header line; every value stays text."""
+    """Comma-, semicolon- or tab-separated values with a header line; every value stays text."""
 
     name = "csv"
     Options = CsvOptions
 
     def sniff(self, path: Path) -> str | None:
-        return f"suffix {path.suffix}" if path.suffix.lower() in (".csv", ".tsv") else None
-
-    def read(self, path: Path, options: CsvOptions) -> Iterator[Row | DataProblem]:
-        delimiter = options.delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
-        problems: list[DataProblem] = []
-
-        def texts() -> Iterator[str]:
-            for _, text in _lines(path):
-                if isinstance(text, DataProblem):
-                    problems.append(text)
-                    yield "\n"  # keeps the count of lines
-                else:
-                    yield text
-
-        reader = csv.reader(texts(), delimiter=delimiter, strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            self._check_header(path, header)
-            start = reader.line_num + 1
-            for record in reader:
-                yield from problems
-                problems.clear()
-                if record:
-                    yield self._row(header, record, str(path), start)
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: {error}; expected {delimiter!r}-separated values") from error
-        yield from problems
+        if path.suffix.lower() not in (".csv", ".tsv") or _head(path).startswith(b"PAR1"):
+            return None
+        return f"suffix {path.suffix}, {DELIMITERS[self._delimiter(path)]} between columns"
 
     @staticmethod
-    def _check_header(path: Path, header: list[str]) -> None:
+    def _delimiter(path: Path) -> str:
+        if path.suffix.lower() == ".tsv":
+            return "\t"
+        header = _head(path).partition(b"\n")[0].decode("utf-8", "replace")
+        return max(DELIMITERS, key=re.sub('"[^"]*"', "", header).count)  # a comma where there is none of them
+
+    def read(self, path: Path, options: CsvOptions) -> Iterator[Row | DataProblem]:
+        delimiter = options.delimiter or self._delimiter(path)
+        bad: list[DataProblem] = []
+
+        def texts() -> Iterator[str]:
+            for _, text, problem in _lines(path):
+                bad.extend([problem] if problem is not None else [])
+                yield text
+
+        csv.field_size_limit(LONGEST_FIELD)
+        reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        while True:
+            start = reader.line_num + 1
+            try:
+                record = next(reader, None)
+            except csv.Error as error:
+                problem = self._malformed(error, str(path), start, reader.line_num)
+                if header is None:
+                    raise DataError(str(problem)) from error
+                bad.append(problem)
+                record = []
+            if record is None:
+                return
+            if bad and header is None:
+                raise DataError(str(bad[0]))
+            if not bad and record:
+                if header is None:
+                    header = self._header(str(path), start, record)
+                else:
+                    yield self._row(header, record, str(path), start)
+            yield from bad  # and not the row that these bytes belong to
+            bad.clear()
+
+    @staticmethod
+    def _malformed(error: csv.Error, file: str, start: int, end: int) -> DataProblem:
+        """The record's own problem; an open quote has swallowed the rest of the file, which is never skipped."""
+        if str(error) == "unexpected end of data":
+            found = f'{file}:{start}: found a quote (") that is never closed, expected one before line {end} ends'
+            raise DataError(f"{found}; close it, or double every quote inside a quoted value") from error
+        span = f"lines {start} to {end}: " if end > start else ""
+        return DataProblem(file, start, f"found a malformed record, expected separated values ({span}{error})")
+
+    @staticmethod
+    def _header(file: str, line: int, record: list[str]) -> list[str]:
+        header = [name.strip() for name in record]
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
-            raise DataError(f"{path}:1: column {twice[0]!r} occurs twice: give each column a name of its own")
+            raise DataError(f"{file}:{line}: column {twice[0]!r} occurs twice: give each column a name of its own")
+        return header
 
     @staticmethod
     def _row(header: list[str], record: list[str], file: str, line: int) -> Row | DataProblem:
@@ -184,58 +311,78 @@ class Parquet(DataFormat):
     name = "parquet"
 
     def sniff(self, path: Path) -> str | None:
-        return "it starts as Parquet files do" if _head(path).startswith(b"PAR1") else None
+        if _head(path).startswith(b"PAR1"):
+            return "it starts as Parquet files do"
+        return f"suffix {path.suffix}" if path.suffix.lower() == ".parquet" else None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
         for number, values in enumerate(_load("parquet", path), 1):
-            yield Row(_without_missing(values), str(path), number)
+            yield Row({k: _drop(v) for k, v in values.items()}, str(path), number)
 
 
 class TextOptions(Options):
-    split: Literal["paragraph", "line", "document"] = Field("paragraph", description="what one row is")
+    split: Literal["paragraph", "line", "file"] = Field("paragraph", description="what one row is")
 
 
 class Text(DataFormat):
-    """Plain text: a row for each paragraph, line or file, in the column `text`."""
+    """Plain text: a row for each paragraph (ended by a blank line), line or file, in the column `text`."""
 
     name = "text"
     Options = TextOptions
 
     def sniff(self, path: Path) -> str | None:
-        return f"suffix {path.suffix}" if path.suffix.lower() in (".txt", ".text", ".md") else None
+        if path.suffix.lower() not in (".txt", ".text", ".md") or _head(path).startswith(b"PAR1"):
+            return None
+        return f"suffix {path.suffix}"
 
     def read(self, path: Path, options: TextOptions) -> Iterator[Row | DataProblem]:
-        for _, text in _lines(path):
-            if isinstance(text, DataProblem):
-                raise DataError(str(text))
-        line = 1
-        for values in _load("text", path, sample_by=options.split, keep_linebreaks=True):
-            text = values["text"]
-            lead = len(text) - len(text.lstrip("\n"))
-            if text.strip():
-                yield Row({"text": text.strip()}, str(path), line + lead)
-            line += text.count("\n") + (2 if options.split == "paragraph" else 0)
+        part: list[str] = []
+        start, problem = 1, None
+        for number, line, fault in self._numbered(path):
+            if part and (options.split == "line" or (options.split == "paragraph" and not line.strip())):
+                yield problem or Row({"text": "".join(part).rstrip("\n")}, str(path), start)
+                part, problem = [], None
+            if part or line.strip():
+                start = start if part else number
+                part.append(line)
+            problem = problem or fault
+        if part:
+            yield problem or Row({"text": "".join(part).rstrip("\n")}, str(path), start)
+
+    @staticmethod
+    def _numbered(path: Path) -> Iterator[tuple[int, str, DataProblem | None]]:
+        """The lines as `datasets` reads them; it gives up at a byte that is not UTF-8, so such a file is read here.
+
+        Its own paragraphs have no lines, and a blank line with a space in it does not end them.
+        """
+        if any(problem for _, _, problem in _lines(path)):
+            for number, line, problem in _lines(path):
+                yield number, line.replace("\r\n", "\n"), problem
+            return
+        loaded = _load("text", path, keep_linebreaks=True, encoding="utf-8-sig")
+        for number, values in enumerate(loaded, 1):
+            yield number, values["text"], None
 
 
-def _load(builder: str, path: Path, **arguments: Any) -> Iterator[Mapping[str, Any]]:
-    """Rows through the `datasets` library; nothing is cached and nothing is asked of the network."""
+def _load(kind: Literal["parquet", "text"], path: Path, **arguments: Any) -> Iterator[Mapping[str, Any]]:
+    """Rows through the `datasets` library, streaming; its lock files go into a folder that is thrown away.
+
+    Not `load_dataset`: even for a local file that asks s3.amazonaws.com (a download counter). Both take a pattern, in
+    which `data [1].txt` would be `data 1.txt`.
+    """
     import datasets
 
+    builders = {"parquet": datasets.IterableDataset.from_parquet, "text": datasets.IterableDataset.from_text}
     try:
-        yield from datasets.load_dataset(builder, data_files=[str(path)], split="train", streaming=True, **arguments)
+        with tempfile.TemporaryDirectory(prefix="pefttool-") as cache:
+            yield from builders[kind](glob.escape(str(path.absolute())), cache_dir=cache, **arguments)
     except Exception as error:  # pyarrow and datasets raise many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be read as {builder}: {reason}; is the file complete?") from error
-
-
-def _without_missing(value: Any) -> Any:
-    """Arrow gives every struct every key: inside one, None means that it was not written."""
-    if isinstance(value, Mapping):
-        return {k: _drop(v) for k, v in value.items()}
-    return value
+        raise DataError(f"{path} cannot be read as {kind}: {reason}; is the file complete?") from error
 
 
 def _drop(value: Any) -> Any:
+    """Arrow gives every struct every key: inside one, None means that it was not written."""
     if isinstance(value, Mapping):
         return {k: _drop(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):

@@ -25,7 +25,7 @@ def test_two_processes_equal_one(adapter: str, tmp_path: Path, no_dropout: Path)
     two = tmp_path / "two"
     launched = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"),
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
             *("-m", "pefttool", "run", "--out", str(two), *arguments),
         ],
         capture_output=True,

@@ -1,0 +1,21 @@
+"""BitFit keeps the contract that first-party adapters keep."""
+
+import pytest
+from pefttool_bitfit import BitFit, BitFitOptions
+
+from pefttool import registry
+from pefttool.testing import ADAPTER_CHECKS, AdapterCase, adapter_cases
+
+CASES, REFUSED = adapter_cases(BitFit(), registry.build())
+CASES.append(AdapterCase(BitFit(), "encoder", options=BitFitOptions(which="attention")))
+
+
+@pytest.mark.parametrize("check", ADAPTER_CHECKS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_contract(case, check):
+    ADAPTER_CHECKS[check](case)
+
+
+def test_models_without_biases_are_refused():
+    assert "LlamaForCausalLM has none; use 'lora'" in REFUSED["bitfit-decoder"]
+    assert [str(case) for case in CASES if case.quantizer is None and case.options is None] == ["bitfit-encoder"]

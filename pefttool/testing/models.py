@@ -1,0 +1,87 @@
+"""Tiny random models on disk, an encoder and a decoder, with a tokenizer of bytes: what the contract suite runs on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<s>")
+
+
+def tiny_tokenizer() -> Any:
+    """A fast tokenizer whose tokens are single bytes, with a ChatML template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate([*SPECIAL, *alphabet])}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(list(SPECIAL))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<|pad|>",
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _sizes() -> dict[str, Any]:
+    # Hidden sizes are multiples of 64, the block that 4-bit quantizers scale by; no dropout, so that runs compare.
+    return {
+        "vocab_size": len(SPECIAL) + 256,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "pad_token_id": 0,
+    }
+
+
+def tiny_encoder(folder: Path) -> Path:
+    """A BERT of two layers, with tokenizer, in `folder`; returns it."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(**_sizes(), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return _store(folder, lambda: BertModel(config))
+
+
+def tiny_decoder(folder: Path) -> Path:
+    """A Llama of two layers whose output layer is its embedding, with tokenizer, in `folder`; returns it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(**_sizes(), num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=3, eos_token_id=2)
+    return _store(folder, lambda: LlamaForCausalLM(config))
+
+
+def _store(folder: Path, build: Callable[[], Any]) -> Path:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = build()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim == 2:
+                    parameter.mul_(4)  # the usual 0.02 leaves outputs so small that wrong ones would look right
+                elif name.endswith("bias"):
+                    parameter.normal_(0, 0.1)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@cache
+def model_folder(kind: str) -> Path:
+    """The folder of the tiny `encoder` or `decoder`, made once a process."""
+    makers = {"encoder": tiny_encoder, "decoder": tiny_decoder}
+    return makers[kind](Path(tempfile.mkdtemp(prefix=f"pefttool-{kind}-")))
