@@ -237,7 +237,11 @@ def _fill_example(document: dict[str, Any], registry: Registry, complaints: list
     document.pop("model", None)
     if isinstance(document.get("data"), dict):
         document["data"].pop("train", None)
-    _merge_missing(document, {"task": {"name": name}, **copy.deepcopy(dict(example))})
+    filled = {"task": {"name": name}, **copy.deepcopy(dict(example))}
+    adapter = _get(document, "adapter.name")
+    if isinstance(adapter, str) and adapter in registry.adapters and registry.adapters[adapter].trains_base:
+        filled.pop("quantize", None)  # it would freeze what this adapter trains
+    _merge_missing(document, filled)
     return True
 
 

@@ -16,7 +16,13 @@ KERNELS = ROOT / "kernels"
 #: Data walks from left to right; a stage may import what stands left of it, and helpers.
 STAGES = ("recipe", "plan", "corpus", "base", "attach", "batches", "train", "artefacts", "run", "cli", "__main__")
 #: Modules that are a part of one stage and of no other: they may import what it may.
-PARTS = {"checkpoint": "train", "evaluate": "train", "optimisation": "train", "reload": "artefacts"}
+PARTS = {
+    "checkpoint": "train",
+    "evaluate": "train",
+    "optimisation": "train",
+    "reload": "artefacts",
+    "testing": "artefacts",
+}
 
 core_files = sorted(CORE.rglob("*.py"))
 plugin_files = sorted(PLUGINS.rglob("*.py"))
@@ -173,8 +179,8 @@ def registered_names() -> set[str]:
 def test_the_core_names_no_first_party_plugin(path: Path) -> None:
     """As a whole string; sentences for people (docstrings, help, error messages) may give examples."""
     plugins = {folder.name.removeprefix("pefttool_") for folder in PLUGINS.iterdir() if folder.is_dir()}
-    # Words that mean something of their own: a device map, a verb, a role.
-    names = (registered_names() | plugins) - {"text", "chat", "report", "examples", "full", "head"}
+    # Words that mean something of their own: a device map, a verb, a role, a file type.
+    names = (registered_names() | plugins) - {"text", "chat", "report", "examples", "full", "head", "json"}
     names |= {"lora", "prefix", "nf4", "int8", "text-classification", "causal-lm"}
     found = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Constant) and node.value in names]
     assert not found, [f"line {node.lineno}: {node.value!r}" for node in found]

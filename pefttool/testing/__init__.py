@@ -10,13 +10,8 @@
 ContractViolation that names the object, the check and what was found.
 """
 
-from pefttool.testing.adapters import (
-    ADAPTER_CHECKS,
-    AdapterCase,
-    ContractViolation,
-    adapter_cases,
-    check_adapter,
-)
+from pefttool.testing.adapters import ADAPTER_CHECKS, adapter_cases, check_adapter
+from pefttool.testing.bench import AdapterCase, ContractViolation
 from pefttool.testing.models import tiny_decoder, tiny_encoder, tiny_tokenizer
 from pefttool.testing.others import check_format, check_quantizer, check_task
 

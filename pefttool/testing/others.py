@@ -14,7 +14,7 @@ from pefttool.batches import encode
 from pefttool.errors import DataError
 from pefttool.evaluate import inference, predict
 from pefttool.interfaces import DataFormat, DataProblem, Facts, Quantizer, Row, Setting, Task
-from pefttool.testing.adapters import CPU, TOLERANCE, AdapterCase, Bench, ContractViolation, changes, close, snapshot
+from pefttool.testing.bench import CPU, TOLERANCE, AdapterCase, Bench, ContractViolation, changes, close, snapshot
 from pefttool.testing.models import model_folder
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""JSON Lines, JSON, CSV, Parquet and plain text as rows, each with the line that it stands on.
+"""JSON Lines, JSON, CSV, Parquet and plain text as rows, each with its line (JSON and Parquet: its number).
 
 Parquet and text are read by the `datasets` library, streaming, so that no stale copy in a cache is ever read. JSON and
 CSV are read by the standard library, because `datasets` does not give the rows as they are written: if all values of
@@ -155,7 +155,10 @@ class JsonLines(DataFormat):
 
 
 class Json(DataFormat):
-    """One JSON list of objects, or objects one after another, over any lines."""
+    """One JSON list of objects, or objects one after another, over any lines.
+
+    A row's place is its number, not its line: `json.dump` writes a whole list on one line.
+    """
 
     name = "json"
 
@@ -171,7 +174,7 @@ class Json(DataFormat):
             parts.append(line)
         strict, text = _StrictJson(), "".join(parts)
         try:
-            for number, value, start, end in self._values(strict, text):
+            for number, (value, start, end) in enumerate(self._values(strict, text), 1):
                 yield strict.row(value, text[start:end], str(path), number)
         except json.JSONDecodeError as error:  # where the next object starts cannot be known
             raise DataError(f"{path}:{error.lineno}: {error.msg}; expected a list of JSON objects") from error
@@ -179,17 +182,15 @@ class Json(DataFormat):
             raise DataError(f"{path}: {error}; expected a list of JSON objects") from error
 
     @staticmethod
-    def _values(strict: _StrictJson, text: str) -> Iterator[tuple[int, Any, int, int]]:
-        """(line, value, start, end) of each element of the list, or of each document of the file."""
+    def _values(strict: _StrictJson, text: str) -> Iterator[tuple[Any, int, int]]:
+        """(value, start, end) of each element of the list, or of each document of the file."""
         at = _skip(text, 0)
         listed = text.startswith("[", at)
         at = _skip(text, at + 1) if listed else at
         more = at < len(text) and not (listed and text.startswith("]", at))
-        line, counted = 1, 0
         while more:
-            line, counted = line + text.count("\n", counted, at), at
             value, end = strict.parse(text, at)
-            yield line, value, at, end
+            yield value, at, end
             at = _skip(text, end)
             more = text.startswith(",", at) if listed else at < len(text)
             at = _skip(text, at + 1) if listed and more else at

@@ -16,6 +16,7 @@ from pefttool import recipe as recipes
 from pefttool import schema
 from pefttool.errors import PefttoolError, Refused, UsageError
 from pefttool.recipe import Recipe
+from pefttool.registry import Registry
 from pefttool.settings import RESERVED, Document
 
 REGISTRY = make_registry()
@@ -75,6 +76,12 @@ def test_neither_model_nor_data_is_the_example_and_an_explicit_null_stays() -> N
     assert resolve({}, "quantize=null", "train.epochs=4", adapter__name="alpha").quantize is None
     assert resolve({"model": None, "data": None}, adapter__name="alpha").model == "source:model"
     assert resolve({"data": {"train": None, "eval_fraction": 0.5}}, adapter="alpha").data.eval_fraction == 0.5
+
+
+def test_the_example_is_not_quantised_for_an_adapter_that_trains_the_base(registry: Registry) -> None:
+    """`pefttool run --adapter full` has to work without the user knowing what the example quantises with."""
+    assert recipes.resolve({"adapter": {"name": "full"}}, registry).quantize is None
+    assert recipes.resolve({"adapter": {"name": "lora"}}, registry).quantize == "nf4"
 
 
 def test_a_task_without_example_says_so() -> None:

@@ -64,9 +64,15 @@ def test_found_through_the_entry_point_and_listed_with_licences() -> None:
     built = registry.build(only=["examples"])
     assert built.complaints == ()
     references = built.sources["example"].references()
-    assert sorted(references) == ["all-minilm-l6-v2", "chatterbot-english", "movie-snippets", "smollm2-135m-instruct"]
+    assert sorted(references) == [
+        "all-minilm-l6-v2",
+        "chatterbot-english",
+        "movie-snippets",
+        "python-reference",
+        "smollm2-135m-instruct",
+    ]
     for about in references.values():
-        assert re.search(r"Apache-2.0|MIT|BSD", about), about
+        assert re.search(r"Apache-2.0|MIT|BSD|PSF", about), about
         assert "\n" not in about
 
 

@@ -1,0 +1,139 @@
+"""One adapter on one tiny model: what every check of the adapter contract starts from. Float32, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pefttool.attach import Adapted, attach
+from pefttool.base import load_model
+from pefttool.devices import Choice
+from pefttool.evaluate import inference
+from pefttool.facts import inspect
+from pefttool.interfaces import Adapter, Facts, Quantizer, Setting
+from pefttool.optimisation import make_optimizer, optimizer_step
+from pefttool.precision import grad_scaler
+from pefttool.settings import TrainSettings
+from pefttool.testing.models import model_folder
+from pefttool.testing.toys import TOYS, toy_rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+CPU = Choice(device="cpu", dtype="float32", autocast=None, grad_scaler=False, reason="the contract suite")
+#: Largest relative difference of what must be equal but may be added up in another order.
+TOLERANCE = 1e-5
+
+
+class ContractViolation(AssertionError):
+    """An object breaks its contract; the message names it, the check and what was found."""
+
+
+def require(holds: bool, what: str, message: str) -> None:
+    """Raise ContractViolation(`what: message`) unless it `holds`."""
+    if not holds:
+        raise ContractViolation(f"{what}: {message}")
+
+
+@dataclass(frozen=True)
+class AdapterCase:
+    """One adapter, with its default options or others, on one kind of model (`encoder`, `decoder`), perhaps quantised."""
+
+    adapter: Adapter
+    kind: str
+    quantizer: Quantizer | None = None
+    options: Any = None
+
+    def __str__(self) -> str:
+        parts = [self.adapter.name, self.kind]
+        parts += [self.quantizer.name] if self.quantizer else []
+        given = self.options.model_dump(exclude_defaults=True) if self.options is not None else {}
+        return "-".join([*parts, *(f"{key}={value}" for key, value in given.items())])
+
+    def require(self, holds: bool, message: str) -> None:
+        if not holds:
+            self.fail(message)
+
+    def fail(self, message: str) -> NoReturn:
+        quantised = f", quantised with {self.quantizer.name!r}" if self.quantizer else ""
+        raise ContractViolation(f"adapter {self.adapter.name!r} on the tiny {self.kind}{quantised}: {message}")
+
+    @property
+    def chosen(self) -> Any:
+        return self.adapter.Options() if self.options is None else self.options
+
+
+def load_base(kind: str, quantizer: Quantizer | None = None, seed: int = 0) -> tuple[nn.Module, Facts]:
+    """A fresh tiny model as the core would load it, and its facts."""
+    task, setting = TOYS[kind], Setting(None, labels=("0", "1"), seed=seed)
+    # A quantizer is told beforehand which modules it must leave alone, as `plan` tells it.
+    heads, outputs = (("classifier",), ()) if kind == "encoder" else ((), ("lm_head",))
+    known = Facts(architecture="", head_modules=heads, output_modules=outputs, seed=seed)
+    model, _, _ = load_model(model_folder(kind), task, setting, quantizer, known, "cpu", "float32")
+    return model, inspect(model, task, quantizer=quantizer.name if quantizer else None, seed=seed)
+
+
+@dataclass
+class Bench:
+    """A freshly loaded base, with what it takes to train and to compare it."""
+
+    case: AdapterCase
+    model: nn.Module
+    facts: Facts
+    setting: Setting
+
+    @classmethod
+    def load(cls, case: AdapterCase, seed: int = 0) -> Bench:
+        model, facts = load_base(case.kind, case.quantizer, seed)
+        return cls(case, model, facts, Setting(None, labels=("0", "1"), seed=seed))
+
+    def attach(self) -> Adapted:
+        return attach(self.model, self.case.adapter, self.case.chosen, self.facts)
+
+    def batch(self, rows: Sequence[int] | None = None) -> tuple[dict[str, Tensor], float]:
+        """(tensors, weight) of these toy rows, or of all."""
+        task = TOYS[self.case.kind]
+        examples = [task.encode(row, None, self.setting) for row in toy_rows(self.case.kind)]
+        chosen = examples if rows is None else [examples[i] for i in rows]
+        return task.collate(chosen, None, self.setting), float(sum(e["weight"] for e in chosen))
+
+    def outputs(self, model: nn.Module) -> Tensor:
+        """Logits of all rows in evaluation: `[B, C]`, or `[trained tokens, V]`."""
+        batch, _ = self.batch()
+        with inference(model, CPU):
+            outputs: Tensor = TOYS[self.case.kind].loss(model, batch, self.setting).outputs
+        return outputs
+
+    def step(self, adapted: Adapted, optimizer: torch.optim.Optimizer, parts: Sequence[Sequence[int]]) -> float:
+        """One optimiser step over micro-batches of rows; returns its loss."""
+        adapted.model.train()
+        batches = [self.batch(part) for part in parts]
+        result = optimizer_step(
+            adapted.model,
+            list(adapted.parameters().values()),
+            [(tensors, True) for tensors, _ in batches],
+            sum(weight for _, weight in batches),
+            TOYS[self.case.kind],
+            self.setting,
+            CPU,
+            optimizer,
+            grad_scaler(CPU),
+            max_grad_norm=1e9,
+        )
+        adapted.model.eval()
+        return result.loss
+
+    def train(self, adapted: Adapted, steps: int) -> list[float]:
+        """Losses of steps on all rows at the adapter's own rate, an evaluation after each; hooks as the core calls them."""
+        self.case.adapter.prepare(adapted.model, (self.batch([i, i + 1])[0] for i in range(0, 16, 2)))
+        defaults = self.case.adapter.defaults(TOYS[self.case.kind])
+        rates = {k: v for k, v in defaults.items() if k in ("learning_rate", "head_learning_rate")}
+        optimizer = make_optimizer(adapted, self.case.adapter, TrainSettings(**{"learning_rate": 1e-3, **rates}))
+        losses = []
+        for step in range(1, steps + 1):
+            losses.append(self.step(adapted, optimizer, [range(16)]))
+            self.case.adapter.after_step(adapted.model, step)
+            self.outputs(adapted.model)
+        return losses
