@@ -1,19 +1,24 @@
 """The published contract suite: what every adapter, task, quantizer and format must pass, first-party or not.
 
+    CASES, REFUSED = adapter_cases(MyAdapter(), registry.build())
+
     @pytest.mark.parametrize("check", ADAPTER_CHECKS)
-    def test_contract(check):
-        cases, refused = adapter_cases(MyAdapter())
-        for case in cases:
-            ADAPTER_CHECKS[check](case)
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_contract(case, check):
+        ADAPTER_CHECKS[check](case)
 
 `check_adapter`, `check_task`, `check_quantizer` and `check_format` run everything at once. A failure is a
-ContractViolation that names the object, the check and what was found.
+ContractViolation (an AssertionError) that names the object, what it ran on, and what was found. `tiny_encoder` and
+`tiny_decoder` make the random models that the checks run on. Importing this imports no torch.
 """
 
-from pefttool.testing.adapters import ADAPTER_CHECKS, adapter_cases, check_adapter
+from pefttool.testing.adapters import ADAPTER_CHECKS
 from pefttool.testing.bench import AdapterCase, ContractViolation
+from pefttool.testing.cases import adapter_cases, check_adapter
+from pefttool.testing.formats import check_format
 from pefttool.testing.models import tiny_decoder, tiny_encoder, tiny_tokenizer
-from pefttool.testing.others import check_format, check_quantizer, check_task
+from pefttool.testing.quantizers import check_quantizer
+from pefttool.testing.tasks import check_task
 
 __all__ = [
     "ADAPTER_CHECKS",

@@ -65,58 +65,64 @@ class AdapterCase:
         return self.adapter.Options() if self.options is None else self.options
 
 
+def toy_setting(seed: int = 0) -> Setting:
+    return Setting(None, labels=("0", "1"), seed=seed)
+
+
 def load_base(kind: str, quantizer: Quantizer | None = None, seed: int = 0) -> tuple[nn.Module, Facts]:
     """A fresh tiny model as the core would load it, and its facts."""
-    task, setting = TOYS[kind], Setting(None, labels=("0", "1"), seed=seed)
     # A quantizer is told beforehand which modules it must leave alone, as `plan` tells it.
     heads, outputs = (("classifier",), ()) if kind == "encoder" else ((), ("lm_head",))
     known = Facts(architecture="", head_modules=heads, output_modules=outputs, seed=seed)
-    model, _, _ = load_model(model_folder(kind), task, setting, quantizer, known, "cpu", "float32")
+    folder, task = model_folder(kind), TOYS[kind]
+    model, _, _ = load_model(folder, task, toy_setting(seed), quantizer, known, "cpu", "float32")
     return model, inspect(model, task, quantizer=quantizer.name if quantizer else None, seed=seed)
+
+
+def toy_batch(kind: str, rows: Sequence[int] | None = None) -> tuple[dict[str, Tensor], float]:
+    """(tensors, weight) of these toy rows, or of all 16."""
+    task, setting = TOYS[kind], toy_setting()
+    examples = [task.encode(row, None, setting) for row in toy_rows(kind)]
+    chosen = examples if rows is None else [examples[i] for i in rows]
+    return task.collate(chosen, None, setting), float(sum(e["weight"] for e in chosen))
+
+
+def toy_outputs(kind: str, model: nn.Module) -> Tensor:
+    """Logits of all toy rows in evaluation: `[B, C]` of an encoder, `[trained tokens, V]` of a decoder."""
+    with inference(model, CPU):
+        outputs: Tensor = TOYS[kind].loss(model, toy_batch(kind)[0], toy_setting()).outputs
+    return outputs
 
 
 @dataclass
 class Bench:
-    """A freshly loaded base, with what it takes to train and to compare it."""
+    """A freshly loaded base, with what it takes to train an adapter on it and to compare it."""
 
     case: AdapterCase
     model: nn.Module
     facts: Facts
-    setting: Setting
 
     @classmethod
     def load(cls, case: AdapterCase, seed: int = 0) -> Bench:
-        model, facts = load_base(case.kind, case.quantizer, seed)
-        return cls(case, model, facts, Setting(None, labels=("0", "1"), seed=seed))
+        return cls(case, *load_base(case.kind, case.quantizer, seed))
 
     def attach(self) -> Adapted:
         return attach(self.model, self.case.adapter, self.case.chosen, self.facts)
 
-    def batch(self, rows: Sequence[int] | None = None) -> tuple[dict[str, Tensor], float]:
-        """(tensors, weight) of these toy rows, or of all."""
-        task = TOYS[self.case.kind]
-        examples = [task.encode(row, None, self.setting) for row in toy_rows(self.case.kind)]
-        chosen = examples if rows is None else [examples[i] for i in rows]
-        return task.collate(chosen, None, self.setting), float(sum(e["weight"] for e in chosen))
-
     def outputs(self, model: nn.Module) -> Tensor:
-        """Logits of all rows in evaluation: `[B, C]`, or `[trained tokens, V]`."""
-        batch, _ = self.batch()
-        with inference(model, CPU):
-            outputs: Tensor = TOYS[self.case.kind].loss(model, batch, self.setting).outputs
-        return outputs
+        return toy_outputs(self.case.kind, model)
 
     def step(self, adapted: Adapted, optimizer: torch.optim.Optimizer, parts: Sequence[Sequence[int]]) -> float:
         """One optimiser step over micro-batches of rows; returns its loss."""
         adapted.model.train()
-        batches = [self.batch(part) for part in parts]
+        batches = [toy_batch(self.case.kind, part) for part in parts]
         result = optimizer_step(
             adapted.model,
             list(adapted.parameters().values()),
             [(tensors, True) for tensors, _ in batches],
             sum(weight for _, weight in batches),
             TOYS[self.case.kind],
-            self.setting,
+            toy_setting(self.facts.seed),
             CPU,
             optimizer,
             grad_scaler(CPU),
@@ -127,7 +133,7 @@ class Bench:
 
     def train(self, adapted: Adapted, steps: int) -> list[float]:
         """Losses of steps on all rows at the adapter's own rate, an evaluation after each; hooks as the core calls them."""
-        self.case.adapter.prepare(adapted.model, (self.batch([i, i + 1])[0] for i in range(0, 16, 2)))
+        self.case.adapter.prepare(adapted.model, (toy_batch(self.case.kind, [i, i + 1])[0] for i in range(0, 16, 2)))
         defaults = self.case.adapter.defaults(TOYS[self.case.kind])
         rates = {k: v for k, v in defaults.items() if k in ("learning_rate", "head_learning_rate")}
         optimizer = make_optimizer(adapted, self.case.adapter, TrainSettings(**{"learning_rate": 1e-3, **rates}))

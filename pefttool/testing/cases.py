@@ -61,6 +61,8 @@ def _refusal(case: AdapterCase) -> str | None:
     """Why this case is refused, as `plan` would find before any weight is loaded, or None."""
     facts = replace(_facts(case.kind), quantizer=case.quantizer.name if case.quantizer else None)
     if case.quantizer is not None:
+        if case.adapter.trains_base:
+            return f"{case.adapter.name!r} trains the weights that {case.quantizer.name!r} freezes"
         reason = case.quantizer.refuses(case.quantizer.Options(), facts)
         if reason is not None:
             return reason

@@ -1,0 +1,81 @@
+"""The contract of a quantizer, on the tiny decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pefttool.interfaces import Facts, Quantizer
+from pefttool.testing.bench import load_base, require, toy_batch, toy_outputs, toy_setting
+from pefttool.testing.tensors import changes, close, snapshot, storage_bytes
+from pefttool.testing.toys import TOYS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Relative differences: of a 4-bit weight from its original, and of a layer's output from x times its own weight
+#: (int8 rounds the activations too).
+WEIGHT, OUTPUT = 0.2, 0.02
+
+
+def check_quantizer(quantizer: Quantizer) -> None:
+    """Outputs near the base's, weights that can be read, gradients that pass through, a stand-in of the same size,
+    and bytes that stay. Raises ContractViolation."""
+    what = f"quantizer {quantizer.name!r}"
+    plain, facts = load_base("decoder")
+    refusal = quantizer.refuses(quantizer.Options(), facts)
+    require(refusal is None, what, f"refuses the tiny decoder: {refusal}")
+    reason = quantizer.refuses(quantizer.Options(), Facts(architecture="NoLinear"))
+    require(bool(reason) and len(str(reason)) > 20, what, f"refuses a model without linear layers with {reason!r}")
+    model, facts = load_base("decoder", quantizer)
+    require(bool(facts.linear_modules), what, "leaves no linear layers: what it puts in their place must be nn.Linear")
+    off = close(toy_outputs("decoder", plain), toy_outputs("decoder", model))
+    require(0 < off < 0.5, what, f"outputs differ by {off:.2f} from the unquantised model's")
+    for name in facts.linear_modules:
+        layer, original = model.get_submodule(name), plain.get_submodule(name)
+        _check_layer(quantizer, f"{what}: {name}", layer, original)
+    _check_stays(quantizer, what)
+
+
+def _check_layer(quantizer: Quantizer, what: str, layer: nn.Module, original: Any) -> None:
+    import torch
+
+    weight = quantizer.dequantize(layer)
+    shape = (original.out_features, original.in_features)
+    require(tuple(weight.shape) == shape, what, f"dequantize gives {tuple(weight.shape)}, expected {shape}")
+    off = close(original.weight, weight.float())
+    require(off < WEIGHT, what, f"the dequantised weight differs by {off:.2f} from the original")
+    x = torch.randn(3, original.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer.eval()
+        off = close(x @ weight.float().T, layer(x).float())
+    require(off < OUTPUT, what, f"output differs by {off:.1e} from x times the dequantised weight")
+    layer.train()
+    upstream = torch.randn(3, original.out_features, generator=torch.Generator().manual_seed(1))
+    x.requires_grad_(True)
+    (layer(x) * upstream).sum().backward()
+    layer.eval()
+    require(x.grad is not None, what, "no gradient passes through it")
+    assert x.grad is not None
+    off = close(upstream @ weight.float(), x.grad)
+    require(off < OUTPUT, what, f"the input's gradient differs by {off:.1e} from that of the dequantised weight")
+    stand_in = quantizer.skeleton(original, quantizer.Options())
+    stored, real = storage_bytes(stand_in), storage_bytes(layer)
+    require(stored == real, what, f"the skeleton stores {stored} bytes, the real layer {real}")
+    found = tuple(stand_in(x).shape)
+    require(found == tuple(upstream.shape), what, f"the skeleton's output is {found}, not {tuple(upstream.shape)}")
+
+
+def _check_stays(quantizer: Quantizer, what: str) -> None:
+    """Evaluation, a training pass and another evaluation leave every byte as it was loaded, and give one answer."""
+    model, _ = load_base("decoder", quantizer)
+    before = snapshot(model)
+    first = toy_outputs("decoder", model)
+    model.requires_grad_(False)
+    model.get_input_embeddings().requires_grad_(True)  # type: ignore[operator]
+    model.train()
+    TOYS["decoder"].loss(model, toy_batch("decoder")[0], toy_setting()).sum.backward()  # type: ignore[no-untyped-call]
+    model.eval()
+    second = toy_outputs("decoder", model)
+    changed = changes(before, snapshot(model))
+    require(not changed, what, f"evaluation and training changed {changed[:1]}")
+    require(first.equal(second), what, "one model gives two answers, before and after a training pass")

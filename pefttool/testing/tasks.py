@@ -1,0 +1,225 @@
+"""The contract of a task, on a tiny model and on good rows of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pefttool.base import load_model
+from pefttool.batches import encode
+from pefttool.evaluate import inference, predict
+from pefttool.interfaces import Facts, Row, Setting, Task
+from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
+from pefttool.testing.models import model_folder
+from pefttool.testing.tensors import close, same_gradient
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Values = Mapping[str, Any]
+
+
+def check_task(
+    task: Task, rows: Sequence[Values], kind: str | None = None, others: Iterable[Sequence[Values]] = ()
+) -> None:
+    """Run every check. `rows` are at least three good rows of different lengths; `others` are rows of other tasks.
+
+    `kind` is the tiny model it runs on, `encoder` or `decoder`; by default what `task.generative` suggests.
+    Raises ContractViolation.
+    """
+    what = f"task {task.name!r}"
+    placed = [Row(values, "rows", i) for i, values in enumerate(rows, 1)]
+    _check_recognition(task, what, rows, others)
+    _check_judgement(task, what, placed)
+    for frozen in (False, True):  # a task may put another head on a backbone that stays frozen
+        for check in TASK_CHECKS:
+            check(_load(task, what, placed, kind or ("decoder" if task.generative else "encoder"), frozen))
+
+
+@dataclass(frozen=True)
+class TaskBench:
+    """A task's model, freshly loaded, and its rows, encoded."""
+
+    task: Task
+    what: str
+    model: nn.Module
+    processor: Any
+    setting: Setting
+    rows: tuple[Row, ...]
+    examples: tuple[Mapping[str, Any], ...]
+
+    def require(self, holds: bool, message: str) -> None:
+        require(holds, self.what, message)
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        return self.task.collate(examples, self.processor, self.setting)
+
+    def predict(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        return predict(self.model, self.task, rows, self.processor, self.setting, CPU)
+
+
+def _load(task: Task, what: str, rows: Sequence[Row], kind: str, frozen: bool) -> TaskBench:
+    options = task.Options()
+    setting = Setting(
+        options,
+        labels=task.labels(rows, options),
+        sequence_length=128,
+        frozen_backbone=frozen,
+        generation={"max_new_tokens": 3, "do_sample": False},
+    )
+    model, processor, _ = load_model(model_folder(kind), task, setting, None, Facts(architecture=""), "cpu", "float32")
+    encoded = encode(rows, task, processor, setting)
+    require(encoded == encode(rows, task, processor, setting), what, "encodes one row in two ways")
+    require(len(encoded.examples) == len(rows), what, f"finds nothing to train in {encoded.dropped[:1]}")
+    return TaskBench(task, what, model, processor, setting, encoded.rows, encoded.examples)
+
+
+def junk(count: int = 200) -> list[dict[str, Any]]:
+    """Rows that no task expects: wrong types, missing columns, odd names; the same ones every time."""
+    draws = random.Random(1)
+    names = ["text", "label", "messages", "conversations", "instruction", "output", "prompt", "input", "\0", ""]
+
+    def value(depth: int = 0) -> Any:
+        kinds: list[Any] = [None, True, -1, 1.5, "", "\ud83d", "x" * 300, [], {}, [None], [{"role": 3}], {"a": []}]
+        if depth < 2 and draws.random() < 0.3:
+            return [value(depth + 1) for _ in range(draws.randrange(3))]
+        return draws.choice(kinds)
+
+    return [{draws.choice(names): value() for _ in range(draws.randrange(4))} for _ in range(count)]
+
+
+def _answer(what: str, method: Callable[..., Any], values: Values, *arguments: Any) -> Any:
+    """What `method` says of a row, which may be junk: it may refuse it, but must not raise."""
+    try:
+        return method(*arguments)
+    except Exception as error:
+        raise ContractViolation(f"{what}: {method.__name__} raises {error!r} for {values}") from error
+
+
+def _check_recognition(task: Task, what: str, rows: Sequence[Values], others: Iterable[Sequence[Values]]) -> None:
+    """Its own rows are recognised with a reason, other tasks' are not, and junk does no harm."""
+    require(bool(task.recognise(list(rows[0]), list(rows))), what, "does not recognise its own rows")
+    for other in others:
+        reason = task.recognise(list(other[0]), list(other))
+        require(reason is None, what, f"claims another task's rows ({reason}): {other[0]}")
+    for values in junk():
+        _answer(what, task.recognise, values, list(values), [values])
+
+
+def _check_judgement(task: Task, what: str, rows: Sequence[Row]) -> None:
+    """Good rows pass; of junk it says in one line what is wrong."""
+    options = task.Options()
+    for method in (task.check_row, task.check_input):
+        for row in rows:
+            complaint = method(row.values, options)
+            require(complaint is None, what, f"{method.__name__} refuses a good row ({complaint}): {row.values}")
+        for values in junk():
+            complaint = _answer(what, method, values, values, options)
+            helpful = complaint is None or (len(complaint) > 10 and len(complaint.splitlines()) == 1)
+            require(helpful, what, f"{method.__name__} says {complaint!r} of {values}")
+    require(task.check_row({}, options) is not None, what, "check_row accepts a row without columns")
+
+
+def _check_counts(bench: TaskBench) -> None:
+    """What `encode` counts is what it made: no row is longer than asked, and a shortened one says so."""
+    short = replace(bench.setting, sequence_length=8)
+    for row, example in zip(bench.rows, bench.examples, strict=True):
+        cut = bench.task.encode(row, bench.processor, short)
+        for encoded, longest in ((example, bench.setting.sequence_length), (cut, 8)):
+            length = encoded["length"]
+            bench.require(length <= longest, f"{row.place} is encoded in {length} tokens, and {longest} were asked for")
+        shortened = cut["length"] < example["length"]
+        bench.require(bool(cut["truncated"]) == shortened, f"{row.place} says truncated={cut['truncated']} at 8 tokens")
+
+
+def _check_loss(bench: TaskBench) -> None:
+    """The weight is what `encode` announced; padding and the company in a batch change neither loss nor gradients."""
+    import torch
+
+    bench.model.requires_grad_(True)
+    bench.model.eval()
+    found: list[tuple[float, dict[str, Tensor]]] = []
+    for batches in ([list(bench.examples)], [[example] for example in bench.examples]):
+        bench.model.zero_grad()
+        total = 0.0
+        for batch in batches:
+            tensors = bench.collate(batch)
+            odd = [n for n, t in tensors.items() if not isinstance(t, torch.Tensor) or t.device.type != "cpu"]
+            bench.require(not odd, f"collate gives {odd[:1]} as something else than a tensor on the CPU")
+            loss = bench.task.loss(bench.model, tensors, bench.setting)
+            announced = sum(example["weight"] for example in batch)
+            bench.require(
+                float(loss.weight) == announced, f"loss weighs {float(loss.weight)}, encode said {announced}"
+            )
+            loss.sum.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.sum.detach())
+        found.append((total, {n: p.grad.clone() for n, p in bench.model.named_parameters() if p.grad is not None}))
+    (whole, gradients), (parts, others) = found
+    bench.require(abs(whole - parts) <= TOLERANCE * abs(whole), f"loss is {whole} in one batch, {parts} row by row")
+    odd = sorted(set(gradients) ^ set(others))
+    bench.require(not odd, f"{odd[:1]} has a gradient only in one batch, or only row by row")
+    largest = max(float(gradient.norm()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        off = close(gradient, others[name])
+        same = same_gradient(gradient, others[name], largest, TOLERANCE)
+        bench.require(same, f"the gradient of {name} differs by {off:.1e} with padding")
+
+
+def _check_predictions(bench: TaskBench) -> None:
+    """One JSON object a row, in the rows' order, whatever else is in the batch; rows without answers, too."""
+    predictions = bench.predict(bench.rows)
+    bench.require(
+        len(predictions) == len(bench.rows), f"gives {len(predictions)} predictions for {len(bench.rows)} rows"
+    )
+    for prediction in predictions:
+        _require_json(bench, prediction)
+    for row, prediction in zip(bench.rows, predictions, strict=True):
+        alone = bench.predict([row])
+        bench.require(same_values(alone, [prediction]), f"{row.place} alone gives {alone}, in a batch {prediction}")
+    unanswered = [{"text": "a text"}]
+    unanswered += [{n: v for n, v in row.values.items() if n != gone} for row in bench.rows for gone in row.values]
+    for values in unanswered:
+        if values and bench.task.check_input(values, bench.setting.options) is None:
+            (prediction,) = bench.predict([Row(values)])
+            _require_json(bench, prediction)
+
+
+def _require_json(bench: TaskBench, prediction: Any) -> None:
+    try:
+        json.dumps(prediction, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ContractViolation(f"{bench.what}: prediction {prediction} is no JSON: {error}") from error
+    bench.require(isinstance(prediction, dict), f"prediction {prediction} is no JSON object")
+
+
+def _check_metrics(bench: TaskBench) -> None:
+    """Metrics are numbers, the primary one among them; `decode` gives what `predict` gives."""
+    with inference(bench.model, CPU):
+        loss = bench.task.loss(bench.model, bench.collate(bench.examples), bench.setting)
+        decoded = bench.task.decode(loss.outputs, bench.setting) if loss.outputs is not None else []
+    metrics = bench.task.metrics(decoded, bench.rows, float(loss.sum) / float(loss.weight), bench.setting)
+    primary, direction = bench.task.primary
+    bench.require(primary in metrics, f"metrics {sorted(metrics)} lack the primary one, {primary!r}")
+    bench.require(direction in ("max", "min"), f"the primary metric's direction is {direction!r}, not max or min")
+    bench.require(all(isinstance(v, float) for v in metrics.values()), f"metrics are not all numbers: {metrics}")
+    if decoded:
+        given = bench.predict(bench.rows)
+        bench.require(same_values(decoded, given), f"decode gives {decoded}, predict {given}")
+
+
+def same_values(a: Any, b: Any) -> bool:
+    """Equal JSON, its numbers to 1e-5 (padding changes the order in which float32 sums are added up)."""
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return list(a) == list(b) and all(same_values(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same_values, a, b))
+    return bool(a == b)
+
+
+TASK_CHECKS: tuple[Callable[[TaskBench], None], ...] = (_check_counts, _check_loss, _check_predictions, _check_metrics)
