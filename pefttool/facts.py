@@ -38,6 +38,7 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         head_modules=heads,
         output_modules=tuple(n for n in outputs if n not in heads),
         key_value_cache=_takes_cache(model),
+        positions=int(getattr(config, "max_position_embeddings", 0) or 0),
         task=task.name,
         peft_task_type=task.peft_task_type,
         parameters=sum(p.numel() for p in model.parameters()),

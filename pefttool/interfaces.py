@@ -69,6 +69,8 @@ class Facts:
     head_modules        new task heads: the core trains and saves them, whatever the adapter does
     output_modules      the pretrained output layer (`lm_head`), where there is one
     key_value_cache     the model takes `past_key_values`, which peft's prefix tuning needs
+    positions           the longest sequence the model has positions for (0: no limit known)
+    sequence_length     the longest that the run will use (0: not known yet)
     parameters          how many the model has before it is quantised
     abstract            the model has no data (simulation): no data-dependent initialisation
     """
@@ -82,6 +84,8 @@ class Facts:
     head_modules: tuple[str, ...] = ()
     output_modules: tuple[str, ...] = ()
     key_value_cache: bool = False
+    positions: int = 0
+    sequence_length: int = 0
     parameters: int = 0
     task: str = ""
     peft_task_type: str | None = None

@@ -88,6 +88,7 @@ def make(given: Recipe, registry: Registry, world_size: int = 1) -> Plan:
             device=choice.device,
             world_size=world_size,
             seed=resolved.train.seed,
+            sequence_length=resolved.train.sequence_length,
             abstract=True,
         ),
     )
@@ -123,8 +124,9 @@ def check(plan: Plan, config: Any) -> list[Problem]:
             f"{resolved.train.sequence_length} is longer than the model's {longest} positions; use at most {longest}"
         )
         problems.append(Problem("train.sequence_length", message))
+    refused = plan.adapter.check(resolved.adapter_options, plan.facts)
     if plan.quantizer is not None:
-        if plan.adapter.trains_base:
+        if plan.adapter.trains_base and not refused:
             message = (
                 f"{plan.quantizer.name!r} freezes the weights that adapter {plan.adapter.name!r} trains;"
                 " drop it, or use another adapter"
@@ -134,5 +136,4 @@ def check(plan: Plan, config: Any) -> list[Problem]:
         if refusal:
             problems.append(Problem("quantize", refusal))
     problems += plan.task.check(resolved.task_options, plan.facts)
-    problems += plan.adapter.check(resolved.adapter_options, plan.facts)
-    return problems
+    return problems + refused

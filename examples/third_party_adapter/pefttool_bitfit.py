@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from pefttool import Adapter, Attached, Options, Problem, claims, hookimpl, peft_folder
+from pefttool import Adapter, Attached, Options, Problem, UsageError, claims, hookimpl, peft_folder
 
 pefttool_api_version = 1
-FILE, PARAMETER = "adapter.safetensors", "bitfit"
+FILE = "adapter.safetensors"
 
 
 class BitFitOptions(Options):
@@ -27,37 +27,49 @@ class BitFit(Adapter):
         return {"learning_rate": 1e-2, "head_learning_rate": 3e-3}
 
     def check(self, options, facts):
-        # Whether layers have biases is known once they exist; Llama's and its relatives' have none.
-        if facts.model_type in ("llama", "mistral", "gemma"):
-            return [Problem("adapter.name", f"'bitfit' trains biases, and {facts.architecture} has none; use 'lora'")]
+        if facts.model_type in ("llama", "mistral", "gemma"):  # the best known; attach() finds the others
+            return [Problem("adapter.name", no_biases(facts.architecture))]
         return []
 
     def attach(self, model, options, facts, name="default"):
-        chosen = [m for m in facts.linear_modules if options.which == "all" or m.startswith(facts.attention_modules)]
-        return Attached(model, self._add(model, [m for m in chosen if model.get_submodule(m).bias is not None], name))
+        inside = tuple(f"{module}." for module in facts.attention_modules) if options.which == "attention" else ""
+        layers = [n for n in facts.linear_modules if n.startswith(inside) and model.get_submodule(n).bias is not None]
+        if not layers:
+            raise UsageError(f"adapter.name: {no_biases(facts.architecture)}")
+        return Attached(model, self._add(model, layers, name))
 
     def _add(self, model, layers, name):
         import torch
 
-        claims.claim(model, self.name, name)
+        claims.claim(model, self.name, name)  # a second adapter is refused here
         model.requires_grad_(False)
         for layer in map(model.get_submodule, layers):
-            change = torch.zeros(layer.out_features, device=layer.bias.device)
-            layer.register_parameter(PARAMETER, torch.nn.Parameter(change))
-            layer.register_forward_hook(lambda module, _, output: output + module.bitfit.to(output.dtype))
-        return frozenset(f"{layer}.{PARAMETER}" for layer in layers)
+            layer.bitfit = torch.nn.Parameter(torch.zeros(layer.out_features, device=layer.bias.device))
+            layer.bitfit_hook = layer.register_forward_hook(lambda m, _, output: output + m.bitfit.to(output.dtype))
+        return frozenset(f"{layer}.bitfit" for layer in layers)
 
     def save(self, model, folder, name="default"):
-        changes = {n: p for n, p in model.named_parameters() if n.endswith(f".{PARAMETER}")}
         folder.mkdir(parents=True, exist_ok=True)
-        peft_folder.write_tensors(folder / FILE, changes)
+        peft_folder.write_tensors(folder / FILE, {n: p for n, p in model.named_parameters() if n.endswith(".bitfit")})
 
     def load(self, model, folder, name="default"):
-        stored = peft_folder.read_tensors(folder / FILE)
-        self._add(model, [n.removesuffix(f".{PARAMETER}") for n in stored], name)
-        for parameter_name, tensor in stored.items():
-            model.get_parameter(parameter_name).data.copy_(tensor)
+        changes = peft_folder.read_tensors(folder / FILE)
+        self._add(model, [n.removesuffix(".bitfit") for n in changes], name)
+        for parameter, change in changes.items():
+            model.get_parameter(parameter).data.copy_(change)
         return model.requires_grad_(False).eval()
+
+    def merge(self, model, name="default"):
+        for layer in [m for m in model.modules() if hasattr(m, "bitfit")]:
+            layer.bias.data += layer.bitfit.data
+            layer.bitfit_hook.remove()
+            del layer.bitfit, layer.bitfit_hook
+        claims.release(model)
+        return model
+
+
+def no_biases(architecture):
+    return f"'bitfit' trains the biases of linear layers, and {architecture} has none that were asked for; use 'lora'"
 
 
 @hookimpl

@@ -39,7 +39,7 @@ def require(holds: bool, what: str, message: str) -> None:
 
 @dataclass(frozen=True)
 class AdapterCase:
-    """One adapter, with its default options or others, on one kind of model (`encoder`, `decoder`), perhaps quantised."""
+    """One adapter (by default with its default options) on one kind of model: `encoder` or `decoder`."""
 
     adapter: Adapter
     kind: str
@@ -132,7 +132,7 @@ class Bench:
         return result.loss
 
     def train(self, adapted: Adapted, steps: int) -> list[float]:
-        """Losses of steps on all rows at the adapter's own rate, an evaluation after each; hooks as the core calls them."""
+        """Losses of steps on all rows at the adapter's own rate, an evaluation after each; call it once."""
         self.case.adapter.prepare(adapted.model, (toy_batch(self.case.kind, [i, i + 1])[0] for i in range(0, 16, 2)))
         defaults = self.case.adapter.defaults(TOYS[self.case.kind])
         rates = {k: v for k, v in defaults.items() if k in ("learning_rate", "head_learning_rate")}

@@ -21,8 +21,8 @@ def check_format(
     lines: Sequence[int],
     others: Iterable[Path] = (),
 ) -> None:
-    """`path` is a file of this format with the rows `expected`, which start on `lines` (records, for a binary format);
-    `others` are files of other formats. Raises ContractViolation."""
+    """`path` is a file of this format with the rows `expected`, on these `lines` (or of these numbers); `others` are
+    files of other formats. Raises ContractViolation."""
     what = f"format {data_format.name!r}"
     require(bool(data_format.sniff(path)), what, f"does not recognise {path.name}")
     for other in others:

@@ -26,7 +26,8 @@ Values = Mapping[str, Any]
 def check_task(
     task: Task, rows: Sequence[Values], kind: str | None = None, others: Iterable[Sequence[Values]] = ()
 ) -> None:
-    """Run every check. `rows` are at least three good rows of different lengths; `others` are rows of other tasks.
+    """Run every check. `rows` are at least three good rows, some of them much longer, so that batches are padded;
+    `others` are rows of other tasks.
 
     `kind` is the tiny model it runs on, `encoder` or `decoder`; by default what `task.generative` suggests.
     Raises ContractViolation.
@@ -93,7 +94,7 @@ def junk(count: int = 200) -> list[dict[str, Any]]:
 
 
 def _answer(what: str, method: Callable[..., Any], values: Values, *arguments: Any) -> Any:
-    """What `method` says of a row, which may be junk: it may refuse it, but must not raise."""
+    """What `method` says of a row, which may lack a label or be junk: it may refuse it, but must not raise."""
     try:
         return method(*arguments)
     except Exception as error:
@@ -138,8 +139,7 @@ def _check_counts(bench: TaskBench) -> None:
 
 def _check_loss(bench: TaskBench) -> None:
     """The weight is what `encode` announced; padding and the company in a batch change neither loss nor gradients."""
-    import torch
-
+    _require_padding(bench)
     bench.model.requires_grad_(True)
     bench.model.eval()
     found: list[tuple[float, dict[str, Tensor]]] = []
@@ -148,13 +148,9 @@ def _check_loss(bench: TaskBench) -> None:
         total = 0.0
         for batch in batches:
             tensors = bench.collate(batch)
-            odd = [n for n, t in tensors.items() if not isinstance(t, torch.Tensor) or t.device.type != "cpu"]
-            bench.require(not odd, f"collate gives {odd[:1]} as something else than a tensor on the CPU")
             loss = bench.task.loss(bench.model, tensors, bench.setting)
             announced = sum(example["weight"] for example in batch)
-            bench.require(
-                float(loss.weight) == announced, f"loss weighs {float(loss.weight)}, encode said {announced}"
-            )
+            bench.require(float(loss.weight) == announced, f"loss weighs {float(loss.weight)}, encode said {announced}")
             loss.sum.backward()  # type: ignore[no-untyped-call]
             total += float(loss.sum.detach())
         found.append((total, {n: p.grad.clone() for n, p in bench.model.named_parameters() if p.grad is not None}))
@@ -167,6 +163,25 @@ def _check_loss(bench: TaskBench) -> None:
         off = close(gradient, others[name])
         same = same_gradient(gradient, others[name], largest, TOLERANCE)
         bench.require(same, f"the gradient of {name} differs by {off:.1e} with padding")
+
+
+def _require_padding(bench: TaskBench) -> None:
+    """The rows given must be able to show a mistake: where lengths differ, a batch of all is wider than a row alone."""
+    import torch
+
+    def widths(examples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
+        tensors = bench.collate(examples)
+        odd = [n for n, t in tensors.items() if not isinstance(t, torch.Tensor) or t.device.type != "cpu"]
+        bench.require(not odd, f"collate gives {odd[:1]} as something else than a tensor on the CPU")
+        return {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
+
+    alone = [widths([example]) for example in bench.examples]
+    if len({example["length"] for example in bench.examples}) > 1:
+        together = widths(bench.examples)
+        bench.require(
+            any(shapes != together for shapes in alone),
+            "the rows given are all padded to one width, alone as in a batch: make one much longer",
+        )
 
 
 def _check_predictions(bench: TaskBench) -> None:
@@ -184,8 +199,11 @@ def _check_predictions(bench: TaskBench) -> None:
     unanswered += [{n: v for n, v in row.values.items() if n != gone} for row in bench.rows for gone in row.values]
     for values in unanswered:
         if values and bench.task.check_input(values, bench.setting.options) is None:
-            (prediction,) = bench.predict([Row(values)])
-            _require_json(bench, prediction)
+            answers = _answer(bench.what, bench.predict, values, [Row(values)])
+            bench.require(
+                len(answers) == 1, f"gives {len(answers)} predictions for one row without an answer: {values}"
+            )
+            _require_json(bench, answers[0])
 
 
 def _require_json(bench: TaskBench, prediction: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tensors of a model as the contract sees them: every distinct piece of memory, what quantised weights carry included."""
+"""Tensors of a model as the contract sees them: with what quantised weights carry."""
 
 from __future__ import annotations
 

@@ -41,7 +41,12 @@ class PrefixAdapter(Adapter):
                 f"'prefix' works for peft's task types {', '.join(TASK_TYPES)}, and task {facts.task!r} is"
                 f" {facts.peft_task_type or 'none of peft’s'}; use 'lora'"
             )
-        return [Problem("adapter.name", problem) for problem in problems]
+        found = [Problem("adapter.name", problem) for problem in problems]
+        room = facts.positions - options.num_virtual_tokens
+        if facts.positions and facts.sequence_length > room:
+            message = f"{facts.sequence_length} and {options.num_virtual_tokens} virtual tokens are more than the"
+            found.append(Problem("train.sequence_length", f"{message} model's {facts.positions} positions; use {room}"))
+        return found
 
     def attach(self, model: nn.Module, options: PrefixOptions, facts: Facts, name: str = "default") -> Attached:
         _require_fitting(model, facts.peft_task_type)

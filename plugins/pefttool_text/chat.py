@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import DataError, ModelError, Options, Row, Setting
+from pefttool import DataError, Loaded, ModelError, Options, Row, Setting
 from pefttool_text import chat_rows
 from pefttool_text.batching import IGNORE
 from pefttool_text.chat_rows import Message
@@ -37,6 +37,11 @@ class Chat(LanguageModel):
             return None
         (found,) = shapes
         return chat_rows.SHAPES[found] if found else None
+
+    def load(self, source: Any, setting: Setting) -> Loaded:
+        loaded = super().load(source, setting)
+        _require_template(loaded.processor)  # plans load too, so this is said before any weight is read
+        return loaded
 
     def check_row(self, values: Mapping[str, Any], options: ChatOptions) -> str | None:
         return self._complaint(values, options, answered=True)
@@ -86,13 +91,17 @@ class Chat(LanguageModel):
         return {"answer": text}
 
 
-def template(processor: Any, turns: Sequence[Message], add_generation_prompt: bool = False) -> str:
-    """The model's own chat template over these turns, as text."""
+def _require_template(processor: Any) -> None:
     if not getattr(processor, "chat_template", None):
         raise ModelError(
             "this model's tokenizer has no chat template: use an instruction-tuned model, or --task"
             " causal-lm on rendered text"
         )
+
+
+def template(processor: Any, turns: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    """The model's own chat template over these turns, as text."""
+    _require_template(processor)
     return str(processor.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=add_generation_prompt))
 
 

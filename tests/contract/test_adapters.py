@@ -12,17 +12,6 @@ FOUND = {name: adapter_cases(REGISTRY.adapters[name], REGISTRY) for name in REGI
 CASES = [case for cases, _ in FOUND.values() for case in cases]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny matrices: more threads only wait for each other."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("check", ADAPTER_CHECKS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_contract(case: AdapterCase, check: str) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from pefttool.errors import PluginError
-from pefttool.interfaces import Adapter, Attached, NotMergeable
+from pefttool.interfaces import Adapter, Attached, NotMergeable, Problem
 from pefttool.peft_folder import read_tensors, write_tensors
-from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation
+from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, adapter_cases, check_adapter
 
 
 class Shift(Adapter):
@@ -57,6 +56,39 @@ class ChangesTheBase(Shift):
         return attached
 
 
+class SwapsTheBase(Shift):
+    """Before the first step already, so that comparing before and after training would not show it."""
+
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        attached = super().attach(model, options, facts, name)
+        layer = model.get_submodule(self.layer)
+        layer.weight = torch.nn.Parameter(layer.weight.detach() * 2, requires_grad=False)
+        return Attached(attached.model, attached.trainable, identity_at_init=False)
+
+
+class TrainsTheBase(Shift):
+    """The naive BitFit: the base's own bias, openly declared."""
+
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        attached = super().attach(model, options, facts, name)
+        model.get_submodule(self.layer).bias.requires_grad_(True)
+        return Attached(attached.model, attached.trainable | {f"{self.layer}.bias"})
+
+
+class Drifts(Shift):
+    """Something of the adapter's own changes in evaluation, and is no parameter."""
+
+    def add(self, model: Any, start: float = 0.0) -> None:
+        super().add(model, start)
+        layer = model.get_submodule(self.layer)
+        layer.register_buffer("calls", torch.zeros(2))
+        layer.register_forward_pre_hook(self.count)
+
+    @staticmethod
+    def count(module: Any, inputs: Any) -> None:
+        module.calls.add_(1)
+
+
 class NotTheIdentity(Shift):
     def add(self, model: Any, start: float = 0.5) -> None:
         super().add(model, start)
@@ -67,6 +99,38 @@ class ForgetsToDeclare(Shift):
         attached = super().attach(model, options, facts, name)
         model.get_submodule(self.layer).bias.requires_grad_(True)
         return attached
+
+
+class TrainsNothing(Shift):
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        attached = super().attach(model, options, facts, name)
+        model.get_submodule(self.layer).shift.requires_grad_(False)
+        return attached
+
+
+class Wrapper(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.inner = model
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.inner(**inputs)
+
+
+class HidesTheHead(Shift):
+    """In a wrapper that the core cannot look through: the head would stay random."""
+
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        attached = super().attach(model, options, facts, name)
+        return Attached(Wrapper(attached.model), frozenset(f"inner.{n}" for n in attached.trainable))
+
+
+class CutsTheHeadOff(Shift):
+    def add(self, model: Any, start: float = 0.0) -> None:
+        super().add(model, start)
+        model.classifier.register_forward_hook(
+            lambda module, inputs, _: torch.nn.functional.linear(*inputs, module.weight.detach(), module.bias)
+        )
 
 
 class TrainsInHalfPrecision(Shift):
@@ -88,6 +152,32 @@ class SavesTheBase(Shift):
         write_tensors(folder / "more.safetensors", {"weight": model.get_submodule(self.layer).weight})
 
 
+class SavesTheBaseTransposed(Shift):
+    def save(self, model: Any, folder: Path, name: str = "default") -> None:
+        super().save(model, folder, name)
+        write_tensors(folder / "more.safetensors", {"weight": model.get_submodule(self.layer).weight.T})
+
+
+class SavesUnderTheBasesName(Shift):
+    def save(self, model: Any, folder: Path, name: str = "default") -> None:
+        super().save(model, folder, name)
+        layer = model.get_submodule(self.layer)
+        write_tensors(folder / "more.safetensors", {f"model.{self.layer}.bias": layer.bias + layer.shift})
+
+
+class Pickles(Shift):
+    def save(self, model: Any, folder: Path, name: str = "default") -> None:
+        super().save(model, folder, name)
+        torch.save({"shift": model.get_submodule(self.layer).shift}, folder / "adapter.bin")
+
+
+class SavesNothing(Shift):
+    layer = "model.layers.0.mlp.down_proj"
+
+    def save(self, model: Any, folder: Path, name: str = "default") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 class LosesPrecision(Shift):
     def save(self, model: Any, folder: Path, name: str = "default") -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +196,26 @@ class AttachesTwice(Shift):
         model.requires_grad_(False)
         self.add(model)
         return Attached(model, frozenset({f"{self.layer}.shift"}))
+
+
+class SpoilsTheFirst(Shift):
+    """Refuses the second attach only after it has changed the model."""
+
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        if hasattr(model.get_submodule(self.layer), "shift"):
+            model.get_submodule(self.layer).shift.data.add_(1)
+        return super().attach(model, options, facts, name)
+
+
+class FreezesTheFirst(Shift):
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        model.requires_grad_(False)
+        return super().attach(model, options, facts, name)
+
+
+class MergesNothing(Shift):
+    def merge(self, model: Any, name: str = "default") -> Any:
+        return model
 
 
 class MergesWrongly(Shift):
@@ -141,6 +251,27 @@ class DependsOnTheBatch(Shift):
         )
 
 
+class SkipsARow(Shift):
+    """Its gradient leaves out the first row of every micro-batch."""
+
+    def add(self, model: Any, start: float = 0.0) -> None:
+        super().add(model, start)
+        layer = model.get_submodule(self.layer)
+
+        def hook(module: Any, _: Any, output: Any) -> Any:
+            return torch.cat([output[:1].detach(), output[1:]]) if module.training else output
+
+        layer.register_forward_hook(hook)
+
+
+class StaysOff(Shift):
+    def disabled(self, model: Any) -> Any:
+        from contextlib import nullcontext
+
+        model.get_submodule(self.layer).shift.data.zero_()
+        return nullcontext()
+
+
 class CannotBeSwitchedOff(Shift):
     def disabled(self, model: Any) -> Any:
         from contextlib import nullcontext
@@ -148,36 +279,91 @@ class CannotBeSwitchedOff(Shift):
         return nullcontext()
 
 
-BROKEN: list[tuple[type[Shift], str]] = [
-    (ChangesTheBase, "base_stays_as_it_was"),
-    (NotTheIdentity, "identity_at_initialisation"),
-    (ForgetsToDeclare, "trains_what_it_declares"),
-    (TrainsInHalfPrecision, "trains_what_it_declares"),
-    (GroupsTwice, "groups_cover_the_parameters"),
-    (SavesTheBase, "file_holds_no_base"),
-    (LosesPrecision, "save_and_load_are_exact"),
-    (StillTrainsWhenLoaded, "save_and_load_are_exact"),
-    (AttachesTwice, "second_attach_is_refused"),
-    (MergesWrongly, "merges_or_says_why_not"),
-    (RefusesWithoutReason, "merges_or_says_why_not"),
-    (IgnoresTheSeed, "same_seed_same_result"),
-    (LearnsNothing, "loss_falls"),
-    (DependsOnTheBatch, "accumulation_changes_nothing"),
-    (CannotBeSwitchedOff, "can_be_switched_off"),
+#: The adapter, the check that catches it, and what it says.
+BROKEN: list[tuple[type[Shift], str, str]] = [
+    (NotTheIdentity, "identity_at_initialisation", "outputs differ by .* before the first step"),
+    (ForgetsToDeclare, "trains_what_it_declares", r"trains '.*dense\.bias' without declaring it"),
+    (TrainsNothing, "trains_what_it_declares", r"declares '.*shift' but does not train it"),
+    (TrainsInHalfPrecision, "trains_what_it_declares", "float16, expected float32"),
+    (HidesTheHead, "task_head_is_trained_and_saved", r"'classifier\.bias'\] cannot be found"),
+    (CutsTheHeadOff, "task_head_is_trained_and_saved", r"'classifier\.weight'\] did not change"),
+    (GroupsTwice, "groups_cover_the_parameters", "holds 2 parameters, expected each of 1 once"),
+    (SwapsTheBase, "base_stays_as_it_was", r"attach\(\) changed the base's .*dense\.weight"),
+    (TrainsTheBase, "base_stays_as_it_was", r"the base's .*dense\.bias'\] changed in three steps"),
+    (ChangesTheBase, "base_stays_as_it_was", r"the base's .*dense\.weight'\] changed in three steps"),
+    (Drifts, "base_stays_as_it_was", r"calls'\] does not train, and changed"),
+    (LearnsNothing, "loss_falls", "loss went from"),
+    (IgnoresTheSeed, "same_seed_same_result", r"shift'\] differs between two runs"),
+    (DependsOnTheBatch, "accumulation_changes_nothing", "the gradient of .* differs"),
+    (SkipsARow, "accumulation_changes_nothing", "the gradient of .*shift differs|has a gradient in only one"),
+    (LosesPrecision, "save_and_load_are_exact", "outputs differ by .* after save and load"),
+    (StillTrainsWhenLoaded, "save_and_load_are_exact", r"shift'\] still trains"),
+    (SavesTheBase, "file_holds_no_base", r"'weight' is the base's .*dense\.weight"),
+    (SavesTheBaseTransposed, "file_holds_no_base", r"'weight' is the base's .*dense\.weight"),
+    (SavesUnderTheBasesName, "file_holds_no_base", r"has the name of the base's .*dense\.bias"),
+    (Pickles, "file_holds_no_base", r"'adapter\.bin'\] is neither safetensors nor text"),
+    (MergesNothing, "merges_or_says_why_not", "is not plain: .*shift"),
+    (MergesWrongly, "merges_or_says_why_not", "outputs differ by .* after the merge"),
+    (RefusesWithoutReason, "merges_or_says_why_not", "without a reason: no"),
+    (AttachesTwice, "second_attach_is_refused", "was not refused"),
+    (SpoilsTheFirst, "second_attach_is_refused", r"changed .*shift"),
+    (FreezesTheFirst, "second_attach_is_refused", r"froze .*shift"),
+    (CannotBeSwitchedOff, "can_be_switched_off", "while switched off"),
+    (StaysOff, "can_be_switched_off", "switched off and on again"),
 ]
 
 
-@pytest.mark.parametrize(("broken", "check"), BROKEN, ids=[broken.__name__ for broken, _ in BROKEN])
-def test_a_broken_adapter_is_caught(broken: type[Shift], check: str) -> None:
-    with pytest.raises((ContractViolation, PluginError)) as caught:
+@pytest.mark.parametrize(("broken", "check", "says"), BROKEN, ids=[broken.__name__ for broken, *_ in BROKEN])
+def test_a_broken_adapter_is_caught(broken: type[Shift], check: str, says: str) -> None:
+    with pytest.raises(ContractViolation, match=f"^adapter 'shift' on the tiny encoder: .*{says}"):
         ADAPTER_CHECKS[check](AdapterCase(broken(), "encoder"))
-    assert "shift" in str(caught.value)
+
+
+def test_saving_no_tensors_is_caught() -> None:
+    with pytest.raises(ContractViolation, match=r"saved no safetensors file"):
+        ADAPTER_CHECKS["file_holds_no_base"](AdapterCase(SavesNothing(), "decoder"))
 
 
 def test_every_check_has_a_broken_adapter() -> None:
-    assert {check for _, check in BROKEN} == set(ADAPTER_CHECKS)
+    assert {check for _, check, _ in BROKEN} == set(ADAPTER_CHECKS)
 
 
 @pytest.mark.parametrize("check", ADAPTER_CHECKS)
 def test_the_sound_one_passes(check: str) -> None:
     ADAPTER_CHECKS[check](AdapterCase(Shift(), "encoder"))
+
+
+class RefusesDecoders(Shift):
+    reason = "'shift' needs a layer of BERT's, and LlamaForCausalLM has none"
+
+    def check(self, options: Any, facts: Any) -> list[Problem]:
+        return [] if facts.model_type == "bert" else [Problem("adapter.name", self.reason)]
+
+
+class RefusesEverything(Shift):
+    def check(self, options: Any, facts: Any) -> list[Problem]:
+        return [Problem("adapter.name", f"'shift' does not like {facts.architecture}")]
+
+
+class RefusesSilently(Shift):
+    def check(self, options: Any, facts: Any) -> list[Problem]:
+        return [Problem("adapter.name", "")]
+
+
+def test_all_checks_at_once_and_what_was_refused() -> None:
+    assert check_adapter(RefusesDecoders()) == {"shift-decoder": f"adapter.name: {RefusesDecoders.reason}"}
+
+
+def test_check_adapter_finds_a_broken_one() -> None:
+    with pytest.raises(ContractViolation, match="before the first step"):
+        check_adapter(NotTheIdentity(), models=["encoder"])
+
+
+def test_an_adapter_that_refuses_every_model_has_not_passed() -> None:
+    with pytest.raises(ContractViolation, match=r"refuses every model: .*BertFor.*LlamaFor"):
+        check_adapter(RefusesEverything())
+
+
+def test_a_refusal_needs_a_reason() -> None:
+    with pytest.raises(ContractViolation, match="without a reason that helps"):
+        adapter_cases(RefusesSilently())

@@ -178,3 +178,16 @@ def test_what_is_trained_is_what_the_assistant_said(tokenizer, pairs):
 
 def test_rows_with_the_same_turns_are_duplicates_whatever_their_shape():
     assert TASK.key(OPENAI, TASK.Options()) == TASK.key(ALPACA, TASK.Options()) == TASK.key(SHAREGPT, TASK.Options())
+
+
+def test_a_model_without_chat_template_is_refused_when_it_is_loaded(tmp_path):
+    """The plan loads too, abstractly: so this is said before any weight is read."""
+    from pefttool.errors import ModelError
+    from pefttool.pretrained import LocalPretrained
+    from pefttool.testing import tiny_decoder
+
+    source = LocalPretrained(tiny_decoder(tmp_path), abstract=True)
+    assert TASK.load(source, setting()).processor.chat_template
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template: use an instruction-tuned model"):
+        TASK.load(source, setting())

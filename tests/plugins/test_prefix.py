@@ -10,7 +10,7 @@ import pytest
 import tiny_models as tiny
 import torch
 
-from pefttool import NotMergeable, UsageError
+from pefttool import Facts, NotMergeable, UsageError
 from pefttool_prefix.adapter import PrefixAdapter
 from pefttool_prefix.initialise import from_activations
 from pefttool_prefix.options import PrefixOptions
@@ -222,3 +222,14 @@ def test_trains_in_float32_beside_a_bfloat16_base(models: Path, kind: str) -> No
 
 def test_it_is_found_through_its_entry_point(registry: Any) -> None:
     assert isinstance(registry.adapters["prefix"], PrefixAdapter)
+
+
+@pytest.mark.parametrize(("length", "fits"), [(54, True), (55, False), (0, True)])
+def test_virtual_tokens_take_positions(length: int, fits: bool) -> None:
+    """They stand before the text, so a text of full length would run out of position embeddings."""
+    facts = Facts(
+        architecture="Tiny", key_value_cache=True, peft_task_type="SEQ_CLS", positions=64, sequence_length=length
+    )
+    problems = PrefixAdapter().check(PrefixOptions(num_virtual_tokens=10), facts)
+    assert [p.key for p in problems] == ([] if fits else ["train.sequence_length"])
+    assert fits or problems[0].message.endswith("use 54")
