@@ -24,19 +24,22 @@ LABELS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and held-out rows, the class names, and lines that the user should read."""
+    """Training and held-out rows, the class names, lines that the user should read, and the hash of the files."""
 
     train: tuple[Row, ...]
     eval: tuple[Row, ...]
     labels: tuple[str, ...]
     notices: tuple[str, ...]
+    sha256: str
 
 
 def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rejects: Path | None = None) -> Corpus:
     """Read, check and split. Bad rows raise DataError, or with `skip_bad_rows` are counted and written to `rejects`."""
     assert recipe.task is not None
     task, options = registry.tasks[recipe.task], recipe.task_options
-    train, held_out, problems, notices = _read(recipe, registry, task, options)
+    train_files, eval_files, notices = _choose_files(recipe, registry)
+    train, held_out, problems, read = _read(recipe, registry, task, options, train_files, eval_files)
+    notices += read
     if problems:
         notices.append(_bad_rows(problems, len(train) + len(held_out or ()), skip_bad_rows, rejects))
     seed, stratum = recipe.train.seed, _stratum(task, options)
@@ -54,7 +57,8 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     duplicates = _duplicates(task, options, train, held_out)
     if duplicates:
         notices.append(duplicates)
-    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices))
+    sha256 = reader.fingerprint([*train_files, *eval_files])
+    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256)
 
 
 def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
@@ -81,11 +85,16 @@ def _check_labels(
 
 
 def _read(
-    recipe: Recipe, registry: Registry, task: Task, options: Any
+    recipe: Recipe,
+    registry: Registry,
+    task: Task,
+    options: Any,
+    train_files: Sequence[Path],
+    eval_files: Sequence[Path],
 ) -> tuple[list[Row], list[Row] | None, list[DataProblem], list[str]]:
     """(good training rows, good held-out rows or None where there are no held-out files, problems, notices)."""
-    train_files, eval_files, notices = _choose_files(recipe, registry)
     problems: list[DataProblem] = []
+    notices: list[str] = []
 
     def good(files: Sequence[Path]) -> list[Row]:
         reading = reader.read(files, registry, recipe.data.format)

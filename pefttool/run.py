@@ -85,6 +85,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
             before,
             result.metrics,
             samples,
+            data_sha256=rows.sha256,
             steps=result.steps,
             best_step=result.best_step,
             reason=result.reason,

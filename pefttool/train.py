@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pefttool import checkpoint
 from pefttool.attach import Adapted
@@ -15,7 +18,7 @@ from pefttool.batches import Batches, Encoded, Position, by_length
 from pefttool.checkpoint import Best, Progress
 from pefttool.errors import RunError
 from pefttool.evaluate import evaluate
-from pefttool.events import Evaluated, Notice, Saved, StepDone, TrainFinished, TrainStarted
+from pefttool.events import Control, Evaluated, Notice, Saved, StepDone, TrainFinished, TrainStarted
 from pefttool.observers import Emitter
 from pefttool.optimisation import StepResult, make_optimizer, make_schedule, optimizer_step
 from pefttool.plan import Plan
@@ -50,7 +53,31 @@ def train(
     folder: Path,
 ) -> Result:
     """Train until the last step, until patience runs out, or until an observer asks to stop."""
-    return Loop(plan, base, adapted, data, held_out, emit, accelerator, folder).run()
+    loop = Loop(plan, base, adapted, data, held_out, emit, accelerator, folder)
+    with stopping_on_ctrl_c(emit.control, accelerator.num_processes):
+        return loop.run()
+
+
+@contextmanager
+def stopping_on_ctrl_c(control: Control, ranks: int) -> Iterator[None]:
+    """The first Ctrl-C ends training at the next step boundary, so that what was learnt is saved; a second aborts.
+
+    Not with several ranks: each would stop at a step of its own, and the others would wait for it.
+    """
+    if ranks > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: Any) -> None:
+        control.stop("Ctrl-C")
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Loop:

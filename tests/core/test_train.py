@@ -71,13 +71,13 @@ class Whole(Adapter):
 
 
 class Recorder:
-    def __init__(self, stop_at=None):
-        self.seen, self.step, self.control, self.stop_at = [], 0, events.Control(), stop_at
+    def __init__(self, at_step):
+        self.seen, self.step, self.control, self.at_step = [], 0, events.Control(), at_step
 
     def __call__(self, event):
         self.seen.append(replace(event, step=self.step))
-        if isinstance(event, events.StepDone) and self.step == self.stop_at:
-            self.control.stop("enough")
+        if isinstance(event, events.StepDone) and self.step in self.at_step:
+            self.at_step[self.step]()
 
     def of(self, kind):
         return [e for e in self.seen if isinstance(e, kind)]
@@ -89,10 +89,12 @@ ACCELERATOR = SimpleNamespace(
 CPU = SimpleNamespace(device="cpu", autocast=None, grad_scaler=False)
 
 
-def fit(tmp_path, held_out=(), stop_at=None, rows=None, **settings):
+def fit(tmp_path, held_out=(), stop_at=None, at_step=None, rows=None, **settings):
     torch.manual_seed(0)
     model = torch.nn.Linear(1, 1)
-    task, adapter, emit = Line(), Whole(), Recorder(stop_at)
+    task, adapter, emit = Line(), Whole(), Recorder(dict(at_step or {}))
+    if stop_at is not None:
+        emit.at_step[stop_at] = lambda: emit.control.stop("enough")
     task.held_out = list(held_out)
     defaults = {"batch_size": 2, "epochs": 3, "learning_rate": 0.05, "warmup": 0.0, "max_grad_norm": 1e9}
     recipe = SimpleNamespace(train=TrainSettings(**{**defaults, **settings}))
@@ -210,3 +212,22 @@ def test_decay_spares_biases_and_heads_have_their_own_rate():
     found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     wanted = {"0.weight": (1e-3, 0.1), "0.bias": (1e-3, 0.0), "1.weight": (5e-3, 0.1), "1.bias": (5e-3, 0.0)}
     assert {n: found[id(p)] for n, p in model.named_parameters()} == wanted
+
+
+def test_the_first_ctrl_c_saves_what_was_learnt_and_the_second_aborts(tmp_path):
+    import os
+    import signal
+
+    before = signal.getsignal(signal.SIGINT)
+    run = fit(tmp_path, at_step={3: lambda: os.kill(os.getpid(), signal.SIGINT)})
+    assert run.result.steps == 3 and run.result.reason == "stopped: Ctrl-C"
+    assert len(run.emit.of(events.Evaluated)) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, at_step={2: twice})
+    assert signal.getsignal(signal.SIGINT) is before
