@@ -51,7 +51,7 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(INSTALL) -e '.[dev,examples,trackers]'
+	$(INSTALL) -e '.[dev,examples]'
 	touch $@
 
 # The movie snippets are in the source archive only. Its setup.py runs; pip gets that a setuptools of its own.

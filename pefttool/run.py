@@ -105,8 +105,9 @@ def _encode(planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, emit: Em
     def progress(done: int, total: int) -> None:
         emit(Progress(what="encoding", done=done, total=total))
 
-    data = batches.encode(rows.train, planned.task, loaded.processor, loaded.setting, progress)
-    held_out = batches.encode(rows.eval, planned.task, loaded.processor, loaded.setting)
+    train_rows, eval_rows = (planned.task.prepare(part, loaded.model) for part in (rows.train, rows.eval))
+    data = batches.encode(train_rows, planned.task, loaded.processor, loaded.setting, progress)
+    held_out = batches.encode(eval_rows, planned.task, loaded.processor, loaded.setting)
     dropped = (*data.dropped, *held_out.dropped)
     if dropped:
         emit(
