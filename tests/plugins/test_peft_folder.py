@@ -153,6 +153,7 @@ def test_an_adapter_of_another_base_is_refused(models: Path, saved: Path) -> Non
 
 def test_only_the_chatter_of_imports_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger(CHATTY[0])
+    caplog.set_level(logging.WARNING, logger=CHATTY[0])  # the quantizers' plugin turns the library's warnings off
     with quiet_imports():
         logger.warning("kernels")
         logger.error("broken")
