@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from real_run import CLASSIFY, SMALL, pefttool
+from safetensors.torch import load_file
 
 PACKAGE = Path(__file__).parents[1] / "examples" / "third_party_adapter"
 
@@ -38,7 +39,11 @@ def test_it_trains_and_its_run_can_be_used(installed: str, tmp_path: Path) -> No
     out = tmp_path / "run"
     arguments = ("run", "--adapter", "bitfit", *CLASSIFY, *SMALL, "--out", str(out), "--json")
     result = json.loads(pefttool(*arguments, PYTHONPATH=installed).stdout)
-    assert result["after"]["loss"] != result["before"]["loss"]
+    changes = load_file(out / "adapter" / "adapter.safetensors")
+    # MiniLM: 6 blocks of 6 linear layers, and the pooler. Every change starts at zero and must have been trained; only
+    # a key's bias has no gradient but rounding, since softmax does not see it.
+    assert len(changes) == 37 and all(t.abs().max() > 1e-3 for n, t in changes.items() if ".key." not in n)
+    assert set(result["after"]) == set(result["before"]) == {"accuracy", "f1_macro", "loss"}
     facts = json.loads((out / "adapter" / "pefttool.json").read_text())
     assert (facts["adapter_distribution"], facts["adapter_version"]) == ("pefttool-bitfit", "0.1.0")
     evaluated = json.loads(pefttool("eval", str(out), "--json", PYTHONPATH=installed).stdout)
