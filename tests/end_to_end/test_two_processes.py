@@ -18,7 +18,7 @@ SHARED = (
 )
 
 
-@pytest.mark.parametrize("adapter", ["lora", "head"])
+@pytest.mark.parametrize("adapter", ["full", "head", "lora", "prefix"])
 def test_two_processes_equal_one(adapter: str, tmp_path: Path, no_dropout: Path) -> None:
     arguments = ("--adapter", adapter, "--model", str(no_dropout), "--data", "example:movie-snippets", *SHARED)
     one = run(tmp_path / "one", *arguments, "-o", "train.gradient_accumulation=2")
@@ -38,11 +38,13 @@ def test_two_processes_equal_one(adapter: str, tmp_path: Path, no_dropout: Path)
     finished = Finished(two, {})
     assert finished.json("environment.json")["world_size"] == 2
     assert [e["type"] for e in finished.events].count("TrainStarted") == 1
-    (name,) = (p.name for p in (two / "adapter").glob("*.safetensors"))
-    a, b = (load_file(folder / "adapter" / name) for folder in (one.folder, two))
-    assert a.keys() == b.keys()
-    for key in a:
-        assert torch.linalg.norm(a[key] - b[key]) <= 1e-5 * torch.linalg.norm(a[key]), key
+    names = sorted(p.name for p in (two / "adapter").glob("*.safetensors"))
+    assert names == sorted(p.name for p in (one.folder / "adapter").glob("*.safetensors")) != []
+    for name in names:
+        a, b = (load_file(folder / "adapter" / name) for folder in (one.folder, two))
+        assert a.keys() == b.keys()
+        for key in a:
+            assert torch.linalg.norm(a[key] - b[key]) <= 1e-5 * torch.linalg.norm(a[key]), (name, key)
 
 
 @pytest.fixture(scope="module")
