@@ -1,0 +1,1 @@
+"""The CPU path: tiles of a weight that stay in the cache."""
