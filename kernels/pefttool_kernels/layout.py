@@ -18,7 +18,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -39,11 +39,12 @@ class FourBitWeight:
     packed: Tensor  # uint8, ceil(N * K / 2) values, contiguous, of any shape
     absmax: Tensor  # [ceil(N * K / 64)], float32, or uint8 when nested
     code: Tensor  # [16], float32
+    nested_absmax: Tensor | None  # [ceil(len(absmax) / 256)], float32
+    nested_code: Tensor | None  # [256], float32
+    offset: Tensor | None  # one value, float32
     out_features: int  # N
     in_features: int  # K
-    nested_absmax: Tensor | None = None  # [ceil(len(absmax) / 256)], float32
-    nested_code: Tensor | None = None  # [256], float32
-    offset: Tensor | None = None  # one value, float32
+    quant_type: str  # the code's name: "nf4" or "fp4"
 
     @property
     def nested(self) -> bool:
@@ -53,9 +54,9 @@ class FourBitWeight:
     def numel(self) -> int:
         return self.out_features * self.in_features
 
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """In the order in which the operators take them."""
-        return self.packed, self.absmax, self.code, self.nested_absmax, self.nested_code, self.offset
+    def arguments(self) -> tuple[Any, ...]:
+        """The fields in their order, in which the operators take them; `FourBitWeight(*arguments)` is the inverse."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     @classmethod
     def of(cls, weight: Tensor, state: Any) -> FourBitWeight:
@@ -78,13 +79,14 @@ class FourBitWeight:
         if not weight.is_contiguous():
             raise UnsupportedLayout("packed weights that are not contiguous: call .contiguous() on them first")
         n, k = state.shape
+        shape = (n, k, state.quant_type)
         if not state.nested:
-            return cls(weight, state.absmax, state.code, n, k)
+            return cls(weight, state.absmax, state.code, None, None, None, *shape)
         if state.state2.blocksize != NESTED_BLOCK:
             raise UnsupportedLayout(
                 f"nested scales in blocks of {state.state2.blocksize}: the kernels read {NESTED_BLOCK}"
             )
-        return cls(weight, state.absmax, state.code, n, k, state.state2.absmax, state.state2.code, state.offset)
+        return cls(weight, state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset, *shape)
 
 
 @dataclass(frozen=True)
@@ -101,3 +103,7 @@ class EightBitWeight:
     @property
     def in_features(self) -> int:
         return self.values.shape[1]
+
+    def arguments(self) -> tuple[Any, ...]:
+        """The fields in their order, in which the operators take them."""
+        return self.values, self.scales

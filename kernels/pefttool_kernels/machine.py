@@ -1,0 +1,71 @@
+"""What the device under a tensor can do, asked once per device and never at import."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from pefttool_kernels.dispatch import Direction, Machine
+
+
+def of(device: torch.device) -> Machine:
+    """The machine of a tensor's device. For "meta" and fake tensors' devices nothing is asked of any driver."""
+    return _describe(device.type, device.index)
+
+
+@functools.cache
+def _describe(device_type: str, index: int | None) -> Machine:
+    if device_type == "cpu":
+        from pefttool_kernels.cpu import native
+
+        return Machine("cpu", native_missing=native.missing())
+    if device_type != "cuda" or torch.version.hip:
+        return Machine(device_type, triton_missing=triton_missing())
+    properties = torch.cuda.get_device_properties(index if index is not None else torch.cuda.current_device())
+    return Machine(
+        "cuda",
+        name=properties.name,
+        capability=(properties.major, properties.minor),
+        processors=properties.multi_processor_count,
+        free_bytes=torch.cuda.mem_get_info(index)[0],
+        triton_missing=triton_missing(),
+        fused_rows=measured_rows(properties.name),
+    )
+
+
+def triton_missing() -> str | None:
+    """Why triton's kernels cannot be had, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (on Linux it comes with a CUDA build of torch)"
+    return None
+
+
+def calibration_file(name: str) -> Path:
+    """Where the limits measured on the card of this name are kept."""
+    cache = os.environ.get("PEFTTOOL_CACHE")
+    root = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pefttool"
+    return root / "kernels" / f"{name.replace(' ', '-').replace('/', '-')}.json"
+
+
+def measured_rows(name: str) -> dict[Direction, int]:
+    """What was measured on this card: up to how many rows the fused kernels are faster, by direction; or nothing."""
+    try:
+        record = json.loads(calibration_file(name).read_text(encoding="utf-8"))
+        return {"forward": int(record["forward"]), "backward": int(record["backward"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def record_rows(name: str, forward: int, backward: int) -> Path:
+    """Keep what was measured. The next process reads it; this one goes on with what it had."""
+    path = calibration_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps({"card": name, "forward": forward, "backward": backward}), encoding="utf-8")
+    aside.replace(path)
+    return path

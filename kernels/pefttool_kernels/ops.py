@@ -1,0 +1,194 @@
+"""The operators, as PyTorch knows them: schemas, implementations, fakes for tracing and simulation.
+
+    linear_4bit(x, weight, bias, lora, ...)   x [..., K] W^T + bias + scaling (x A^T) B^T  ->  [..., N]
+    linear_8bit(x, weight, bias, lora, ...)   the same, of a weight with 8 bits and a scale a row
+    dequantize_4bit(weight, dtype)            W [N, K]
+
+The functions here take a view of the stored weight (`layout`). Below them stand `torch.ops.pefttool.*`, which take its
+tensors: opaque to torch.compile, known to FakeTensorMode, differentiable (`autograd`). W itself is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pefttool_kernels import autograd, backends, dispatch, low_rank, machine
+from pefttool_kernels.layout import EightBitWeight, FourBitWeight
+
+#: How many arguments of an operator a 4-bit weight takes.
+FIELDS = len(fields(FourBitWeight))
+
+library = torch.library.Library("pefttool", "FRAGMENT")
+
+WEIGHT_4BIT = (
+    "Tensor packed, Tensor absmax, Tensor code, Tensor? nested_absmax, Tensor? nested_code, Tensor? offset,"
+    " SymInt out_features, SymInt in_features, str quant_type"
+)
+WEIGHT_8BIT = "Tensor values, Tensor scales"
+EPILOGUE = "Tensor? bias, Tensor? lora_a, Tensor? lora_b, float scaling, str backend"
+BACKWARD = "Tensor? left, Tensor? lora_a, str backend"
+
+library.define(f"linear_4bit(Tensor x, {WEIGHT_4BIT}, {EPILOGUE}) -> Tensor")
+library.define(f"linear_4bit_dx(Tensor g, {WEIGHT_4BIT}, {BACKWARD}) -> Tensor")
+library.define(f"linear_8bit(Tensor x, {WEIGHT_8BIT}, {EPILOGUE}) -> Tensor")
+library.define(f"linear_8bit_dx(Tensor g, {WEIGHT_8BIT}, {BACKWARD}) -> Tensor")
+library.define(f"dequantize_4bit({WEIGHT_4BIT}, ScalarType dtype, str backend) -> Tensor")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A LoRA update that is added to a product: scaling (x A^T) B^T. A [r, K], B [N, r], of any floating dtype."""
+
+    a: Tensor
+    b: Tensor
+    scaling: float = 1.0
+
+
+def linear_4bit(
+    x: Tensor, weight: FourBitWeight, bias: Tensor | None = None, lora: LowRank | None = None, backend: str = "auto"
+) -> Tensor:
+    """x [..., K] W^T + bias [N] + the low-rank update -> [..., N], in x's dtype (autocast's where it is on).
+
+    Differentiable in x, bias, A and B. A `backend` other than "auto" works or raises `BackendError`.
+    """
+    x = _autocast(x)
+    output: Tensor = torch.ops.pefttool.linear_4bit(x, *weight.arguments(), bias, *_parts(lora), backend)
+    return output
+
+
+def linear_8bit(
+    x: Tensor, weight: EightBitWeight, bias: Tensor | None = None, lora: LowRank | None = None, backend: str = "auto"
+) -> Tensor:
+    """x [..., K] W^T + bias [N] + the low-rank update -> [..., N]: weight-only, x is not quantised."""
+    x = _autocast(x)
+    output: Tensor = torch.ops.pefttool.linear_8bit(x, *weight.arguments(), bias, *_parts(lora), backend)
+    return output
+
+
+def dequantize_4bit(weight: FourBitWeight, dtype: torch.dtype, backend: str = "auto") -> Tensor:
+    """W [N, K] in `dtype`, bit by bit what bitsandbytes gives. In one launch on a GPU, nested scales too."""
+    output: Tensor = torch.ops.pefttool.dequantize_4bit(*weight.arguments(), dtype, backend)
+    return output
+
+
+def _autocast(x: Tensor) -> Tensor:
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.is_floating_point():
+        return x.to(torch.get_autocast_dtype(device))
+    return x
+
+
+def _parts(lora: LowRank | None) -> tuple[Tensor | None, Tensor | None, float]:
+    return (None, None, 1.0) if lora is None else (lora.a, lora.b, lora.scaling)
+
+
+Weight = FourBitWeight | EightBitWeight
+
+
+def _choose(
+    direction: dispatch.Direction, operand: Tensor, weight: Weight, needs_grad: bool, requested: str
+) -> str:
+    four = isinstance(weight, FourBitWeight)
+    site = dispatch.Site(
+        "linear_4bit" if four else "linear_8bit",
+        direction,
+        operand.shape[0],
+        weight.out_features,
+        weight.in_features,
+        operand.dtype,
+        needs_grad=needs_grad,
+        unreadable=_unreadable(weight, operand),
+    )
+    return dispatch.choose(site, machine.of(operand.device), requested).backend
+
+
+def _unreadable(weight: Weight, operand: Tensor) -> str | None:
+    """Why triton's kernels cannot read this weight; asked only where they could run."""
+    if operand.device.type != "cuda" or machine.of(operand.device).triton_missing:
+        return None
+    from pefttool_kernels.triton import readable
+
+    return readable.refusal(weight)
+
+
+def _forward(
+    x: Tensor, weight: Weight, bias: Tensor | None, a: Tensor | None, b: Tensor | None, scaling: float, requested: str
+) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    needs_grad = torch.is_grad_enabled() and x.requires_grad
+    chosen = _choose("forward", rows, weight, needs_grad, requested)
+    u = None if a is None else low_rank.project(rows, a.t(), scaling)
+    output = backends.forward(chosen, rows, weight, bias, u, None if b is None else b.float())
+    return output.view(*x.shape[:-1], weight.out_features)
+
+
+def _backward(g: Tensor, weight: Weight, left: Tensor | None, a: Tensor | None, requested: str) -> Tensor:
+    rows = g.reshape(-1, g.shape[-1])
+    chosen = _choose("backward", rows, weight, True, requested)
+    output = backends.backward(chosen, rows, weight, left, None if a is None else a.float())
+    return output.view(*g.shape[:-1], weight.in_features)
+
+
+def _linear_4bit(x: Tensor, *arguments: Any) -> Tensor:
+    return _forward(x, FourBitWeight(*arguments[:FIELDS]), *arguments[FIELDS:])
+
+
+def _linear_4bit_dx(g: Tensor, *arguments: Any) -> Tensor:
+    return _backward(g, FourBitWeight(*arguments[:FIELDS]), *arguments[FIELDS:])
+
+
+def _linear_8bit(x: Tensor, values: Tensor, scales: Tensor, *epilogue: Any) -> Tensor:
+    return _forward(x, EightBitWeight(values, scales), *epilogue)
+
+
+def _linear_8bit_dx(g: Tensor, values: Tensor, scales: Tensor, *epilogue: Any) -> Tensor:
+    return _backward(g, EightBitWeight(values, scales), *epilogue)
+
+
+def _dequantize_4bit(*arguments: Any) -> Tensor:
+    *stored, dtype, backend = arguments
+    weight = FourBitWeight(*stored)
+    n, k = weight.out_features, weight.in_features
+    site = dispatch.Site("linear_4bit", "forward", n, n, k, dtype, unreadable=_unreadable(weight, weight.packed))
+    chosen = dispatch.choose_dequantize(site, machine.of(weight.packed.device), backend)
+    return backends.dequantize(chosen.backend, weight, dtype)
+
+
+def _fake_linear_4bit(x: Tensor, *arguments: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], FourBitWeight(*arguments[:FIELDS]).out_features))
+
+
+def _fake_linear_4bit_dx(g: Tensor, *arguments: Any) -> Tensor:
+    return g.new_empty((*g.shape[:-1], FourBitWeight(*arguments[:FIELDS]).in_features))
+
+
+def _fake_linear_8bit(x: Tensor, values: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], values.shape[0]))
+
+
+def _fake_linear_8bit_dx(g: Tensor, values: Tensor, *rest: Any) -> Tensor:
+    return g.new_empty((*g.shape[:-1], values.shape[1]))
+
+
+def _fake_dequantize_4bit(*arguments: Any) -> Tensor:
+    *stored, dtype, _ = arguments
+    weight = FourBitWeight(*stored)
+    return weight.packed.new_empty((weight.out_features, weight.in_features), dtype=dtype)
+
+
+IMPLEMENTATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "linear_4bit": (_linear_4bit, _fake_linear_4bit),
+    "linear_4bit_dx": (_linear_4bit_dx, _fake_linear_4bit_dx),
+    "linear_8bit": (_linear_8bit, _fake_linear_8bit),
+    "linear_8bit_dx": (_linear_8bit_dx, _fake_linear_8bit_dx),
+    "dequantize_4bit": (_dequantize_4bit, _fake_dequantize_4bit),
+}
+for _name, (_implementation, _fake) in IMPLEMENTATIONS.items():
+    library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pefttool::{_name}", _fake, lib=library)
+autograd.register(library)
