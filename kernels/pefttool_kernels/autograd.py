@@ -22,14 +22,45 @@ EPILOGUE = 5
 
 
 def register(library: torch.library.Library) -> None:
-    """Make the two products differentiable."""
-    for name, product in (("linear_4bit", _dx_4bit), ("linear_8bit", _dx_8bit)):
-        torch.library.register_autograd(
-            f"pefttool::{name}", _backward_through(product), setup_context=_save, lib=library
-        )
+    """Make the two products differentiable.
+
+    Not by `torch.library.register_autograd`: it fills in default arguments in a time that is quadratic in their
+    number, 50 microseconds for these, as much as a small product takes.
+    """
+    operators = torch.ops.pefttool
+    for name, backward in (("linear_4bit", operators.linear_4bit_dx), ("linear_8bit", operators.linear_8bit_dx)):
+        product = _differentiable(getattr(operators, name).default, backward.default)
+        library.impl(name, product, "Autograd")
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _differentiable(operator: Any, backward_operator: Any) -> Any:
+    """The kernel of the autograd key: `operator`, recorded in the graph if a gradient can be asked for."""
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Tensor:
+            _save(ctx, inputs)
+            with torch._C._AutoDispatchBelowAutograd():
+                output: Tensor = operator(*inputs)
+                return output
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+            (g,) = gradients
+            with low_rank.without_autocast(g.device):
+                return _gradients(ctx, g, backward_operator)
+
+    def kernel(*inputs: Any) -> Tensor:
+        if torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in inputs):
+            return Product.apply(*inputs)  # type: ignore[no-any-return, no-untyped-call]
+        with torch._C._AutoDispatchBelowAutograd():
+            output: Tensor = operator(*inputs)
+            return output
+
+    return kernel
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...]) -> None:
     x, *weight, bias, lora_a, lora_b, scaling, backend = inputs
     tensors = [value if isinstance(value, Tensor) else None for value in weight]
     ctx.save_for_backward(x if lora_a is not None else None, lora_a, lora_b, *tensors)
@@ -38,36 +69,24 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.scaling, ctx.backend = scaling, backend
 
 
-def _backward_through(product: Any) -> Any:
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, lora_a, lora_b, *tensors = ctx.saved_tensors
-        weight = [value if tensor is None else tensor for tensor, value in zip(tensors, ctx.plain, strict=True)]
-        needs_x = ctx.needs_input_grad[0]
-        needs_bias, needs_a, needs_b = ctx.needs_input_grad[-EPILOGUE : -EPILOGUE + 3]
-        g = g.contiguous()
-        rows = g.reshape(-1, g.shape[-1])
-        dx = dbias = da = db = v = None
-        if lora_a is not None and (needs_x or needs_a):
-            v = low_rank.project(rows, lora_b, ctx.scaling)
-        if needs_x:
-            dx = product(g, *weight, v, lora_a, ctx.backend)
-        if needs_bias:
-            dbias = rows.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
-        if needs_a:
-            da = low_rank.gather(v, x.reshape(-1, x.shape[-1])).to(lora_a.dtype)
-        if needs_b:
-            u = low_rank.project(x.reshape(-1, x.shape[-1]), lora_a.t(), ctx.scaling)
-            db = low_rank.gather(u, rows).t().to(lora_b.dtype)
-        return dx, *(None for _ in weight), dbias, da, db, None, None
-
-    return backward
-
-
-def _dx_4bit(*arguments: Any) -> Tensor:
-    output: Tensor = torch.ops.pefttool.linear_4bit_dx(*arguments)
-    return output
-
-
-def _dx_8bit(*arguments: Any) -> Tensor:
-    output: Tensor = torch.ops.pefttool.linear_8bit_dx(*arguments)
-    return output
+def _gradients(ctx: Any, g: Tensor, backward_operator: Any) -> tuple[Any, ...]:
+    x, lora_a, lora_b, *tensors = ctx.saved_tensors
+    weight = [value if tensor is None else tensor for tensor, value in zip(tensors, ctx.plain, strict=True)]
+    needs_x = ctx.needs_input_grad[0]
+    needs_bias, needs_a, needs_b = ctx.needs_input_grad[-EPILOGUE : -EPILOGUE + 3]
+    g = g.contiguous()
+    rows = g.reshape(-1, g.shape[-1])
+    dx = dbias = da = db = v = None
+    if lora_a is not None and (needs_x or needs_a):
+        v = low_rank.project(rows, lora_b, ctx.scaling)
+    if needs_x:
+        dx = backward_operator(g, *weight, v, lora_a, ctx.backend)
+    if needs_bias:
+        dbias = rows.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+    if needs_a:
+        assert v is not None
+        da = low_rank.gather(v, x.reshape(-1, x.shape[-1])).to(lora_a.dtype)
+    if needs_b:
+        u = low_rank.project(x.reshape(-1, x.shape[-1]), lora_a.t(), ctx.scaling)
+        db = low_rank.gather(u, rows).t().to(lora_b.dtype)
+    return dx, *(None for _ in weight), dbias, da, db, None, None

@@ -13,10 +13,9 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from pefttool_kernels import tiles
-from pefttool_kernels.dispatch import BACKENDS, BackendError
+from pefttool_kernels.dispatch import BackendError
 from pefttool_kernels.layout import BLOCK, EightBitWeight, FourBitWeight
 
 Weight = FourBitWeight | EightBitWeight
@@ -49,10 +48,20 @@ def _whole(weight: Weight, dtype: torch.dtype) -> tiles.Tiles:
 
     n, k = weight.out_features, weight.in_features
 
-    def every(first: int, last: int) -> Tensor:
+    def whole(first: int, last: int) -> Tensor:
         return dequantize_4bit(weight, dtype, out=workspace(weight.packed.device, n * k, dtype).view(n, k))
 
-    return tiles.Tiles(n, k, every, every, n, k, tile_bytes=None)
+    return tiles.Tiles(n, k, whole, whole, n, k, tile_bytes=None)
+
+
+def _library(weight: Weight, dtype: torch.dtype) -> tiles.Tiles:
+    """One tile: the weight, dequantised by bitsandbytes; any in_features."""
+    n, k = weight.out_features, weight.in_features
+
+    def whole(first: int, last: int) -> Tensor:
+        return dequantized(weight, dtype)
+
+    return tiles.Tiles(n, k, whole, whole, n, k, tile_bytes=None)
 
 
 _workspaces: dict[torch.device, Tensor] = {}
@@ -85,7 +94,7 @@ def _dequantize_backward(g: Tensor, weight: Weight, v: Tensor | None, a: Tensor 
 
 
 def _triton_forward(x: Tensor, weight: Weight, bias: Tensor | None, u: Tensor | None, b: Tensor | None) -> Tensor:
-    u, b = _cast(u, x.dtype), _cast(b, x.dtype)
+    bias, u, b = _cast(bias, x.dtype), _cast(u, x.dtype), _cast(b, x.dtype)
     if isinstance(weight, FourBitWeight):
         from pefttool_kernels.triton.forward_4bit import linear_4bit
 
@@ -115,29 +124,26 @@ def _native_forward(x: Tensor, weight: Weight, bias: Tensor | None, u: Tensor | 
 
 
 def _library_forward(x: Tensor, weight: Weight, bias: Tensor | None, u: Tensor | None, b: Tensor | None) -> Tensor:
-    """bitsandbytes' fused forward where it has one (CUDA), else its dequantised weight; the adapter is added after."""
-    if isinstance(weight, EightBitWeight):
-        output = linear(x, dequantized(weight, x.dtype), None if bias is None else bias.to(x.dtype))
-    else:
-        nested = weight.nested_absmax is not None
-        output = torch.ops.bitsandbytes.gemm_4bit.default(
-            x,
-            weight.packed.view(-1, 1),
-            (weight.out_features, weight.in_features),
-            weight.nested_absmax if nested else weight.absmax,
-            BLOCK,
-            weight.quant_type,
-            bias=None if bias is None else bias.to(x.dtype),
-            absmax_8bit=weight.absmax if nested else None,
-            absmax_code=weight.nested_code,
-            absmax_offset=weight.offset,
-        )
+    if isinstance(weight, EightBitWeight) or not x.is_cuda:
+        return tiles.forward(x, _library(weight, x.dtype), bias, u, b)
+    nested = weight.nested_absmax is not None
+    output: Tensor = torch.ops.bitsandbytes.gemm_4bit.default(
+        x,
+        weight.packed.view(-1, 1),
+        (weight.out_features, weight.in_features),
+        weight.nested_absmax if nested else weight.absmax,
+        BLOCK,
+        weight.quant_type,
+        bias=None if bias is None else bias.to(x.dtype),
+        absmax_8bit=weight.absmax if nested else None,
+        absmax_code=weight.nested_code,
+        absmax_offset=weight.offset,
+    )
     return output if u is None or b is None else output.addmm_(u.to(x.dtype), b.t().to(x.dtype))
 
 
 def _library_backward(g: Tensor, weight: Weight, v: Tensor | None, a: Tensor | None) -> Tensor:
-    output = g @ dequantized(weight, g.dtype)
-    return output if v is None or a is None else output.addmm_(v.to(g.dtype), a.to(g.dtype))
+    return tiles.backward(g, _library(weight, g.dtype), v, a)
 
 
 def dequantized(weight: Weight, dtype: torch.dtype) -> Tensor:
@@ -159,7 +165,7 @@ def dequantize(backend: str, weight: FourBitWeight, dtype: torch.dtype) -> Tenso
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype)
+    return None if tensor is None else tensor.to(dtype).contiguous()
 
 
 _FORWARD: dict[str, Callable[..., Tensor]] = {

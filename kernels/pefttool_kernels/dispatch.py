@@ -151,9 +151,9 @@ def _on_gpu(site: Site, machine: Machine) -> Choice:
     reason = refusal("dequantize", site, machine)
     if reason:
         return Choice("bitsandbytes", reason)
-    if site.operator == "linear_4bit" and site.direction == "forward" and not site.needs_grad:
-        if site.m <= BITSANDBYTES_ROWS:
-            return Choice("bitsandbytes", f"{site.m} rows without gradients: its kernel for single rows")
+    inference = site.direction == "forward" and not site.needs_grad
+    if inference and site.operator == "linear_4bit" and site.m <= BITSANDBYTES_ROWS:
+        return Choice("bitsandbytes", f"{site.m} rows without gradients: its kernel for single rows")
     fused = refusal("triton", site, machine)
     if fused:
         return Choice("dequantize", fused)
@@ -171,7 +171,9 @@ def _on_gpu(site: Site, machine: Machine) -> Choice:
 def choose_dequantize(site: Site, machine: Machine, requested: str = "auto") -> Choice:
     """The backend that writes a whole dequantised weight: one launch of triton's kernel, or bitsandbytes' operators."""
     if requested not in ("auto", "dequantize", "bitsandbytes"):
-        raise BackendError(f"backend {requested!r} does not dequantise a whole weight: dequantize, bitsandbytes or auto")
+        raise BackendError(
+            f"backend {requested!r} does not dequantise a whole weight: dequantize, bitsandbytes or auto"
+        )
     reason = refusal("dequantize", site, machine)
     if requested == "bitsandbytes" or (reason and requested == "auto"):
         return Choice("bitsandbytes", reason or "as requested")

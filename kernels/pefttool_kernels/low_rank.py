@@ -6,12 +6,22 @@ beside the weight. The wide operand is converted a few rows at a time: never a s
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
 #: What one converted slice of the wide operand may take, by device type.
 SLICE_BYTES = {"cpu": 2 << 20}
 OTHER_SLICE_BYTES = 64 << 20
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast decided the dtype of an operator's input; inside, it would turn float32 products into narrow ones."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def slice_rows(x: Tensor) -> int:

@@ -90,9 +90,7 @@ def _parts(lora: LowRank | None) -> tuple[Tensor | None, Tensor | None, float]:
 Weight = FourBitWeight | EightBitWeight
 
 
-def _choose(
-    direction: dispatch.Direction, operand: Tensor, weight: Weight, needs_grad: bool, requested: str
-) -> str:
+def _choose(direction: dispatch.Direction, operand: Tensor, weight: Weight, needs_grad: bool, requested: str) -> str:
     four = isinstance(weight, FourBitWeight)
     site = dispatch.Site(
         "linear_4bit" if four else "linear_8bit",
@@ -111,26 +109,29 @@ def _unreadable(weight: Weight, operand: Tensor) -> str | None:
     """Why triton's kernels cannot read this weight; asked only where they could run."""
     if operand.device.type != "cuda" or machine.of(operand.device).triton_missing:
         return None
-    from pefttool_kernels.triton import readable
+    from pefttool_kernels.triton import _launch
 
-    return readable.refusal(weight)
+    supports = _launch.supports_4bit if isinstance(weight, FourBitWeight) else _launch.supports_8bit
+    return supports(weight, operand.dtype)
 
 
 def _forward(
     x: Tensor, weight: Weight, bias: Tensor | None, a: Tensor | None, b: Tensor | None, scaling: float, requested: str
 ) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
     needs_grad = torch.is_grad_enabled() and x.requires_grad
     chosen = _choose("forward", rows, weight, needs_grad, requested)
-    u = None if a is None else low_rank.project(rows, a.t(), scaling)
-    output = backends.forward(chosen, rows, weight, bias, u, None if b is None else b.float())
+    with low_rank.without_autocast(x.device):
+        u = None if a is None else low_rank.project(rows, a.t(), scaling)
+        output = backends.forward(chosen, rows, weight, bias, u, None if b is None else b.float())
     return output.view(*x.shape[:-1], weight.out_features)
 
 
 def _backward(g: Tensor, weight: Weight, left: Tensor | None, a: Tensor | None, requested: str) -> Tensor:
-    rows = g.reshape(-1, g.shape[-1])
+    rows = g.reshape(-1, g.shape[-1]).contiguous()
     chosen = _choose("backward", rows, weight, True, requested)
-    output = backends.backward(chosen, rows, weight, left, None if a is None else a.float())
+    with low_rank.without_autocast(g.device):
+        output = backends.backward(chosen, rows, weight, left, None if a is None else a.float())
     return output.view(*g.shape[:-1], weight.in_features)
 
 

@@ -22,6 +22,8 @@ from pefttool_kernels.layout import BLOCK, NESTED_BLOCK, EightBitWeight, FourBit
 #: What one tile may take. Measured: 2 to 4 MiB are fastest at widths from 1024 to 14336; smaller tiles pay for their
 #: number, larger ones leave the cache.
 TILE_BYTES = 4 << 20
+#: Bytes of one value of a product's start, which is float32.
+START_BYTES = 4
 #: Columns that a product grows by when one is needed: an odd width is slow.
 PADDING = 32
 
@@ -42,12 +44,11 @@ class Tiles:
     tile_bytes: int | None = TILE_BYTES  # None: a single tile
 
 
-def extent(length: int, width: int, itemsize: int, step: int, tile_bytes: int | None = TILE_BYTES) -> int:
-    """How many rows (columns) of `width` values of `itemsize` bytes a tile takes: a multiple of `step`, or all."""
+def extent(length: int, line_bytes: int, step: int, tile_bytes: int | None) -> int:
+    """How many rows (columns), each taking `line_bytes`, one tile takes: a multiple of `step`, or all of them."""
     if tile_bytes is None:
         return length
-    fitting = tile_bytes // (width * itemsize) // step * step
-    return min(length, max(step, fitting))
+    return min(length, max(step, tile_bytes // line_bytes // step * step))
 
 
 def forward(x: Tensor, tiles: Tiles, bias: Tensor | None, u: Tensor | None, lora_b: Tensor | None) -> Tensor:
@@ -57,29 +58,34 @@ def forward(x: Tensor, tiles: Tiles, bias: Tensor | None, u: Tensor | None, lora
     then takes part in the product, as one more column of W. Either way the result is rounded once.
     """
     output = x.new_empty(x.shape[0], tiles.out_features)
+    line = max(tiles.in_features * x.itemsize, x.shape[0] * START_BYTES)
+    step = extent(tiles.out_features, line, tiles.row_step, tiles.tile_bytes)
     if bias is not None and u is not None:
         x = torch.cat((x, x.new_ones(x.shape[0], 1), x.new_zeros(x.shape[0], PADDING - 1)), dim=1)
-    step = extent(tiles.out_features, tiles.in_features, x.itemsize, tiles.row_step, tiles.tile_bytes)
     for first in range(0, tiles.out_features, step):
         last = min(first + step, tiles.out_features)
-        tile = tiles.rows(first, last)
-        start = None
+        own_bias = None if bias is None else bias[first:last]
+        start = own_bias
         if u is not None and lora_b is not None:
             start = u @ lora_b[first:last].t()
-            if bias is not None:
-                columns = tile.new_zeros(last - first, PADDING)
-                columns[:, 0] = bias[first:last]
-                tile = torch.cat((tile, columns), dim=1)
-        elif bias is not None:
-            start = bias[first:last]
-        _product(x, tile.t(), start, output[:, first:last])
+        _product(x, _rows(tiles, first, last, None if u is None else own_bias).t(), start, output[:, first:last])
     return output
+
+
+def _rows(tiles: Tiles, first: int, last: int, bias: Tensor | None) -> Tensor:
+    tile = tiles.rows(first, last)
+    if bias is None:
+        return tile
+    columns = tile.new_zeros(last - first, PADDING)
+    columns[:, 0] = bias
+    return torch.cat((tile, columns), dim=1)
 
 
 def backward(g: Tensor, tiles: Tiles, v: Tensor | None, lora_a: Tensor | None) -> Tensor:
     """g [M, N] W + v [M, r] A -> [M, K] in g's dtype; v and A [r, K] are float32."""
     output = g.new_empty(g.shape[0], tiles.in_features)
-    step = extent(tiles.in_features, tiles.out_features, g.itemsize, tiles.column_step, tiles.tile_bytes)
+    line = max(tiles.out_features * g.itemsize, g.shape[0] * START_BYTES)
+    step = extent(tiles.in_features, line, tiles.column_step, tiles.tile_bytes)
     for first in range(0, tiles.in_features, step):
         last = min(first + step, tiles.in_features)
         start = None
@@ -145,7 +151,7 @@ def scales(weight: FourBitWeight, first: int = 0, last: int | None = None) -> Te
 
 
 def eight_bit(weight: EightBitWeight, dtype: torch.dtype) -> Tiles:
-    """Tiles of an 8-bit weight: value times scale / 127 in float32, rounded once, as bitsandbytes does when it trains."""
+    """Tiles of an 8-bit weight: value times scale / 127 in float32, rounded once, as bitsandbytes trains."""
     scales = weight.scales.float().mul(1 / 127).unsqueeze(1)
 
     def rows(first: int, last: int) -> Tensor:
@@ -154,4 +160,5 @@ def eight_bit(weight: EightBitWeight, dtype: torch.dtype) -> Tiles:
     def columns(first: int, last: int) -> Tensor:
         return weight.values[:, first:last].float().mul_(scales).to(dtype)
 
-    return Tiles(weight.out_features, weight.in_features, rows, columns, 1, 1)
+    # A tile is float32 before it is rounded: half the width, for the same peak.
+    return Tiles(weight.out_features, weight.in_features, rows, columns, 1, 1, TILE_BYTES // 2)

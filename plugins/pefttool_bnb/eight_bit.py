@@ -1,8 +1,8 @@
 """int8: a weight is an 8-bit integer times its row's scale (largest magnitude / 127).
 
-Training on the CPU multiplies by the dequantised weight. Everything else is LLM.int8: activations are quantised too,
-row by row, except the columns that pass the threshold. Evaluations on the CPU therefore carry a little more
-quantisation error than training did; they are what bitsandbytes gives to whoever loads the result.
+The products are weight-only: activations are never quantised, in training, evaluation and generation alike. Whoever
+loads the result without pefttool gets bitsandbytes' LLM.int8 outside training, which quantises activations too, row by
+row, except the columns that pass the threshold.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ class Int8(Quantizer):
         return loading.load_arguments(config, facts)
 
     def after_load(self, model: nn.Module, options: EightBitOptions) -> None:
-        """Keep the biases as they were loaded: `Linear8bitLt` recasts its bias in place to the dtype of its input."""
+        """Give the layers our forward pass: weight-only, and without bitsandbytes' recast of the bias in place."""
         library = loading.bitsandbytes()
-        for module in loading.repair(model, self.name, library.nn.Linear8bitLt, library.nn.Int8Params):
-            if module.bias is not None:
-                module.register_forward_pre_hook(_input_as_bias)
+        loading.repair(model, self.name, library.nn.Linear8bitLt, library.nn.Int8Params)
+        loading.fuse(model, options.backend)
 
     def skeleton(self, linear: nn.Linear, options: EightBitOptions) -> nn.Module:
         from pefttool_bnb.skeleton import EightBitSkeleton
@@ -54,7 +53,3 @@ class Int8(Quantizer):
         values, scales = (weight.CB, weight.SCB) if weight.CB is not None else (state.CB, state.SCB)
         dequantized: Tensor = loading.bitsandbytes().functional.int8_vectorwise_dequant(values, scales)
         return dequantized
-
-
-def _input_as_bias(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (arguments[0].to(module.bias.dtype), *arguments[1:])

@@ -34,15 +34,15 @@ class FourBit(Quantizer):
         return loading.load_arguments(config, facts)
 
     def after_load(self, model: nn.Module, options: FourBitOptions) -> None:
-        """Keep the storage as it was loaded.
+        """Give the layers our forward pass, which keeps the storage as it was loaded.
 
-        In eval mode on a CPU with AVX512-BF16, bitsandbytes repacks a layer's weights in place, rounds its scales to
-        bfloat16, and from then on calls an operator without autograd: an evaluation between two training steps
-        would change the base and cut gradients off. `train()` does not undo it. Training never takes that path.
+        In eval mode on a CPU with AVX512-BF16, bitsandbytes' own repacks a layer's weights in place, rounds its scales
+        to bfloat16, and from then on calls an operator without autograd: an evaluation between two training steps
+        would change the base and cut gradients off. `train()` does not undo it.
         """
         library = loading.bitsandbytes()
-        for module in loading.repair(model, self.name, library.nn.Linear4bit, library.nn.Params4bit):
-            module.support_avx512bf16_for_cpu = False
+        loading.repair(model, self.name, library.nn.Linear4bit, library.nn.Params4bit)
+        loading.fuse(model, options.backend)
 
     def skeleton(self, linear: nn.Linear, options: FourBitOptions) -> nn.Module:
         from pefttool_bnb.skeleton import FourBitSkeleton

@@ -74,6 +74,13 @@ def repair(model: nn.Module, quantizer: str, linear: type[nn.Module], parameter:
     return quantised
 
 
+def fuse(model: nn.Module, backend: str) -> None:
+    """Give every quantised layer the forward pass of `pefttool_kernels`."""
+    from pefttool_kernels import modules
+
+    modules.fuse(model, backend)
+
+
 def _plain(module: Any) -> nn.Linear:
     from torch import nn
 

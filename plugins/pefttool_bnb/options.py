@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from pefttool import Options
 
+Backend = Literal["auto", "triton", "dequantize", "tiles", "native", "bitsandbytes"]
 
-class FourBitOptions(Options):
+
+class Quantized(Options):
+    backend: Backend = Field(
+        "auto",
+        description="what multiplies by the stored weights; `pefttool kernels` says what auto chooses here and why."
+        " Another one is used everywhere, or refused",
+    )
+
+
+class FourBitOptions(Quantized):
     double_quant: bool = Field(
         True, description="quantise the blocks' scales too: 0.127 bits a weight instead of 0.5 for them"
     )
 
 
-class EightBitOptions(Options):
+class EightBitOptions(Quantized):
     threshold: float = Field(
         6.0,
         ge=0,

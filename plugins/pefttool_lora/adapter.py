@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ class LoraAdapter(Adapter):
         # saved folder, needs the type.
         adapted = peft_folder.wrap(model, config, name)
         config.task_type = facts.peft_task_type
+        _fuse(adapted)
         trainable = frozenset(n for n, p in adapted.named_parameters() if p.requires_grad)
         return Attached(adapted, trainable)
 
@@ -56,7 +58,9 @@ class LoraAdapter(Adapter):
 
     def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
         claims.claim(model, self.name, name)
-        return peft_folder.load(model, folder, name)
+        loaded = peft_folder.load(model, folder, name)
+        _fuse(loaded)
+        return loaded
 
     def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
         from pefttool_lora.merging import merge
@@ -68,3 +72,11 @@ class LoraAdapter(Adapter):
     def disabled(self, model: nn.Module) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = getattr(model, "disable_adapter")()  # noqa: B009
         return context
+
+
+def _fuse(model: nn.Module) -> None:
+    """Let the update be added inside the products of quantised layers. Whoever made such layers imported `modules`."""
+    if "pefttool_kernels.modules" in sys.modules:
+        from pefttool_kernels import lora
+
+        lora.fuse(model)

@@ -39,7 +39,7 @@ def dot(left, right, total):
 
 @triton.jit
 def tile_position(m, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
-    """(row, column) of this program's tile: groups of GROUP_M rows, column by column, so that the L2 cache is reused."""
+    """(row, column) of this program's tile: GROUP_M rows of tiles, column by column, so that the L2 cache is reused."""
     program = tl.program_id(0)
     tile_rows = tl.cdiv(m, BLOCK_M)
     tile_columns = tl.cdiv(n, BLOCK_N)
@@ -51,13 +51,14 @@ def tile_position(m, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: t
 
 
 @triton.jit
-def lane_table(code, like):
+def lane_table(code):
     """The 16 values of `code` (pointer, float32), spread over a warp: lane i holds value i % 16, as int32 bits.
 
-    `like` gives the shape that the lookups have; its values do not matter.
+    A scalar to the compiler, which takes it for the same in every lane: it never moves, unlike a tensor, which the
+    compiler may carry from lane to lane to suit its layout.
     """
     if INTERPRETED:
-        return like
+        return 0
     else:
         return tl.inline_asm_elementwise(
             """{
@@ -66,11 +67,11 @@ def lane_table(code, like):
             mov.u32 lane, %laneid;
             and.b32 lane, lane, 15;
             mul.wide.u32 address, lane, 4;
-            add.u64 address, address, $2;
+            add.u64 address, address, $1;
             ld.global.b32 $0, [address];
             }""",
-            "=r,r,l",
-            [like, code],
+            "=r,l",
+            [code],
             dtype=tl.int32,
             is_pure=True,
             pack=1,
@@ -163,3 +164,15 @@ def add_low_rank(total, left, right, rows, columns, rank, column_stride, rank_st
         b = tl.load(right + position, mask=inside[:, None], other=0.0)
         total = dot(a, b, total)
     return total
+
+
+@triton.jit
+def spread_scales(scales, COLUMNS: tl.constexpr):
+    """scales [R, B] -> [R, COLUMNS]: each repeated for the words of its block."""
+    rows: tl.constexpr = scales.shape[0]
+    blocks: tl.constexpr = scales.shape[1]
+    if blocks == COLUMNS:
+        return scales
+    else:
+        repeated = tl.broadcast_to(scales[:, :, None], (rows, blocks, COLUMNS // blocks))
+        return tl.reshape(repeated, (rows, COLUMNS))

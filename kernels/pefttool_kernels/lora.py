@@ -1,0 +1,78 @@
+"""peft's LoRA layers on top of ours: the update is added inside the product, where peft's own conditions allow it.
+
+Otherwise (dropout on the input, DoRA and other variants, several active adapters, merged or disabled ones, hooks on
+the base layer) peft's forward pass composes it from two products and a sum, as always.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
+from peft.tuners.lora.bnb import Linear8bitLt as PeftLinear8bitLt
+from torch import Tensor, nn
+
+from pefttool_kernels.modules import FusedLinear4bit, FusedLinear8bit
+from pefttool_kernels.ops import LowRank
+
+
+def update(layer: Any) -> LowRank | str:
+    """The low-rank update that a peft LoRA layer adds right now, or why it is not one plain update."""
+    if layer.disable_adapters or layer.merged:
+        return "its adapters are disabled or merged"
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    if len(active) != 1:
+        return f"{len(active)} adapters are active, not one"
+    (name,) = active
+    if name in layer.lora_variant:
+        return f"{name!r} is a variant of LoRA ({type(layer.lora_variant[name]).__name__})"
+    dropout = layer.lora_dropout[name]
+    if layer.training and not isinstance(dropout, nn.Identity) and getattr(dropout, "p", 1.0) > 0:
+        return f"{name!r} drops out inputs"
+    a, b, base = layer.lora_A[name], layer.lora_B[name], layer.base_layer
+    if type(a) is not nn.Linear or type(b) is not nn.Linear or a.bias is not None or b.bias is not None:
+        return f"{name!r} has other layers than two plain linear ones"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in (a, b, base)):
+        return "a hook waits for one of its parts to be called"
+    return LowRank(a.weight, b.weight, layer.scaling[name])
+
+
+class FusedLora4bit(PeftLinear4bit):
+    """peft's `lora.Linear4bit` over a `FusedLinear4bit`."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As peft's: x [..., in_features] -> [..., out_features] in x's dtype."""
+        plain = update(self) if not args and not kwargs else "it was called with more than an input"
+        if isinstance(plain, str):
+            composed: Tensor = super().forward(x, *args, **kwargs)
+            return composed
+        return self.base_layer.product(x, plain)
+
+
+class FusedLora8bit(PeftLinear8bitLt):
+    """peft's `lora.Linear8bitLt` over a `FusedLinear8bit`."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As peft's: x [..., in_features] -> [..., out_features] in x's dtype."""
+        plain = update(self) if not args and not kwargs else "it was called with more than an input"
+        if isinstance(plain, str):
+            composed: Tensor = super().forward(x, *args, **kwargs)
+            return composed
+        return self.base_layer.product(x, plain)
+
+
+FUSED: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {
+    PeftLinear4bit: (FusedLinear4bit, FusedLora4bit),
+    PeftLinear8bitLt: (FusedLinear8bit, FusedLora8bit),
+}
+
+
+def fuse(model: nn.Module) -> list[nn.Module]:
+    """Let every LoRA layer of `model` that stands on one of our linear layers add its update there; return them."""
+    fused = []
+    for module in model.modules():
+        base, own = FUSED.get(type(module), (None, None))
+        if base is not None and isinstance(module.base_layer, base):
+            module.__class__ = own
+            fused.append(module)
+    return fused
