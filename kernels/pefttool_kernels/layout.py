@@ -32,6 +32,10 @@ class UnsupportedLayout(ValueError):
     """A weight that is stored in a way which the kernels do not read; the message names what and the way out."""
 
 
+class RepackedWeight(ValueError):
+    """A weight that bitsandbytes has rewritten in place: its values changed, and nobody else's operators read it."""
+
+
 @dataclass(frozen=True)
 class FourBitWeight:
     """A view of one 4-bit weight. The tensors are bitsandbytes' own, on one device."""
@@ -62,11 +66,11 @@ class FourBitWeight:
     def of(cls, weight: Tensor, state: Any) -> FourBitWeight:
         """The view of a `Params4bit` (or its data) and its `quant_state`.
 
-        UnsupportedLayout for another block size, storage dtype, or orientation, and for a weight that bitsandbytes
-        has repacked for inference on the CPU.
+        UnsupportedLayout for another block size or orientation, which bitsandbytes can still multiply by.
+        RepackedWeight for one that it has repacked for inference on the CPU: falling back would cut gradients off.
         """
         if getattr(state, "packing_format_for_cpu", False):
-            raise UnsupportedLayout(
+            raise RepackedWeight(
                 "this weight was repacked by bitsandbytes for inference on the CPU, which rounds its scales to"
                 " bfloat16: load the model again with support_avx512bf16_for_cpu = False on its Linear4bit layers"
             )

@@ -35,14 +35,12 @@ class FusedLinear4bit(bitsandbytes.nn.Linear4bit):
 
     def product(self, x: Tensor, lora: ops.LowRank | None = None) -> Tensor:
         """The forward pass, with a low-rank update added inside the product."""
-        fix_4bit_weight_quant_state_from_module(self)
-        weight: Any = self.weight
         try:
-            view = FourBitWeight.of(weight.data, weight.quant_state)
+            weight = view_4bit(self)
         except UnsupportedLayout as problem:
             return _left_to_library(self, super().forward, x, lora, problem)
         inputs = x.to(self.compute_dtype) if self.compute_type_is_set and self.compute_dtype is not None else x
-        return ops.linear_4bit(inputs, view, self.bias, lora, self.backend).to(x.dtype)
+        return ops.linear_4bit(inputs, weight, self.bias, lora, self.backend).to(x.dtype)
 
 
 class FusedLinear8bit(bitsandbytes.nn.Linear8bitLt):
@@ -56,13 +54,31 @@ class FusedLinear8bit(bitsandbytes.nn.Linear8bitLt):
 
     def product(self, x: Tensor, lora: ops.LowRank | None = None) -> Tensor:
         """The forward pass, with a low-rank update added inside the product."""
-        weight: Any = self.weight
-        if weight.dtype != torch.int8:
-            problem = UnsupportedLayout(f"a weight of {weight.dtype}: it has not been quantised yet")
+        try:
+            weight = view_8bit(self)
+        except UnsupportedLayout as problem:
             return _left_to_library(self, super().forward, x, lora, problem)
-        scales = weight.SCB if weight.SCB is not None else self.state.SCB
-        view = EightBitWeight(weight.data, scales.to(weight.device))
-        return ops.linear_8bit(x, view, self.bias, lora, self.backend).to(x.dtype)
+        return ops.linear_8bit(x, weight, self.bias, lora, self.backend).to(x.dtype)
+
+
+def view(layer: nn.Module) -> FourBitWeight | EightBitWeight:
+    """What a quantised layer stores. UnsupportedLayout if the kernels do not read it."""
+    return view_8bit(layer) if isinstance(layer, bitsandbytes.nn.Linear8bitLt) else view_4bit(layer)
+
+
+def view_4bit(layer: Any) -> FourBitWeight:
+    """The 4-bit weight of a `Linear4bit`."""
+    fix_4bit_weight_quant_state_from_module(layer)
+    return FourBitWeight.of(layer.weight.data, layer.weight.quant_state)
+
+
+def view_8bit(layer: Any) -> EightBitWeight:
+    """The 8-bit weight of a `Linear8bitLt`: bitsandbytes moves the scales from the parameter to `state` when it is used."""
+    weight = layer.weight
+    if weight.dtype != torch.int8:
+        raise UnsupportedLayout(f"a weight of {weight.dtype}: it has not been quantised yet")
+    scales = weight.SCB if weight.SCB is not None else layer.state.SCB
+    return EightBitWeight(weight.data, scales.to(weight.device))
 
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {

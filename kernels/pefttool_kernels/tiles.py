@@ -51,6 +51,12 @@ def extent(length: int, line_bytes: int, step: int, tile_bytes: int | None) -> i
     return min(length, max(step, tile_bytes // line_bytes // step * step))
 
 
+def line_bytes(operand: Tensor, low_rank: Tensor | None) -> int:
+    """What one row (column) of the weight takes in a tile, or in the product's start if that is longer."""
+    rows, width = operand.shape
+    return max(width * operand.itemsize, 0 if low_rank is None else rows * START_BYTES)
+
+
 def forward(x: Tensor, tiles: Tiles, bias: Tensor | None, u: Tensor | None, lora_b: Tensor | None) -> Tensor:
     """x [M, K] W^T + bias [N] + u [M, r] B^T -> [M, N] in x's dtype; u and B [N, r] are float32.
 
@@ -58,8 +64,7 @@ def forward(x: Tensor, tiles: Tiles, bias: Tensor | None, u: Tensor | None, lora
     then takes part in the product, as one more column of W. Either way the result is rounded once.
     """
     output = x.new_empty(x.shape[0], tiles.out_features)
-    line = max(tiles.in_features * x.itemsize, x.shape[0] * START_BYTES)
-    step = extent(tiles.out_features, line, tiles.row_step, tiles.tile_bytes)
+    step = extent(tiles.out_features, line_bytes(x, u), tiles.row_step, tiles.tile_bytes)
     if bias is not None and u is not None:
         x = torch.cat((x, x.new_ones(x.shape[0], 1), x.new_zeros(x.shape[0], PADDING - 1)), dim=1)
     for first in range(0, tiles.out_features, step):
@@ -84,8 +89,7 @@ def _rows(tiles: Tiles, first: int, last: int, bias: Tensor | None) -> Tensor:
 def backward(g: Tensor, tiles: Tiles, v: Tensor | None, lora_a: Tensor | None) -> Tensor:
     """g [M, N] W + v [M, r] A -> [M, K] in g's dtype; v and A [r, K] are float32."""
     output = g.new_empty(g.shape[0], tiles.in_features)
-    line = max(tiles.out_features * g.itemsize, g.shape[0] * START_BYTES)
-    step = extent(tiles.in_features, line, tiles.column_step, tiles.tile_bytes)
+    step = extent(tiles.in_features, line_bytes(g, v), tiles.column_step, tiles.tile_bytes)
     for first in range(0, tiles.in_features, step):
         last = min(first + step, tiles.in_features)
         start = None

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pefttool_kernels.layout import BLOCK, EightBitWeight, FourBitWeight
-from pefttool_kernels.triton.configs import Config, choose_config
+from pefttool_kernels.triton.configs import SMALL, Config, choose_config
 
 DTYPES = (torch.bfloat16, torch.float16)
 WORD_BYTES = 4
+COPY_VALUES = 16  # the compiler makes whole copies of rows that are a multiple of this
 #: The epilogue's sum over the rank goes in slices of the least width that tensor cores take.
 RANK_BLOCK = 16
 #: A product and a sum stay two roundings, so that every kernel reads the same weights, to the bit, as bitsandbytes.
@@ -57,16 +58,24 @@ def require(reason: str | None) -> None:
         raise UnsupportedOperand(reason)
 
 
-def check_product(x: Tensor, columns: int, extra: dict[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
-    """UnsupportedOperand unless x is [M, columns], contiguous, and each of `extra` has its shape and x's dtype."""
-    shapes: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {"input": (x, (x.shape[0], columns)), **extra}
+def common_rank(left: Tensor | None, right: Tensor | None) -> int:
+    """r of the low-rank pair left [M, r] and right; 0 if there is none. UnsupportedOperand for half a pair."""
+    if (left is None) != (right is None):
+        raise UnsupportedOperand("a low-rank update needs both of its factors, or neither")
+    return 0 if left is None else left.shape[1]
+
+
+def check_operands(x: Tensor, weight: Tensor, shapes: dict[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
+    """UnsupportedOperand unless each operand has its shape and x's dtype, is contiguous, and is where the weight is."""
     for name, (tensor, shape) in shapes.items():
         if tensor is None:
             continue
         if tuple(tensor.shape) != shape:
             raise UnsupportedOperand(f"{name} of shape {tuple(tensor.shape)}: {shape} was expected")
         if tensor.dtype != x.dtype:
-            raise UnsupportedOperand(f"{name} is {tensor.dtype}, the input is {x.dtype}")
+            raise UnsupportedOperand(f"{name} is {tensor.dtype}, the other operands are {x.dtype}")
+        if tensor.device != weight.device:
+            raise UnsupportedOperand(f"{name} is on {tensor.device}, the weight on {weight.device}")
         if not tensor.is_contiguous():
             raise UnsupportedOperand(f"{name} is not contiguous")
 
@@ -103,7 +112,9 @@ def launch_options(config: Config) -> dict[str, Any]:
 
 
 def config_for(x: Tensor, columns: int, choices: tuple[Config, ...]) -> Config:
-    """The tile for x's rows and an output of so many columns, on x's device."""
+    """The tile for x [M, S] and an output of [M, columns], on x's device."""
+    if x.shape[1] % COPY_VALUES:
+        return SMALL  # no copy of 16 bytes fits x's rows: its values pass through registers, a larger tile would spill
     capability, processors = _card(x.device.index)
     return choose_config(x.shape[0], columns, capability, processors, choices)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pefttool_kernels.layout import FourBitWeight
 from pefttool_kernels.triton._launch import (
-    check_product,
+    check_operands,
+    common_rank,
     config_for,
     four_bit_arguments,
     launch_options,
@@ -123,9 +124,9 @@ def linear_4bit_dx(
     UnsupportedOperand for anything else. `config`: the tile, chosen by the card if it is left out.
     """
     m, n, k = g.shape[0], weight.out_features, weight.in_features
-    rank = 0 if v is None else v.shape[1]
+    rank = common_rank(v, lora_a)
     require(supports_4bit(weight, g.dtype))
-    check_product(g, n, {"v": (v, (m, rank)), "lora_a": (lora_a, (rank, k))})
+    check_operands(g, weight.packed, {"g": (g, (m, n)), "v": (v, (m, rank)), "lora_a": (lora_a, (rank, k))})
     dx = torch.empty((m, k), dtype=g.dtype, device=g.device)
     if m == 0:
         return dx

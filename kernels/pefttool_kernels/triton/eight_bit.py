@@ -18,7 +18,8 @@ from torch import Tensor
 from pefttool_kernels.layout import EightBitWeight
 from pefttool_kernels.triton._launch import (
     OPTIONS,
-    check_product,
+    check_operands,
+    common_rank,
     config_for,
     launch_options,
     require,
@@ -199,9 +200,10 @@ def linear_8bit(
     dtype. UnsupportedOperand for anything else. `config`: the tile, chosen by the card if it is left out.
     """
     m, n, k = x.shape[0], weight.out_features, weight.in_features
-    rank = 0 if u is None else u.shape[1]
+    rank = common_rank(u, lora_b)
     require(supports_8bit(weight, x.dtype))
-    check_product(x, k, {"bias": (bias, (n,)), "u": (u, (m, rank)), "lora_b": (lora_b, (n, rank))})
+    operands = {"x": (x, (m, k)), "bias": (bias, (n,)), "u": (u, (m, rank)), "lora_b": (lora_b, (n, rank))}
+    check_operands(x, weight.values, operands)
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return y
@@ -239,9 +241,9 @@ def linear_8bit_dx(
     `config`: the tile, chosen by the card if it is left out.
     """
     m, n, k = g.shape[0], weight.out_features, weight.in_features
-    rank = 0 if v is None else v.shape[1]
+    rank = common_rank(v, lora_a)
     require(supports_8bit(weight, g.dtype))
-    check_product(g, n, {"v": (v, (m, rank)), "lora_a": (lora_a, (rank, k))})
+    check_operands(g, weight.values, {"g": (g, (m, n)), "v": (v, (m, rank)), "lora_a": (lora_a, (rank, k))})
     dx = torch.empty((m, k), dtype=g.dtype, device=g.device)
     if m == 0:
         return dx
@@ -250,7 +252,14 @@ def linear_8bit_dx(
     powers = torch.empty((m,), dtype=torch.float32, device=g.device)
     with torch.cuda.device_of(g):
         scale_gradient_kernel[(m,)](
-            g, weight.scales, scaled, powers, n, BLOCK=SCALING_BLOCK, num_warps=SCALING_WARPS, **OPTIONS
+            g=g,
+            scales=weight.scales,
+            scaled=scaled,
+            powers=powers,
+            n=n,
+            BLOCK=SCALING_BLOCK,
+            num_warps=SCALING_WARPS,
+            **OPTIONS,
         )
         backward_8bit_kernel[(config.programs(m, k),)](
             scaled=scaled,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pefttool_kernels.layout import FourBitWeight
 from pefttool_kernels.triton._launch import (
-    check_product,
+    check_operands,
+    common_rank,
     config_for,
     four_bit_arguments,
     launch_options,
@@ -126,9 +127,10 @@ def linear_4bit(
     dtype. UnsupportedOperand for anything else. `config`: the tile, chosen by the card if it is left out.
     """
     m, n, k = x.shape[0], weight.out_features, weight.in_features
-    rank = 0 if u is None else u.shape[1]
+    rank = common_rank(u, lora_b)
     require(supports_4bit(weight, x.dtype))
-    check_product(x, k, {"bias": (bias, (n,)), "u": (u, (m, rank)), "lora_b": (lora_b, (n, rank))})
+    operands = {"x": (x, (m, k)), "bias": (bias, (n,)), "u": (u, (m, rank)), "lora_b": (lora_b, (n, rank))}
+    check_operands(x, weight.packed, operands)
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return y

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pefttool_kernels.triton import backward_4bit, dequantize, eight_bit, forward_4bit
 from pefttool_kernels.triton._launch import OPTIONS
+from pefttool_kernels.triton._tl import CODES_PER_WORD
 from pefttool_kernels.triton.configs import BACKWARD, FORWARD, Config
 
 Family = Literal["forward_4bit", "backward_4bit", "dequantize_4bit", "forward_8bit", "backward_8bit"]
@@ -63,11 +64,11 @@ def _product(
     constants: dict[str, Any],
     nested: bool = False,
 ) -> Variant:
-    scales = "nested" if nested else "flat"
+    kind = " nested" if nested else " flat" if "nested_absmax" in constants else ""
     weights = config.block_n * config.block_k
     return Variant(
         family=family,
-        name=f"{family} {config.tile}x{config.block_k} w{config.num_warps} s{config.num_stages} {dtype} {scales}",
+        name=f"{family} {config.tile}x{config.block_k} w{config.num_warps} s{config.num_stages} {dtype}{kind}",
         kernel=kernel,
         signature={**pointers, **PRODUCT_SIZES},
         constants=constants,
@@ -140,7 +141,7 @@ def _dequantize_4bit() -> Iterator[Variant]:
     for (dtype, pointer), nested in itertools.product(DTYPES.items(), (False, True)):
         scales, absent = _scales(nested)
         pointers = {"words": "*i32", "code": "*fp32", **scales, "out": pointer}
-        weights = dequantize.WORDS_PER_PROGRAM * dequantize.CODES_PER_WORD.value
+        weights = dequantize.WORDS_PER_PROGRAM * CODES_PER_WORD.value
         yield Variant(
             family="dequantize_4bit",
             name=f"dequantize_4bit {dtype} {'nested' if nested else 'flat'}",
