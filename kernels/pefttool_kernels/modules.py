@@ -73,7 +73,7 @@ def view_4bit(layer: Any) -> FourBitWeight:
 
 
 def view_8bit(layer: Any) -> EightBitWeight:
-    """The 8-bit weight of a `Linear8bitLt`: bitsandbytes moves the scales from the parameter to `state` when it is used."""
+    """The 8-bit weight of a `Linear8bitLt`; its scales move from the parameter to `state` when bitsandbytes uses it."""
     weight = layer.weight
     if weight.dtype != torch.int8:
         raise UnsupportedLayout(f"a weight of {weight.dtype}: it has not been quantised yet")
