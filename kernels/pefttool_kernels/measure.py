@@ -41,15 +41,27 @@ class Timing:
 
 def alternate(contestants: Contestants, seconds: float, device: torch.device) -> dict[str, float]:
     """Median milliseconds of each. They take turns until `seconds` have passed, five rounds at least."""
+    return {name: median(values) for name, values in take_turns(contestants, device, seconds).items()}
+
+
+def take_turns(
+    contestants: Contestants, device: torch.device, seconds: float = 0.0, rounds: int = 5
+) -> dict[str, list[float]]:
+    """Milliseconds of each, one value a round: `rounds` of them at least, and more until `seconds` have passed.
+
+    Two rounds that are not counted come first. On a GPU its cache is written over before each call.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for run in contestants.values():
         for _ in range(2):
             _timed(run, device)
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or min(map(len, times.values())) < 5:
+    count = 0
+    while count < rounds or time.perf_counter() < end:
         for name, run in contestants.items():
             times[name].append(_timed(run, device))
-    return {name: median(values) for name, values in times.items()}
+        count += 1
+    return times
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:

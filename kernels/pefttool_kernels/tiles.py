@@ -5,7 +5,8 @@ fills it; a tile of a few MiB stays in the cache and is used up before the next 
 every output is one product: rows of W for x W^T, columns of W for g W, never partial sums, which would be rounded
 once more each. On a GPU the same code runs with a single tile, the weight.
 
-The values are bitsandbytes' own, bit by bit: its operators dequantise the tiles.
+The values are bitsandbytes' own, bit by bit: our compiled code or, where that is missing, its operators dequantise
+the tiles.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from math import gcd
 import torch
 from torch import Tensor
 
+from pefttool_kernels.cpu import native
 from pefttool_kernels.layout import BLOCK, NESTED_BLOCK, EightBitWeight, FourBitWeight
 
 #: What one tile may take. Measured: 2 to 4 MiB are fastest at widths from 1024 to 14336; smaller tiles pay for their
@@ -109,6 +111,26 @@ def _product(left: Tensor, right: Tensor, start: Tensor | None, output: Tensor) 
 
 def four_bit(weight: FourBitWeight, dtype: torch.dtype) -> Tiles:
     """Tiles of a 4-bit weight. Its in_features are a multiple of 64: a block never straddles two rows."""
+    if weight.packed.device.type == "cpu" and native.dequantizes():
+        return _compiled(weight, dtype)
+    return _composed(weight, dtype)
+
+
+def _compiled(weight: FourBitWeight, dtype: torch.dtype) -> Tiles:
+    """By our own code, which reads rows and columns in place and decodes nested scales on the way."""
+    n, k = weight.out_features, weight.in_features
+
+    def rows(first: int, last: int) -> Tensor:
+        return native.dequantize(weight, dtype, first, last, 0, k)
+
+    def columns(first: int, last: int) -> Tensor:
+        return native.dequantize(weight, dtype, 0, n, first, last)
+
+    return Tiles(n, k, rows, columns, 1, BLOCK)
+
+
+def _composed(weight: FourBitWeight, dtype: torch.dtype) -> Tiles:
+    """By bitsandbytes' operators, which read whole rows: columns are copied first."""
     n, k = weight.out_features, weight.in_features
     blocks = k // BLOCK
     packed = weight.packed.reshape(n, k // 2)
@@ -126,7 +148,7 @@ def four_bit(weight: FourBitWeight, dtype: torch.dtype) -> Tiles:
         own = decoded[0][:, first // BLOCK : last // BLOCK].contiguous()
         return dequantize_4bit(packed[:, first // 2 : last // 2].contiguous(), own, kind, n, last - first, dtype)
 
-    return Tiles(n, k, rows, columns, row_step(k, weight.nested), BLOCK)
+    return Tiles(n, k, rows, columns, row_step(k, weight.nested), BLOCK, TILE_BYTES * 3 // 4)
 
 
 def row_step(in_features: int, nested: bool) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pefttool_kernels import low_rank, tiles
+from pefttool_kernels.cpu import native
 from pefttool_kernels.dispatch import Direction, Operator
 from pefttool_kernels.layout import BLOCK
 
@@ -39,7 +40,7 @@ def workspace_bytes(shapes: Shapes, backend: str) -> int:
     "dequantize" counts the workspace that all products of a device share: once for a model, not once for a layer.
     """
     narrow = shapes.m * shapes.rank * FLOAT_BYTES  # u or v, which stays until the product is done
-    if backend != "triton" and _bias_is_a_column(shapes):
+    if backend not in ("triton", "native") and _bias_is_a_column(shapes):
         narrow += shapes.m * (shapes.k + tiles.PADDING) * shapes.dtype.itemsize  # a wider copy of x
     sliced = _sliced(shapes) if shapes.rank else 0  # what made it, which is gone by then
     wide = _WIDE[backend](shapes)
@@ -58,13 +59,18 @@ def _cut(shapes: Shapes) -> tuple[int, int, int]:
     length, width = (shapes.n, shapes.k) if forward else (shapes.k, shapes.n)
     line = max(width * shapes.dtype.itemsize, shapes.m * tiles.START_BYTES if shapes.rank else 0)
     four = shapes.operator == "linear_4bit"
-    step = (tiles.row_step(shapes.k, shapes.nested) if forward else BLOCK) if four else 1
-    lines = tiles.extent(length, line, step, tiles.TILE_BYTES if four else tiles.TILE_BYTES // 2)
+    step, budget = 1, tiles.TILE_BYTES // 2
+    if four:
+        step = BLOCK if not forward else 1 if native.dequantizes() else tiles.row_step(shapes.k, shapes.nested)
+        budget = tiles.TILE_BYTES if native.dequantizes() else tiles.TILE_BYTES * 3 // 4
+    lines = tiles.extent(length, line, step, budget)
     return lines, width, shapes.m * lines * FLOAT_BYTES if shapes.rank else 0
 
 
 def _tiles(shapes: Shapes) -> int:
     lines, width, start = _cut(shapes)
+    if shapes.operator == "linear_4bit" and native.dequantizes():
+        return start + lines * width * shapes.dtype.itemsize + _widened(shapes, lines)
     return start + _tile(shapes, lines, width)
 
 
@@ -104,8 +110,16 @@ def _bias_is_a_column(shapes: Shapes) -> bool:
 
 
 def _fused(shapes: Shapes) -> int:
-    """The adapter in the compute dtype; the kernel itself works in registers."""
-    return (shapes.m + shapes.n + shapes.k) * shapes.rank * shapes.dtype.itemsize
+    """The adapter in the compute dtype, and g with int8's scales; the kernels themselves work in registers."""
+    scaled = shapes.operator == "linear_8bit" and shapes.direction == "backward"
+    adapter = (shapes.m + shapes.n + shapes.k) * shapes.rank * shapes.dtype.itemsize
+    return adapter + (shapes.m * (2 * shapes.n + FLOAT_BYTES) if scaled else 0)
 
 
-_WIDE = {"tiles": _tiles, "dequantize": _whole, "bitsandbytes": _library, "triton": _fused, "native": _fused}
+def _few_rows(shapes: Shapes) -> int:
+    """The small terms in float32; and a rearranged x, which comes from malloc, not from PyTorch's allocator."""
+    start = shapes.m * shapes.n * FLOAT_BYTES if shapes.rank else 0
+    return start + (shapes.n * FLOAT_BYTES if shapes.bias else 0) + shapes.m * shapes.k * shapes.dtype.itemsize
+
+
+_WIDE = {"tiles": _tiles, "dequantize": _whole, "bitsandbytes": _library, "triton": _fused, "native": _few_rows}

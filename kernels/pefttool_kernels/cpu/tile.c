@@ -6,8 +6,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define BLOCK 64
-#define NESTED_SHIFT 8 /* 256 scales share a scale */
+#include "scales.h"
+
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl")))
 
 enum dtype { FLOAT32, BFLOAT16, FLOAT16 };
@@ -16,16 +16,6 @@ int pefttool_has_avx512(void)
 {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-}
-
-/* The scale of block `index`: stored as float32, or as a code of 8 bits with a scale and an offset of its own. */
-static inline float scale_of(const void *absmax, const float *nested_absmax, const float *nested_code, float offset,
-                             int64_t index)
-{
-    if (!nested_absmax)
-        return ((const float *)absmax)[index];
-    float product = nested_code[((const uint8_t *)absmax)[index]] * nested_absmax[index >> NESTED_SHIFT];
-    return product + offset;
 }
 
 /* float32 -> bfloat16, to nearest even, without the instruction that flushes small values to zero. */
@@ -68,15 +58,14 @@ AVX512 void pefttool_dequantize_tile(const uint8_t *packed, const void *absmax, 
                                      int64_t last_column, void *out, int dtype, int threads)
 {
     int64_t blocks = in_features / BLOCK, columns = last_column - first_column;
-    float added = offset ? *offset : 0.0f;
+    Scales scales = scales_of(absmax, nested_absmax, nested_code, offset);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t row = first_row; row < last_row; row++) {
         __m512 values = _mm512_loadu_ps(code);
         int64_t at = (row - first_row) * columns;
         for (int64_t column = first_column; column < last_column; column += BLOCK, at += BLOCK) {
             int64_t index = row * blocks + column / BLOCK;
-            float scale = scale_of(absmax, nested_absmax, nested_code, added, index);
-            block(packed + index * (BLOCK / 2), scale, values, out, at, (enum dtype)dtype);
+            block(packed + index * (BLOCK / 2), scale_at(&scales, index), values, out, at, (enum dtype)dtype);
         }
     }
 }
