@@ -74,7 +74,9 @@ def dequantize(
     return out
 
 
-def linear_4bit(x: Tensor, weight: FourBitWeight, bias: Tensor | None, u: Tensor | None, lora_b: Tensor | None) -> Tensor:
+def linear_4bit(
+    x: Tensor, weight: FourBitWeight, bias: Tensor | None, u: Tensor | None, lora_b: Tensor | None
+) -> Tensor:
     """x [M, K] W^T + bias [N] + u [M, r] B^T -> [M, N]; x is bfloat16, u and B [N, r] are float32."""
     out = x.new_empty(x.shape[0], weight.out_features)
     start = u @ lora_b.t() if u is not None and lora_b is not None else None
