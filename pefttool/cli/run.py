@@ -20,7 +20,10 @@ def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     """Fine-tune a pretrained model. With --adapter alone, runs the built-in example."""
     registry = current_registry()
     recipe = read_recipe(registry, **flags)
+    from pefttool import allocator
     from pefttool import run as stages
+
+    allocator.keep_freed_memory()
 
     finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows)
     if not finished.main_process:
