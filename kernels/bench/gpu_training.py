@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,14 +13,20 @@ import torch
 from gpu_record import statistics
 from torch import Tensor, nn
 
-from pefttool_kernels import measure, modules
+from pefttool_kernels import backends, measure, modules
+from pefttool_kernels.cross_entropy import linear_cross_entropy
 
-OURS, LIBRARY = "pefttool", "bitsandbytes + peft"
+#: What people run; the same with our products; and with our loss, too: what `pefttool run` does.
+LIBRARY, PRODUCTS, OURS = "bitsandbytes + peft", "pefttool, plain loss", "pefttool"
 RANK, LORA_ALPHA = 16, 32
 LEARNING_RATE = 1e-4
 WARM_UP = 3
+LABEL = 22  # width of the table's first column
+MIB = 1 << 20
 #: The contestants take turns this many times, each with a fresh model: clocks drift while a card gets warm.
 TURNS = 2
+
+Loss = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Step:
     tokens: int
     times: dict[str, float]
     peak_bytes: int | None
-    loss: float
+    loss: float  # of the last step: both see the same model and tokens
 
     @property
     def tokens_per_second(self) -> float:
@@ -56,7 +63,9 @@ class Step:
 def build(shape: Shape, ours: bool, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """A Llama of random weights, its linear layers quantised, under peft's LoRA; the adapter is float32."""
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from pefttool_kernels import lora
 
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
@@ -85,7 +94,22 @@ def build(shape: Shape, ours: bool, device: torch.device, dtype: torch.dtype) ->
     return adapted.train()
 
 
-def train(model: nn.Module, tokens: int, steps: int, device: torch.device, dtype: torch.dtype) -> tuple[list[float], float]:
+def plain_loss(model: Any, ids: Tensor) -> Tensor:
+    """The model's own."""
+    loss: Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
+    return loss
+
+
+def chunked_loss(model: Any, ids: Tensor) -> Tensor:
+    """The same figure, without the logits."""
+    causal = model.get_base_model()
+    hidden = causal.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    return linear_cross_entropy(hidden.flatten(0, 1), causal.lm_head.weight, ids[:, 1:].flatten(), reduction="mean")
+
+
+def train(
+    model: nn.Module, loss_of: Loss, tokens: int, steps: int, device: torch.device, dtype: torch.dtype
+) -> tuple[list[float], float]:
     """(milliseconds of each step, the last loss): forward, backward, AdamW; the first WARM_UP steps are not counted."""
     ids = torch.randint(model.config.vocab_size, (1, tokens), generator=torch.Generator().manual_seed(0)).to(device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
@@ -93,7 +117,7 @@ def train(model: nn.Module, tokens: int, steps: int, device: torch.device, dtype
     for _ in range(WARM_UP + steps):
         began = time.perf_counter()
         with torch.autocast(device.type, dtype):
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss = loss_of(model, ids)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -103,23 +127,48 @@ def train(model: nn.Module, tokens: int, steps: int, device: torch.device, dtype
     return times[WARM_UP:], float(loss.detach())
 
 
-def run(
-    shape: Shape, tokens: Sequence[int], steps: int, device: torch.device, dtype: torch.dtype
-) -> Iterator[Step]:
-    """Ours and bitsandbytes + peft, with each number of tokens, on the same random model."""
+def _release(device: torch.device) -> None:
+    """Give back what the last model took, the shared workspace too: each contestant pays for its own."""
+    gc.collect()
+    backends._workspaces.clear()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _peak(device: torch.device) -> int | None:
+    """The most bytes that tensors took since this was last asked; unknown on the CPU."""
+    if device.type != "cuda":
+        return None
+    most: int = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return most
+
+
+def run(shape: Shape, tokens: Sequence[int], steps: int, device: torch.device, dtype: torch.dtype) -> Iterator[Step]:
+    """Every contestant's steps with each number of tokens, on the same random model, which only one holds at a time."""
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
-    peaks: dict[tuple[str, int], int | None] = {}
-    losses: dict[tuple[str, int], float] = {}
+    known: dict[tuple[str, int], tuple[int | None, float]] = {}
     for _ in range(TURNS):
-        for contestant in (LIBRARY, OURS):
-            model = build(shape, contestant == OURS, device, dtype)
+        for contestant in (LIBRARY, PRODUCTS, OURS):
+            _release(device)
+            model = build(shape, contestant != LIBRARY, device, dtype)
+            loss_of = chunked_loss if contestant == OURS else plain_loss
             for count in tokens:
-                reset_peak(device)
-                own, losses[contestant, count] = train(model, count, steps, device, dtype)
+                _peak(device)
+                own, loss = train(model, loss_of, count, steps, device, dtype)
                 times[contestant, count] += own
-                peaks[contestant, count] = peak(device)
+                known[contestant, count] = _peak(device), loss
             del model
-            gc.collect()
-            ...
     for (contestant, count), values in times.items():
-        yield Step(contestant, count, statistics(values), peaks[contestant, count], losses[contestant, count])
+        yield Step(contestant, count, statistics(values), *known[contestant, count])
+
+
+def header() -> str:
+    """The names of the columns of `line`."""
+    return f"{'':{LABEL}}{'tokens':>8}{'step ms':>10}{'p10':>9}{'p90':>9}{'tokens/s':>10}{'peak MiB':>10}{'loss':>9}"
+
+
+def line(step: Step) -> str:
+    times, peak = step.times, "-" if step.peak_bytes is None else f"{step.peak_bytes / MIB:.0f}"
+    figures = f"{times['median']:>10.1f}{times['p10']:>9.1f}{times['p90']:>9.1f}{step.tokens_per_second:>10.0f}"
+    return f"{step.contestant:<{LABEL}}{step.tokens:>8}{figures}{peak:>10}{step.loss:>9.4f}"

@@ -15,6 +15,8 @@ from pefttool_kernels.modules import fuse
 
 Contestants = dict[str, Callable[[], object]]
 OURS, LIBRARY, REPACKED, DENSE = "pefttool", "bitsandbytes", "bitsandbytes repacked", "dense"
+#: bitsandbytes repacks weights of this many rows at a time, and raises for others.
+REPACKED_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def layers(kind: str, weight: Tensor) -> dict[str, nn.Module]:
     ours = quantised(kind, weight)
     fuse(ours)
     found = {OURS: ours, LIBRARY: quantised(kind, weight)}
-    if kind != "int8" and weight.device.type == "cpu" and bitsandbytes.functional.has_avx512bf16():
+    repacks = kind != "int8" and weight.device.type == "cpu" and weight.shape[0] % REPACKED_ROWS == 0
+    if repacks and bitsandbytes.functional.has_avx512bf16():
         repacked = quantised(kind, weight).eval()
         repacked.support_avx512bf16_for_cpu = True
         found[REPACKED] = repacked

@@ -2,7 +2,8 @@
 
 Products with weights of every kind go through the operators, forward and backward, with a bias and a low-rank update,
 and are compared with float64 (`reference`). Dequantised weights are compared with bitsandbytes' on the CPU, bit by
-bit. Memory is filled with NaN beforehand: a value that is left unwritten cannot be a lucky copy of the right one.
+bit; the loss with PyTorch's own (`selftest_loss`). Memory is filled with NaN beforehand: a value that is left
+unwritten cannot be a lucky copy of the right one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pefttool_kernels import dispatch, machine, ops
+from pefttool_kernels import dispatch, machine, ops, selftest_loss
 from pefttool_kernels.dispatch import BACKENDS, Direction, Machine
 from pefttool_kernels.layout import FourBitWeight
 from pefttool_kernels.selftest_cases import DTYPES, KINDS, SHAPES, Case, Check, check, compute, error, make, worst
@@ -46,7 +47,7 @@ def run(device: torch.device, every_tile: bool = False) -> list[Check]:
     """
     here = machine.of(device)
     checks: list[Check] = []
-    with poisoned_memory():
+    with poisoned_memory(), wide_sums():
         for kind in KINDS:
             for dtype in DTYPES:
                 cases = [make(kind, dtype, *shape).to(device) for shape in SHAPES]
@@ -57,6 +58,7 @@ def run(device: torch.device, every_tile: bool = False) -> list[Check]:
                     from pefttool_kernels import selftest_tiles
 
                     checks += selftest_tiles.run(cases, here)
+        checks += selftest_loss.run(device)
     return [*checks, *_absent({found.backend for found in checks}, here)]
 
 
@@ -120,7 +122,7 @@ def _verdict(checks: Sequence[Check]) -> Verdict:
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """PyTorch fills new memory with NaN, which it does in the mode of deterministic algorithms."""
+    """PyTorch fills new memory with NaN, as it does in the mode of deterministic algorithms."""
     on, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -129,3 +131,21 @@ def poisoned_memory() -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(on, warn_only=warn_only)
+
+
+@contextmanager
+def wide_sums() -> Iterator[None]:
+    """The vendor's library sums in float32 only, as it does where this is asked for: its choice is not what is tested.
+
+    By default it may add up the parts of a long product in 16 bits.
+    """
+    settings = torch.backends.cuda.matmul
+    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    before = {name: getattr(settings, name) for name in names}
+    for name in names:
+        setattr(settings, name, False)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)

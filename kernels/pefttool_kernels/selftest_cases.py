@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -65,8 +66,9 @@ class Check:
         return " ".join(part for part in (self.operator, self.direction, self.what, self.dtype) if part)
 
     def record(self) -> dict[str, object]:
-        """For a line of JSON."""
-        return {**asdict(self), "ok": self.ok}
+        """For JSON, which has no NaN."""
+        finite = self.error if self.error is not None and isfinite(self.error) else None
+        return {**asdict(self), "error": finite, "ok": self.ok}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, Loaded, Loss, Problem, Row, Setting, Task
+from pefttool_text import output_layer
 from pefttool_text.batching import IGNORE, attention_mask, pad, pad_id
 
 if TYPE_CHECKING:
@@ -52,21 +53,10 @@ class LanguageModel(Task):
         }
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
-        """Sum of cross-entropies (float32) over the trained tokens of `[B, T]` ids; logits only where a row trains."""
-        from torch.nn.functional import cross_entropy
-
-        targets = batch["labels"][:, 1:]
-        kept = (targets != IGNORE).any(0).nonzero().squeeze(-1)
-        output = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            logits_to_keep=kept,  # the output layer is the largest matmul of a small model: skip prompts and padding
-            use_cache=False,
-        )
-        targets = targets[:, kept]
-        trained = targets != IGNORE
-        logits = output.logits[trained].float()
-        return Loss(cross_entropy(logits, targets[trained], reduction="sum"), trained.sum())
+        """Sum of cross-entropies (float32) over the trained tokens of `[B, T]` ids."""
+        trained = (batch["labels"][:, 1:] != IGNORE).sum()
+        chunked = output_layer.summed_loss(model, batch)
+        return Loss(_from_logits(model, batch) if chunked is None else chunked, trained)
 
     def metrics(
         self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting
@@ -128,6 +118,23 @@ class LanguageModel(Task):
                 parts.append(f"«{text}»" if inside else text)
                 inside, start = not inside, i
         return "".join(parts)
+
+
+def _from_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The summed cross-entropy from logits, which are computed only at positions where a row trains."""
+    from torch.nn.functional import cross_entropy
+
+    targets = batch["labels"][:, 1:]
+    kept = (targets != IGNORE).any(0).nonzero().squeeze(-1)
+    output = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        logits_to_keep=kept,  # the output layer is the largest matmul of a small model: skip prompts and padding
+        use_cache=False,
+    )
+    targets = targets[:, kept]
+    trained = targets != IGNORE
+    return cross_entropy(output.logits[trained].float(), targets[trained], reduction="sum")
 
 
 def counted(ids: list[int], labels: list[int], truncated: bool) -> dict[str, Any]:

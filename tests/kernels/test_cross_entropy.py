@@ -1,0 +1,319 @@
+"""linear_cross_entropy: no worse a gradient than PyTorch's, a fraction of the memory, every way of calling it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from allocations import peak_bytes
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
+
+from pefttool_kernels import cross_entropy
+from pefttool_kernels.cross_entropy import block_rows, chunk_rows, linear_cross_entropy, workspace_bytes
+
+IGNORE = -100
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MIB = 1 << 20
+#: A small call: everything but figures is tested on it.
+SHAPE = (9, 24, 37)
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+def inputs(tokens: int, hidden: int, vocabulary: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Inputs:
+    """h [T, H], which wants a gradient, W [V, H] and labels [T], the third of which is ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    h = torch.randn(tokens, hidden, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(vocabulary, hidden, generator=generator).mul_(0.2).to(dtype)
+    labels = torch.randint(vocabulary, (tokens,), generator=generator)
+    labels[2::3] = IGNORE
+    return h, weight, labels
+
+
+def naive(h: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None, reduction: str = "sum") -> Tensor:
+    """PyTorch's own path."""
+    logits = nn.functional.linear(h, weight, bias).float()
+    return nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction=reduction)
+
+
+def both(loss: Callable[[Tensor], Tensor], h: Tensor) -> tuple[Tensor, Tensor]:
+    """(the loss, its gradient for h)."""
+    value = loss(h)
+    return value.detach(), torch.autograd.grad(value, h)[0]
+
+
+def truth(h: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Both in float64."""
+    exact = h.detach().double().requires_grad_()
+    logits = nn.functional.linear(exact, weight.double(), None if bias is None else bias.double())
+    return both(lambda _: nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"), exact)
+
+
+def error(result: Tensor, expected: Tensor) -> float:
+    return float((result.double() - expected).norm() / expected.norm())
+
+
+@pytest.fixture
+def many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 16 rows, blocks of one."""
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", {"cpu": 1})
+    monkeypatch.setattr(cross_entropy, "BLOCK_BYTES", {"cpu": 1})
+
+
+@settings(max_examples=60, deadline=None)
+@example(tokens=1, hidden=1, vocabulary=1, with_bias=True, ignored=0, reduction="mean", chunk=1)
+@example(tokens=50, hidden=8, vocabulary=33, with_bias=False, ignored=49, reduction="sum", chunk=1)
+@given(
+    tokens=st.integers(1, 70),
+    hidden=st.integers(1, 40),
+    vocabulary=st.integers(1, 300),
+    with_bias=st.booleans(),
+    ignored=st.integers(0, 69),
+    reduction=st.sampled_from(("sum", "mean")),
+    chunk=st.sampled_from((1, 20_000, 32 * MIB)),
+)
+def test_loss_and_gradient_are_pytorchs(tokens, hidden, vocabulary, with_bias, ignored, reduction, chunk):
+    torch.manual_seed(tokens * hidden)
+    h = torch.randn(tokens, hidden, requires_grad=True)
+    weight = torch.randn(vocabulary, hidden)
+    bias = torch.randn(vocabulary) if with_bias else None
+    labels = torch.randint(vocabulary, (tokens,))
+    labels[torch.randperm(tokens)[: min(ignored, tokens - 1)]] = IGNORE
+    expected, dh = both(lambda x: naive(x, weight, labels, bias, reduction), h)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_entropy, "CHUNK_BYTES", {"cpu": chunk})
+        patch.setattr(cross_entropy, "BLOCK_BYTES", {"cpu": chunk // 8})
+        loss, found = both(lambda x: linear_cross_entropy(x, weight, labels, bias, reduction=reduction), h)
+        with torch.no_grad():
+            assert torch.equal(linear_cross_entropy(h, weight, labels, bias, reduction=reduction), loss)
+    assert loss.dtype == torch.float32 and loss.shape == ()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, dh, rtol=1e-4, atol=1e-5)
+    assert not found[labels == IGNORE].any()
+
+
+#: How large h is, and how strongly it points at the label's row of W: from all tokens alike to a trained model.
+REGIMES = {"flat": (1.0, 0.0), "sharp": (6.0, 0.0), "trained": (0.5, 4.0), "certain": (0.5, 8.0)}
+
+
+@pytest.mark.parametrize("divisor", [1.0, 71.0])
+@pytest.mark.parametrize("regime", list(REGIMES))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_gradient_is_no_further_from_the_truth_than_pytorchs(dtype, regime, divisor):
+    """Of the sum, and of the sum divided, as an objective is: the two round at different places.
+
+    Where logits are large, both have rounded the same logits, which decides both errors: the margin is for the rest.
+    """
+    size, pull = REGIMES[regime]
+    h, weight, labels = inputs(200, 128, 4099, torch.float32)
+    labels = labels.clamp(min=0)
+    unit = weight[labels] / weight[labels].square().sum(1, keepdim=True)
+    h = (size * h.detach() + pull * unit * 4).to(dtype).requires_grad_()
+    weight = weight.to(dtype)
+    exact_loss, exact = truth(h, weight, labels)
+    theirs_loss, theirs = both(lambda x: naive(x, weight, labels) / divisor, h)
+    loss, ours = both(lambda x: linear_cross_entropy(x, weight, labels) / divisor, h)
+    print(
+        "ERR",
+        dtype,
+        regime,
+        divisor,
+        error(ours, exact / divisor),
+        error(theirs, exact / divisor),
+        float(exact_loss) / 200,
+    )
+    assert error(ours, exact / divisor) <= 1.01 * error(theirs, exact / divisor)
+    assert error(loss, exact_loss / divisor) <= max(1e-6, 1.01 * error(theirs_loss, exact_loss / divisor))
+
+
+def test_small_losses_keep_their_digits():
+    h, weight, _ = inputs(40, 64, 999)
+    labels = torch.arange(40)
+    h = (weight[:40] * 20).requires_grad_()
+    expected, _ = truth(h, weight, labels)
+    assert float(expected) < 1e-3
+    assert error(linear_cross_entropy(h, weight, labels).detach(), expected) <= 1e-3
+
+
+def test_nothing_to_train():
+    h, weight, labels = inputs(*SHAPE)
+    labels = torch.full_like(labels, IGNORE)
+    loss, dh = both(lambda x: linear_cross_entropy(x, weight, labels), h)
+    assert float(loss) == 0.0 and dh.shape == h.shape and not dh.any()
+    loss, dh = both(lambda x: linear_cross_entropy(x, weight, labels, reduction="mean"), h)
+    assert bool(loss.isnan()) and bool(naive(h, weight, labels, reduction="mean").isnan())
+    assert dh.shape == h.shape and not dh.any()
+    empty = torch.empty(0, h.shape[1], requires_grad=True)
+    loss, dh = both(lambda x: linear_cross_entropy(x, weight, labels[:0]), empty)
+    assert float(loss) == 0.0 and dh.shape == empty.shape
+
+
+def test_another_label_may_be_the_ignored_one():
+    h, weight, labels = inputs(*SHAPE)
+    zero = labels.masked_fill(labels == IGNORE, 0)
+    expected = nn.functional.cross_entropy(h @ weight.t(), zero, ignore_index=0, reduction="sum")
+    torch.testing.assert_close(linear_cross_entropy(h, weight, zero, ignore_index=0), expected)
+
+
+def test_impossible_words_are_no_obstacle():
+    """A bias of minus infinity takes a word away."""
+    h, weight, labels = inputs(*SHAPE)
+    bias = torch.zeros(SHAPE[2])
+    bias[[word for word in range(SHAPE[2]) if word not in labels.tolist()][:3]] = -torch.inf
+    expected, exact = truth(h, weight, labels, bias)
+    loss, dh = both(lambda x: linear_cross_entropy(x, weight, labels, bias), h)
+    assert error(loss, expected) < 1e-6 and error(dh, exact) < 1e-6
+
+
+def test_what_is_refused():
+    h, weight, labels = inputs(*SHAPE)
+    with pytest.raises(ValueError, match=r"weight requires a gradient.*freeze it, or use torch's cross_entropy"):
+        linear_cross_entropy(h, weight.requires_grad_(), labels)
+    with torch.no_grad():
+        linear_cross_entropy(h, weight, labels)
+    weight = weight.detach()
+    with pytest.raises(ValueError, match="bias requires a gradient"):
+        linear_cross_entropy(h, weight, labels, torch.zeros(SHAPE[2], requires_grad=True))
+    with pytest.raises(ValueError, match="'sum' or 'mean'"):
+        linear_cross_entropy(h, weight, labels, reduction="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"hidden \(9, 24\), weight \(37, 23\)"):
+        linear_cross_entropy(h, weight[:, 1:], labels)
+    with pytest.raises(ValueError, match="convert one of them"):
+        linear_cross_entropy(h, weight.bfloat16(), labels)
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        linear_cross_entropy(h, weight, labels + SHAPE[2])
+
+
+def test_there_is_no_second_derivative():
+    h, weight, labels = inputs(*SHAPE)
+    (dh,) = torch.autograd.grad(linear_cross_entropy(h, weight, labels), h, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        dh.square().sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gradient", [True, False])
+def test_pytorch_finds_no_fault_with_the_operator(dtype, gradient):
+    """Schema, autograd registration, fake implementation, and tracing with dynamic shapes."""
+    h, weight, labels = inputs(*SHAPE, dtype)
+    bias = torch.randn(SHAPE[2]).to(dtype)
+    operator = torch.ops.pefttool.linear_cross_entropy.default
+    h = h if gradient else h.detach()
+    torch.library.opcheck(operator, (h, weight, labels, bias, IGNORE, gradient))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_fake_tensors_know_shapes_dtypes_and_gradients(reduction):
+    with FakeTensorMode():
+        h = torch.empty(9, 24, dtype=torch.bfloat16, requires_grad=True)
+        weight, labels = torch.empty(37, 24, dtype=torch.bfloat16), torch.zeros(9, dtype=torch.int64)
+        loss = linear_cross_entropy(h, weight, labels, reduction=reduction)
+        assert (loss.shape, loss.dtype) == ((), torch.float32)
+        loss.backward()
+    assert (h.grad.shape, h.grad.dtype) == (h.shape, h.dtype)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiling_changes_nothing(backend, reduction):
+    h, weight, labels = inputs(*SHAPE, torch.bfloat16)
+
+    def loss(x: Tensor) -> Tensor:
+        return linear_cross_entropy(2 * x, weight, labels, reduction=reduction)
+
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
+    for one, other in zip(both(loss, h), both(compiled, h), strict=True):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(h), loss(h))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointing_changes_nothing(use_reentrant):
+    h, weight, labels = inputs(*SHAPE)
+
+    def loss(x: Tensor) -> Tensor:
+        return linear_cross_entropy(x.sin(), weight, labels)
+
+    def step(function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        x = h.detach().clone().requires_grad_()
+        value = function(x)
+        (3 * value).backward()
+        return value.detach(), x.grad
+
+    again = step(lambda x: checkpoint(loss, x, use_reentrant=use_reentrant))
+    assert all(torch.equal(one, other) for one, other in zip(step(loss), again, strict=True))
+
+
+def test_autocast_decides_the_dtype_of_the_product():
+    h, weight, labels = inputs(*SHAPE)
+    narrow = h.detach().bfloat16().requires_grad_()
+    expected, dh = both(lambda x: linear_cross_entropy(x, weight.bfloat16(), labels), narrow)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, found = both(lambda x: linear_cross_entropy(x, weight, labels), h)
+        mixed, again = both(lambda x: linear_cross_entropy(x, weight, labels), narrow)
+    assert torch.equal(loss, expected) and found.dtype == torch.float32
+    assert torch.equal(found, dh.float())
+    assert torch.equal(mixed, expected) and torch.equal(again, dh)
+
+
+def test_whatever_the_backward_pass_needs_can_be_packed_away_in_between():
+    """Saved-tensor hooks see the one tensor that is kept, and what they give back is what is used."""
+    h, weight, labels = inputs(*SHAPE)
+    _, expected = both(lambda x: linear_cross_entropy(x, weight, labels), h)
+    packed: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t.clone(), lambda t: 2 * t):
+        loss = linear_cross_entropy(h, weight, labels)
+    assert [tuple(t.shape) for t in packed] == [tuple(h.shape)]
+    (found,) = torch.autograd.grad(loss, h)
+    assert torch.equal(found, 2 * expected)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_without_gradients_only_the_loss_is_computed(gradient):
+    h, weight, labels = inputs(*SHAPE)
+    loss, dx = torch.ops.pefttool.linear_cross_entropy(h.detach(), weight, labels, None, IGNORE, gradient)
+    assert dx.shape == ((9, 24) if gradient else (0, 24))
+    torch.testing.assert_close(loss, naive(h, weight, labels).detach())
+
+
+@given(st.integers(0, 5000), st.integers(1, 300_000), st.sampled_from((2, 4)), st.sampled_from(("cpu", "cuda")))
+def test_chunks_are_even_and_within_their_budget(tokens, vocabulary, itemsize, device_type):
+    rows = chunk_rows(tokens, vocabulary, itemsize, device_type)
+    budget = cross_entropy.CHUNK_BYTES.get(device_type, cross_entropy.OTHER_CHUNK_BYTES)
+    assert 1 <= rows <= max(1, tokens)
+    assert rows * vocabulary * itemsize <= max(budget, cross_entropy.ROW_STEP * vocabulary * itemsize)
+    chunks = -(-tokens // rows)
+    assert tokens - (chunks - 1) * rows > 0 or tokens == 0
+    assert rows == max(1, tokens) or rows % cross_entropy.ROW_STEP == 0
+    assert 1 <= block_rows(rows, vocabulary, 4, device_type) <= rows
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("tokens", "hidden", "vocabulary"), [(300, 64, 49152), (300, 2048, 5003), (700, 96, 32000)])
+def test_stated_is_measured(tokens, hidden, vocabulary, dtype, gradient):
+    """Within 5 %, which is what the row-wise results and the second narrow product's copies may differ by."""
+    h, weight, labels = inputs(tokens, hidden, vocabulary, dtype)
+    every = labels.clamp(min=0)
+    operator = torch.ops.pefttool.linear_cross_entropy
+    for some in (every, labels):
+        peak = peak_bytes(lambda some=some: operator(h.detach(), weight, some, None, IGNORE, gradient))
+        found = peak - (tokens * hidden * 4 if gradient else 0)
+        stated = workspace_bytes(int((some != IGNORE).sum()), hidden, vocabulary, dtype, gradient)
+        assert 0.95 * stated <= found <= 1.001 * stated + 16384
+
+
+def test_memory_is_an_eighth_of_the_naive_path_at_most():
+    h, weight, labels = inputs(2048, 64, 128_256, torch.bfloat16)
+    labels = labels.clamp(min=0)
+    ours = peak_bytes(lambda: both(lambda x: linear_cross_entropy(x, weight, labels), h))
+    theirs = peak_bytes(lambda: both(lambda x: naive(x, weight, labels), h))
+    print("MEM", ours / MIB, theirs / MIB)
+    assert ours <= theirs / 8
+    assert ours <= 40 * MIB
