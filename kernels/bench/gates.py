@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pefttool_kernels.triton.variants import Variant
 
 WORKERS = 2
-CROSS_ENTROPY = "pefttool_kernels.triton.cross_entropy"
 MESSAGE_LENGTH = 300
 KIB = 1024
 UNITS = "on each card: instructions per mma (w: per weight, i: in all), registers, KiB shared, programs a processor"
@@ -53,8 +52,6 @@ def load_variants(extra: Path | None) -> list[Variant]:
     from pefttool_kernels.triton import variants
 
     found = list(variants.shipped())
-    if importlib.util.find_spec(CROSS_ENTROPY) is not None:
-        found += importlib.import_module(CROSS_ENTROPY).variants()
     if extra is not None:
         spec = importlib.util.spec_from_file_location(extra.stem, extra)
         if spec is None or spec.loader is None:

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from pefttool_kernels.layout import EightBitWeight, FourBitWeight
-from pefttool_kernels.triton import _launch, backward_4bit, dequantize, eight_bit, forward_4bit
+from pefttool_kernels.triton import _launch, backward_4bit, cross_entropy, dequantize, eight_bit, forward_4bit
 from pefttool_kernels.triton.configs import BACKWARD, FLAT, FORWARD, LARGE, MEDIUM, SMALL, Config, choose_config
 from pefttool_kernels.triton.variants import NEAT, Variant, shipped
 
 ROWS = 3
 RANK = 16
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TYPES = {**{dtype: f"*{name}" for name, dtype in DTYPES.items()}, torch.int32: "*i32", torch.int64: "*i64"}
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 
 
@@ -95,10 +96,14 @@ def launched(monkeypatch: pytest.MonkeyPatch, variant: Variant, dtype: torch.dty
     elif variant.family == "forward_8bit":
         monkeypatch.setattr(eight_bit, "forward_8bit_kernel", kernel)
         eight_bit.linear_8bit(x, eight, bias, left, below, config)
+    elif variant.family == "cross_entropy":
+        monkeypatch.setattr(cross_entropy, "cross_entropy_kernel", kernel)
+        cross_entropy.softmax_in_place(x, torch.zeros(ROWS, dtype=torch.int64))
     else:
         monkeypatch.setattr(eight_bit, "backward_8bit_kernel", kernel)
         monkeypatch.setattr(eight_bit, "scale_gradient_kernel", kernel)
         eight_bit.linear_8bit_dx(x, eight, left, beside, config)
+        return kernel.launches[0 if variant.family == "scale_gradient_8bit" else 1]
     return kernel.launches[-1]
 
 
@@ -110,7 +115,7 @@ def shipped_and_tile() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("variant", "config"), list(shipped_and_tile()))
 def test_a_variant_is_what_is_launched(monkeypatch: pytest.MonkeyPatch, variant: Variant, config: Config) -> None:
-    dtype = torch.bfloat16 if " bf16" in variant.name else torch.float16
+    (dtype,) = (dtype for name, dtype in DTYPES.items() if name in variant.name.split())
     arguments = launched(monkeypatch, variant, dtype, config)
     assert {name: arguments.pop(name) for name in OPTIONS} == {
         "num_warps": variant.num_warps,
@@ -124,7 +129,7 @@ def test_a_variant_is_what_is_launched(monkeypatch: pytest.MonkeyPatch, variant:
     assert {name: TYPES[tensor.dtype] for name, tensor in tensors.items()} == {
         name: kind for name, kind in variant.signature.items() if kind.startswith("*")
     }
-    assert {name: "i32" for name in sizes} == {
+    assert {name: "fp32" if isinstance(value, float) else "i32" for name, value in sizes.items()} == {
         name: kind for name, kind in variant.signature.items() if not kind.startswith("*")
     }
     assert all(value % 16 == 0 for name, value in sizes.items() if name in variant.divisible)
@@ -133,4 +138,5 @@ def test_a_variant_is_what_is_launched(monkeypatch: pytest.MonkeyPatch, variant:
 
 def test_every_tile_ships_in_every_kind() -> None:
     count = len(FORWARD) * 2 * 2 + len(BACKWARD) * 2 * 2 + 2 * 2 + len(FORWARD) * 2 + len(BACKWARD) * 2
+    count += 2 + 3  # a gradient's scaling, the loss
     assert len({variant.name for variant in shipped()}) == len(shipped()) == count

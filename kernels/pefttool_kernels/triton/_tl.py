@@ -12,7 +12,7 @@ import triton.language as tl
 #: Decided once, at import, exactly as `triton.jit` decides for the kernels themselves.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 BLOCK = tl.constexpr(64)  # weights that share a scale, see layout.py
-NESTED_BLOCK = tl.constexpr(256)  # scales that share a scale
+NESTED_SHIFT = tl.constexpr(8)  # 256 scales share a scale; a shift, for a division would allow for a negative number
 CODES_PER_WORD = tl.constexpr(8)  # of 4 bits, in an int32
 BYTES_PER_WORD = tl.constexpr(4)
 
@@ -117,7 +117,7 @@ def block_scales(absmax, nested_absmax, nested_code, shift, block, mask):
     else:
         word = tl.load(absmax + (block >> 2), mask=mask, other=other)
         scale = tl.load(nested_code + ((word >> ((block & 3) * 8)) & 255))
-        return scale * tl.load(nested_absmax + (block // NESTED_BLOCK), mask=mask, other=other) + shift
+        return scale * tl.load(nested_absmax + (block >> NESTED_SHIFT), mask=mask, other=other) + shift
 
 
 @triton.jit

@@ -6,7 +6,7 @@ which take the logits' place. Any V: the last block is masked. Offsets have 64 b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
@@ -16,13 +16,10 @@ from torch import Tensor
 from pefttool_kernels.triton._launch import OPTIONS, UnsupportedOperand
 from pefttool_kernels.triton._tl import cast
 
-if TYPE_CHECKING:
-    from pefttool_kernels.triton.variants import Variant
-
 NUM_WARPS = 8
 NUM_STAGES = 1
 BLOCK = 4096  # values that a program holds at a time
-POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @triton.jit(do_not_specialize=["scale"])
@@ -71,7 +68,7 @@ def softmax_in_place(logits: Tensor, labels: Tensor, scale: float = 1.0) -> tupl
 
     The logits (contiguous; bfloat16, float16 or float32) become `scale` times the probabilities, and 0 at the label.
     """
-    if logits.dtype not in POINTERS or logits.ndim != 2 or not logits.is_contiguous():
+    if logits.dtype not in DTYPES or logits.ndim != 2 or not logits.is_contiguous():
         raise UnsupportedOperand(f"logits {logits.dtype} {tuple(logits.shape)}: contiguous rows were expected")
     if labels.dtype != torch.int64 or labels.shape != logits.shape[:1] or not labels.is_contiguous():
         raise UnsupportedOperand(f"labels {labels.dtype} {tuple(labels.shape)}: one int64 for each row was expected")
@@ -92,25 +89,3 @@ def softmax_in_place(logits: Tensor, labels: Tensor, scale: float = 1.0) -> tupl
                 **OPTIONS,
             )
     return losses, slopes
-
-
-def variants() -> list[Variant]:
-    """What ships, for the ahead-of-time compiler. No weight is unpacked, so `weights_per_thread` is 0."""
-    from pefttool_kernels.triton.variants import Variant
-
-    common = {"labels": "*i64", "losses": "*fp32", "slopes": "*fp32", "vocabulary": "i32", "scale": "fp32"}
-    return [
-        Variant(
-            family="cross_entropy",  # type: ignore[arg-type]
-            name=f"cross_entropy {pointer.removeprefix('*')}",
-            kernel=cross_entropy_kernel,
-            signature={"logits": pointer, **common},
-            constants=constants(),
-            divisible=("logits", "labels", "losses", "slopes", "vocabulary"),
-            num_warps=NUM_WARPS,
-            num_stages=NUM_STAGES,
-            tile=str(BLOCK),
-            weights_per_thread=0,
-        )
-        for pointer in POINTERS.values()
-    ]

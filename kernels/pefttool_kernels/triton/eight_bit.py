@@ -32,6 +32,7 @@ from pefttool_kernels.triton.configs import BACKWARD, FORWARD, Config
 LEVELS = tl.constexpr(127.0)  # a row's scale is its largest magnitude, which became 127
 SCALING_BLOCK = 1024  # values of a row of g that a program scales at a time
 SCALING_WARPS = 4
+SCALING_STAGES = 1
 
 
 @triton.jit(do_not_specialize=["m"])
@@ -182,6 +183,11 @@ def backward_constants(config: Config, n: int, k: int) -> dict[str, Any]:
     return {"EVEN": n % config.block_k == 0 and k % config.block_n == 0, **tile_constants(config)}
 
 
+def scaling_constants() -> dict[str, Any]:
+    """What is compiled into the kernel that scales a gradient."""
+    return {"BLOCK": SCALING_BLOCK}
+
+
 def _words(weight: EightBitWeight) -> Tensor:
     return weight.values.view(-1).view(torch.int32)
 
@@ -257,8 +263,9 @@ def linear_8bit_dx(
             scaled=scaled,
             powers=powers,
             n=n,
-            BLOCK=SCALING_BLOCK,
+            **scaling_constants(),
             num_warps=SCALING_WARPS,
+            num_stages=SCALING_STAGES,
             **OPTIONS,
         )
         backward_8bit_kernel[(config.programs(m, k),)](

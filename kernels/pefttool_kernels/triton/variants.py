@@ -10,12 +10,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pefttool_kernels.triton import backward_4bit, dequantize, eight_bit, forward_4bit
+from pefttool_kernels.triton import backward_4bit, cross_entropy, dequantize, eight_bit, forward_4bit
 from pefttool_kernels.triton._launch import OPTIONS
 from pefttool_kernels.triton._tl import CODES_PER_WORD
 from pefttool_kernels.triton.configs import BACKWARD, FORWARD, Config
 
-Family = Literal["forward_4bit", "backward_4bit", "dequantize_4bit", "forward_8bit", "backward_8bit"]
+Family = Literal[
+    "forward_4bit",
+    "backward_4bit",
+    "dequantize_4bit",
+    "forward_8bit",
+    "backward_8bit",
+    "scale_gradient_8bit",
+    "cross_entropy",
+]
 
 NEAT = 4096  # in_features and out_features that every tile divides, as in most models
 THREADS_PER_WARP = 32
@@ -38,14 +46,15 @@ class Variant:
     num_warps: int
     num_stages: int
     tile: str
-    weights_per_thread: int  # that one thread dequantises in a step of the loop; for dequantize_4bit, in all
+    weights_per_thread: int  # that one thread dequantises in a step of the loop; for dequantize_4bit, in all; or 0
     nested: bool = False
     options: dict[str, Any] = field(default_factory=lambda: dict(OPTIONS))
 
 
 def shipped() -> list[Variant]:
     """Every tile, dtype and kind of scales, with the epilogues."""
-    return [*_forward_4bit(), *_backward_4bit(), *_dequantize_4bit(), *_forward_8bit(), *_backward_8bit()]
+    products = (_forward_4bit, _backward_4bit, _forward_8bit, _backward_8bit)
+    return [item for family in (*products, _dequantize_4bit, _scale_gradient_8bit, _cross_entropy) for item in family()]
 
 
 def _scales(nested: bool) -> tuple[dict[str, str], dict[str, None]]:
@@ -154,4 +163,38 @@ def _dequantize_4bit() -> Iterator[Variant]:
             tile=str(dequantize.WORDS_PER_PROGRAM),
             weights_per_thread=weights // (THREADS_PER_WARP * dequantize.NUM_WARPS),
             nested=nested,
+        )
+
+
+def _scale_gradient_8bit() -> Iterator[Variant]:
+    for dtype, pointer in DTYPES.items():
+        pointers = {"g": pointer, "scales": "*fp32", "scaled": "*fp16", "powers": "*fp32"}
+        yield Variant(
+            family="scale_gradient_8bit",
+            name=f"scale_gradient_8bit {dtype}",
+            kernel=eight_bit.scale_gradient_kernel,
+            signature={**pointers, "n": "i32"},
+            constants=eight_bit.scaling_constants(),
+            divisible=(*pointers, "n"),
+            num_warps=eight_bit.SCALING_WARPS,
+            num_stages=eight_bit.SCALING_STAGES,
+            tile=str(eight_bit.SCALING_BLOCK),
+            weights_per_thread=0,
+        )
+
+
+def _cross_entropy() -> Iterator[Variant]:
+    for dtype, pointer in {**DTYPES, "fp32": "*fp32"}.items():
+        pointers = {"logits": pointer, "labels": "*i64", "losses": "*fp32", "slopes": "*fp32"}
+        yield Variant(
+            family="cross_entropy",
+            name=f"cross_entropy {dtype}",
+            kernel=cross_entropy.cross_entropy_kernel,
+            signature={**pointers, "vocabulary": "i32", "scale": "fp32"},
+            constants=cross_entropy.constants(),
+            divisible=(*pointers, "vocabulary"),
+            num_warps=cross_entropy.NUM_WARPS,
+            num_stages=cross_entropy.NUM_STAGES,
+            tile=str(cross_entropy.BLOCK),
+            weights_per_thread=0,
         )
