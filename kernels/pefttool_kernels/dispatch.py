@@ -12,7 +12,7 @@ An automatic choice may fall back, and says why. An explicit one works or raises
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -51,8 +51,7 @@ class Machine:
     fused_rows: dict[Direction, int] = field(default_factory=dict)  # measured on this card
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """One product: x [m, k] with W [n, k], forward (x W^T) or backward (g [m, n] W)."""
 
     operator: Operator
@@ -65,8 +64,7 @@ class Site:
     unreadable: str | None = None  # why the triton kernels cannot read this weight
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     backend: str
     reason: str
 

@@ -18,8 +18,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +35,7 @@ class RepackedWeight(ValueError):
     """A weight that bitsandbytes has rewritten in place: its values changed, and nobody else's operators read it."""
 
 
-@dataclass(frozen=True)
-class FourBitWeight:
+class FourBitWeight(NamedTuple):
     """A view of one 4-bit weight. The tensors are bitsandbytes' own, on one device."""
 
     packed: Tensor  # uint8, ceil(N * K / 2) values, contiguous, of any shape
@@ -60,7 +58,7 @@ class FourBitWeight:
 
     def arguments(self) -> tuple[Any, ...]:
         """The fields in their order, in which the operators take them; `FourBitWeight(*arguments)` is the inverse."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return tuple(self)
 
     @classmethod
     def of(cls, weight: Tensor, state: Any) -> FourBitWeight:
@@ -93,8 +91,7 @@ class FourBitWeight:
         return cls(weight, state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset, *shape)
 
 
-@dataclass(frozen=True)
-class EightBitWeight:
+class EightBitWeight(NamedTuple):
     """A view of one weight of 8 bits, with a scale a row."""
 
     values: Tensor  # int8 [N, K], contiguous
@@ -110,4 +107,4 @@ class EightBitWeight:
 
     def arguments(self) -> tuple[Any, ...]:
         """The fields in their order, in which the operators take them."""
-        return self.values, self.scales
+        return tuple(self)

@@ -11,7 +11,7 @@ tensors: opaque to torch.compile, known to FakeTensorMode, differentiable (`auto
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from pefttool_kernels import autograd, backends, dispatch, low_rank, machine
 from pefttool_kernels.layout import EightBitWeight, FourBitWeight
 
 #: How many arguments of an operator a 4-bit weight takes.
-FIELDS = len(fields(FourBitWeight))
+FIELDS = len(FourBitWeight._fields)
 
 library = torch.library.Library("pefttool", "FRAGMENT")
 

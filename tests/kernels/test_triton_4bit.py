@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -152,7 +151,7 @@ def test_weights_that_are_refused(four_bit_weight: Make) -> None:
     weight = four_bit_weight(4, 64)
     x = torch.zeros(2, 32).bfloat16()
     with pytest.raises(UnsupportedOperand, match="in_features 32 is not a multiple of 64"):
-        linear_4bit(x, replace(weight, in_features=32, out_features=8), config=FORWARD_TILES[0])
+        linear_4bit(x, weight._replace(in_features=32, out_features=8), config=FORWARD_TILES[0])
     shifted = torch.zeros(weight.packed.numel() + 2, dtype=torch.uint8)[2:]
     with pytest.raises(UnsupportedOperand, match="multiple of 4 bytes"):
-        linear_4bit(torch.zeros(2, 64).bfloat16(), replace(weight, packed=shifted), config=FORWARD_TILES[0])
+        linear_4bit(torch.zeros(2, 64).bfloat16(), weight._replace(packed=shifted), config=FORWARD_TILES[0])

@@ -26,7 +26,8 @@ def four_bit(
     """A packed weight [n, k], and bitsandbytes' own dequantised one in `dtype`."""
     weight = torch.randn(n, k, generator=torch.Generator().manual_seed(seed)).mul_(0.05).to(dtype)
     packed, state = library.quantize_4bit(weight, blocksize=64, compress_statistics=nested, quant_type=quant_type)
-    return FourBitWeight.of(packed, state), library.dequantize_4bit(packed, state)
+    # bitsandbytes takes a single packed byte for a transposed weight.
+    return FourBitWeight.of(packed, state), library.dequantize_4bit(packed, state).reshape(n, k)
 
 
 def eight_bit(n: int, k: int, seed: int = 0) -> tuple[EightBitWeight, Tensor]:

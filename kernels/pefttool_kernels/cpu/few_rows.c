@@ -19,6 +19,7 @@
 
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 #define INLINE static inline __attribute__((always_inline))
+#define BLOCK_BYTES 32
 #define LANES 32      /* bfloat16 values in a register */
 #define ROWS 6        /* rows of x times GROUP features: 24 of the 32 registers hold sums */
 #define GROUP 4
@@ -26,6 +27,7 @@
 #define CHUNK 512
 #define PASS 8        /* rows of x that are computed together where weights stay in registers */
 #define DIRECT_ROWS 8
+#define AHEAD 8192    /* bytes of W that are asked for before they are used */
 #define SUM_FLOATS 16 /* a sum stays spread over a register until all of k has been seen */
 
 typedef struct {
@@ -68,23 +70,36 @@ AVX512 INLINE Block dequantise(const uint8_t *packed, float scale, __m512 code)
     return block;
 }
 
-/* float32 -> bfloat16, to nearest even; NaN stays NaN. */
-INLINE uint16_t to_bfloat16(float value)
+/* The lanes of each of four registers, summed: (a, b, c, d). Every step halves the sums' spread and joins two. */
+AVX512 INLINE __m128 sum_lanes(__m512 a, __m512 b, __m512 c, __m512 d)
 {
-    union {
-        float value;
-        uint32_t bits;
-    } word = {value};
-    if (value != value)
-        return (uint16_t)(word.bits >> 16) | 0x40;
-    return (uint16_t)((word.bits + 0x7fff + ((word.bits >> 16) & 1)) >> 16);
+    __m512 ab = _mm512_add_ps(_mm512_mask_blend_ps(0xAAAA, a, b),
+                              _mm512_permute_ps(_mm512_mask_blend_ps(0x5555, a, b), 0xB1));
+    __m512 cd = _mm512_add_ps(_mm512_mask_blend_ps(0xAAAA, c, d),
+                              _mm512_permute_ps(_mm512_mask_blend_ps(0x5555, c, d), 0xB1));
+    __m512 all = _mm512_add_ps(_mm512_mask_blend_ps(0xCCCC, ab, cd),
+                               _mm512_permute_ps(_mm512_mask_blend_ps(0x3333, ab, cd), 0x4E));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-INLINE void put(const Output *output, int64_t n, int64_t row, int64_t feature, float sum)
+/* float32 -> bfloat16, to nearest even; NaN stays NaN. */
+AVX512 INLINE __m128i to_bfloat16(__m128 values)
+{
+    __m128i bits = _mm_castps_si128(values), high = _mm_srli_epi32(bits, 16);
+    __m128i even = _mm_add_epi32(_mm_and_si128(high, _mm_set1_epi32(1)), _mm_set1_epi32(0x7fff));
+    __m128i rounded = _mm_srli_epi32(_mm_add_epi32(bits, even), 16);
+    return _mm_mask_or_epi32(rounded, _mm_cmp_ps_mask(values, values, _CMP_UNORD_Q), high, _mm_set1_epi32(0x40));
+}
+
+/* Up to four neighbouring sums of a row, `count` of them, with what they start from. */
+AVX512 INLINE void put(const Output *output, int64_t n, int64_t row, int64_t feature, int64_t count, __m128 sums)
 {
     int64_t at = row * n + feature;
-    float bias = output->bias ? output->bias[feature] : 0.0f, start = output->start ? output->start[at] : 0.0f;
-    output->out[at] = to_bfloat16(sum + (bias + start));
+    __mmask8 mask = count < GROUP ? (__mmask8)((1u << count) - 1) : 0xF;
+    __m128 bias = output->bias ? _mm_maskz_loadu_ps(mask, output->bias + feature) : _mm_setzero_ps();
+    __m128 start = output->start ? _mm_maskz_loadu_ps(mask, output->start + at) : _mm_setzero_ps();
+    _mm_mask_cvtepi32_storeu_epi16(output->out + at, mask, to_bfloat16(_mm_add_ps(sums, _mm_add_ps(bias, start))));
 }
 
 /* The scales of `count` blocks from `first`, decoded sixteen at a time where they share an outer scale. */
@@ -114,33 +129,38 @@ AVX512 static void decode(const Scales *scales, int64_t first, int64_t count, fl
 /* -- few rows: every weight is used where it was dequantised ------------------------------------------------------- */
 
 typedef struct {
-    int64_t index[GROUP]; /* features; past the end of W the last one again, computed and not stored */
-    float *scales;        /* [GROUP, k / BLOCK] */
+    const uint8_t *packed[GROUP]; /* past the end of W the last feature again, computed and not stored */
+    const float *scales[GROUP];   /* [k / BLOCK] each */
 } Group;
 
 /* `rows` rows of x from `row`, with the features from `start` to `end` of a group. All but x and row are constants. */
 AVX512 INLINE void direct(const int rows, const int start, const int end, const Weight *w, const Group *group,
-                          const uint16_t *x, int64_t row, int64_t first, const Output *output)
+                          const uint16_t *x, int64_t m, int64_t row, int64_t first, const Output *output)
 {
-    int64_t blocks = w->k / BLOCK;
+    int64_t blocks = w->k / BLOCK, step = GROUP * w->k / 2;
+    int64_t ahead = (AHEAD + step - 1) / step * step; /* later features, same place */
+    const uint16_t *own = x + row * BLOCK;
+    const uint8_t *packed[GROUP];
+    const float *scales[GROUP];
     __m512 total[PASS][GROUP];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int f = start; f < end; f++)
+    for (int f = start; f < end; f++) {
+        packed[f] = group->packed[f];
+        scales[f] = group->scales[f];
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++)
             total[r][f] = _mm512_setzero_ps();
-    for (int64_t b = 0; b < blocks; b++) {
+    }
+    for (int64_t b = 0; b < blocks; b++, own += m * BLOCK) {
         Block weights[GROUP];
 #pragma GCC unroll 4
         for (int f = start; f < end; f++) {
-            const uint8_t *packed = w->packed + (group->index[f] * w->k + b * BLOCK) / 2;
-            _mm_prefetch((const char *)packed + GROUP * w->k / 2, _MM_HINT_T0); /* the next features, same place */
-            weights[f] = dequantise(packed, group->scales[f * blocks + b], w->code);
+            _mm_prefetch((const char *)packed[f] + b * BLOCK_BYTES + ahead, _MM_HINT_T0);
+            weights[f] = dequantise(packed[f] + b * BLOCK_BYTES, scales[f][b], w->code);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            const uint16_t *own = x + (row + r) * w->k + b * BLOCK;
-            __m512bh even = load(own), odd = load(own + LANES);
+            __m512bh even = load(own + r * BLOCK), odd = load(own + r * BLOCK + LANES);
 #pragma GCC unroll 4
             for (int f = start; f < end; f++) {
                 total[r][f] = _mm512_dpbf16_ps(total[r][f], even, weights[f].even);
@@ -148,24 +168,27 @@ AVX512 INLINE void direct(const int rows, const int start, const int end, const 
             }
         }
     }
+    __m512 none = _mm512_setzero_ps();
+    int64_t left = w->n - (first + start), count = left < end - start ? left : end - start;
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int f = start; f < end; f++)
-            if (first + f < w->n)
-                put(output, w->n, row + r, first + f, _mm512_reduce_add_ps(total[r][f]));
+    for (int r = 0; r < rows && count > 0; r++) {
+        __m512 *sums = total[r] + start;
+        int pair = end - start == 2;
+        put(output, w->n, row + r, first + start, count,
+            sum_lanes(sums[0], sums[1], pair ? none : sums[2], pair ? none : sums[3]));
+    }
 }
 
-#define WHOLE(ROWS) case ROWS: direct(ROWS, 0, 4, w, group, x, row, first, output); break
+#define WHOLE(ROWS) case ROWS: direct(ROWS, 0, 4, w, group, x, m, row, first, output); break
 #define HALVES(ROWS)                                                                                                  \
     case ROWS:                                                                                                        \
-        direct(ROWS, 0, 2, w, group, x, row, first, output);                                                          \
-        direct(ROWS, 2, 4, w, group, x, row, first, output);                                                          \
+        direct(ROWS, 0, 2, w, group, x, m, row, first, output);                                                          \
+        direct(ROWS, 2, 4, w, group, x, m, row, first, output);                                                          \
         break
 
 /* Sums of up to 4 rows and 4 features fit the registers beside the weights, or of up to 8 rows and 2 features. */
-AVX512 static void pass(int rows, const Weight *w, const Group *group, const uint16_t *x, int64_t row, int64_t first,
-                        const Output *output)
+AVX512 static void pass(int rows, const Weight *w, const Group *group, const uint16_t *x, int64_t m, int64_t row,
+                        int64_t first, const Output *output)
 {
     switch (rows) {
         WHOLE(1);
@@ -182,79 +205,101 @@ AVX512 static void pass(int rows, const Weight *w, const Group *group, const uin
 AVX512 static void few(int64_t m, const Weight *w, const uint16_t *x, int64_t first, float *scales,
                        const Output *output)
 {
-    Group group = {.scales = scales};
-    int64_t blocks = w->k / BLOCK;
+    Group group;
+    int64_t blocks = w->k / BLOCK, last = w->n - first - 1;
+    decode(&w->scales, first * blocks, (last < GROUP ? last + 1 : GROUP) * blocks, scales);
     for (int f = 0; f < GROUP; f++) {
-        group.index[f] = first + f < w->n ? first + f : w->n - 1;
-        decode(&w->scales, group.index[f] * blocks, blocks, scales + f * blocks);
+        int64_t own = f < last ? f : last;
+        group.packed[f] = w->packed + (first + own) * blocks * BLOCK_BYTES;
+        group.scales[f] = scales + own * blocks;
     }
     for (int64_t row = 0; row < m; row += PASS)
-        pass(m - row < PASS ? (int)(m - row) : PASS, w, &group, x, row, first, output);
+        pass(m - row < PASS ? (int)(m - row) : PASS, w, &group, x, m, row, first, output);
 }
 
 /* -- more rows: a panel of the weight in the cache ------------------------------------------------------------------ */
 
 typedef struct {
     uint16_t values[PANEL * CHUNK];
-    float scales[CHUNK / BLOCK];
-    float sums[]; /* [m, PANEL, SUM_FLOATS] */
+    float *scales; /* [PANEL, k / BLOCK] */
+    float *sums;   /* [m, PANEL, SUM_FLOATS], between one chunk and the next */
 } Panel;
 
-/* sums [rows, GROUP] += x [rows, length] times GROUP features of the panel. */
-AVX512 INLINE void multiply(const int rows, const uint16_t *x, int64_t stride, const uint16_t *values, int64_t length,
-                            float *sums)
+/* A chunk of the panel: its features, the first of them, its inputs, and the last chunk's privilege to write. */
+typedef struct {
+    int features;
+    int64_t first, from, length;
+    int last;
+} Chunk;
+
+/* `rows` rows of x from `row`, times GROUP features of the panel from `f`: added to the sums, or the sums' end. */
+AVX512 INLINE void multiply(const int rows, const uint16_t *x, int64_t m, int64_t n, int64_t row, int f,
+                            const Chunk *chunk, Panel *panel, const Output *output)
 {
+    float *sums = panel->sums + (row * PANEL + f) * SUM_FLOATS;
+    const uint16_t *own = x + chunk->from * m + row * BLOCK, *values = panel->values + f * CHUNK;
     __m512 total[ROWS][GROUP];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int f = 0; f < GROUP; f++)
-            total[r][f] = _mm512_loadu_ps(sums + (r * PANEL + f) * SUM_FLOATS);
-    for (int64_t at = 0; at < length; at += LANES) {
-        __m512bh weights[GROUP];
+        for (int g = 0; g < GROUP; g++)
+            total[r][g] = chunk->from ? _mm512_load_ps(sums + (r * PANEL + g) * SUM_FLOATS) : _mm512_setzero_ps();
+    for (int64_t b = 0; b < chunk->length; b += BLOCK, own += m * BLOCK, values += BLOCK)
+        for (int half = 0; half < BLOCK; half += LANES) {
+            __m512bh weights[GROUP];
 #pragma GCC unroll 4
-        for (int f = 0; f < GROUP; f++)
-            weights[f] = load(values + f * CHUNK + at);
+            for (int g = 0; g < GROUP; g++)
+                weights[g] = load(values + g * CHUNK + half);
 #pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            __m512bh own = load(x + r * stride + at);
+            for (int r = 0; r < rows; r++) {
+                __m512bh inputs = load(own + r * BLOCK + half);
 #pragma GCC unroll 4
-            for (int f = 0; f < GROUP; f++)
-                total[r][f] = _mm512_dpbf16_ps(total[r][f], own, weights[f]);
+                for (int g = 0; g < GROUP; g++)
+                    total[r][g] = _mm512_dpbf16_ps(total[r][g], inputs, weights[g]);
+            }
         }
-    }
 #pragma GCC unroll 6
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++) {
+        if (chunk->last) {
+            put(output, n, row + r, chunk->first + f, chunk->features - f,
+                sum_lanes(total[r][0], total[r][1], total[r][2], total[r][3]));
+            continue;
+        }
 #pragma GCC unroll 4
-        for (int f = 0; f < GROUP; f++)
-            _mm512_storeu_ps(sums + (r * PANEL + f) * SUM_FLOATS, total[r][f]);
+        for (int g = 0; g < GROUP; g++)
+            _mm512_store_ps(sums + (r * PANEL + g) * SUM_FLOATS, total[r][g]);
+    }
 }
 
-AVX512 static void multiply_rows(int rows, const uint16_t *x, int64_t stride, const uint16_t *values, int64_t length,
-                                 float *sums)
+#define MULTIPLY(ROWS) case ROWS: multiply(ROWS, x, m, n, row, f, chunk, panel, output); break
+
+AVX512 static void multiply_rows(int rows, const uint16_t *x, int64_t m, int64_t n, int64_t row, int f,
+                                 const Chunk *chunk, Panel *panel, const Output *output)
 {
     switch (rows) {
-    case 1: multiply(1, x, stride, values, length, sums); break;
-    case 2: multiply(2, x, stride, values, length, sums); break;
-    case 3: multiply(3, x, stride, values, length, sums); break;
-    case 4: multiply(4, x, stride, values, length, sums); break;
-    case 5: multiply(5, x, stride, values, length, sums); break;
-    default: multiply(ROWS, x, stride, values, length, sums); break;
+        MULTIPLY(1);
+        MULTIPLY(2);
+        MULTIPLY(3);
+        MULTIPLY(4);
+        MULTIPLY(5);
+        MULTIPLY(6);
     }
 }
 
-AVX512 static void fill(const Weight *w, int64_t first, int features, int64_t from, int64_t length, Panel *panel)
+/* Dequantise a chunk, and ask for what comes after it: the next chunk, or the next panel's first. */
+AVX512 static void fill(const Weight *w, const Chunk *chunk, Panel *panel)
 {
-    for (int f = 0; f < features; f++) {
-        int64_t element = (first + f) * w->k + from;
-        decode(&w->scales, element / BLOCK, length / BLOCK, panel->scales);
-        for (int64_t b = 0; b < length / BLOCK; b++) {
-            const uint8_t *packed = w->packed + (element + b * BLOCK) / 2;
-            _mm_prefetch((const char *)packed + CHUNK / 2, _MM_HINT_T0); /* the next chunk, same place */
-            Block block = dequantise(packed, panel->scales[b], w->code);
-            uint16_t *values = panel->values + f * CHUNK + b * BLOCK;
-            _mm512_storeu_si512(values, (__m512i)block.even);
-            _mm512_storeu_si512(values + LANES, (__m512i)block.odd);
+    int64_t blocks = w->k / BLOCK, start = chunk->from / BLOCK;
+    int64_t ahead = chunk->last ? (PANEL * w->k - chunk->from) / 2 : CHUNK / 2;
+    for (int f = 0; f < chunk->features; f++) {
+        const uint8_t *packed = w->packed + ((chunk->first + f) * blocks + start) * BLOCK_BYTES;
+        const float *scales = panel->scales + f * blocks + start;
+        uint16_t *values = panel->values + f * CHUNK;
+        for (int64_t b = 0; b < chunk->length / BLOCK; b++, packed += BLOCK_BYTES, values += BLOCK) {
+            _mm_prefetch((const char *)packed + ahead, _MM_HINT_T0);
+            Block block = dequantise(packed, scales[b], w->code);
+            _mm512_store_si512(values, (__m512i)block.even);
+            _mm512_store_si512(values + LANES, (__m512i)block.odd);
         }
     }
 }
@@ -262,44 +307,39 @@ AVX512 static void fill(const Weight *w, int64_t first, int features, int64_t fr
 AVX512 static void many(int64_t m, const Weight *w, const uint16_t *x, int64_t first, Panel *panel,
                         const Output *output)
 {
-    int features = w->n - first < PANEL ? (int)(w->n - first) : PANEL;
-    memset(panel->sums, 0, m * PANEL * SUM_FLOATS * sizeof(float));
-    for (int64_t from = 0; from < w->k; from += CHUNK) {
-        int64_t length = w->k - from < CHUNK ? w->k - from : CHUNK;
-        fill(w, first, features, from, length, panel);
+    Chunk chunk = {.features = w->n - first < PANEL ? (int)(w->n - first) : PANEL, .first = first};
+    decode(&w->scales, first * (w->k / BLOCK), chunk.features * (w->k / BLOCK), panel->scales);
+    for (chunk.from = 0; chunk.from < w->k; chunk.from += CHUNK) {
+        chunk.length = w->k - chunk.from < CHUNK ? w->k - chunk.from : CHUNK;
+        chunk.last = chunk.from + CHUNK >= w->k;
+        fill(w, &chunk, panel);
         for (int64_t row = 0; row < m; row += ROWS)
-            for (int f = 0; f < features; f += GROUP)
-                multiply_rows(m - row < ROWS ? (int)(m - row) : ROWS, x + row * w->k + from, w->k,
-                              panel->values + f * CHUNK, length, panel->sums + (row * PANEL + f) * SUM_FLOATS);
+            for (int f = 0; f < chunk.features; f += GROUP)
+                multiply_rows(m - row < ROWS ? (int)(m - row) : ROWS, x, m, w->n, row, f, &chunk, panel, output);
     }
-    for (int64_t row = 0; row < m; row++)
-        for (int f = 0; f < features; f++) {
-            __m512 sum = _mm512_loadu_ps(panel->sums + (row * PANEL + f) * SUM_FLOATS);
-            put(output, w->n, row, first + f, _mm512_reduce_add_ps(sum));
-        }
 }
 
 /* -- all of it ------------------------------------------------------------------------------------------------------- */
 
-/* Evens before odds in every run of 64 values. */
-AVX512 static void rearrange(const uint16_t *x, int64_t count, uint16_t *out)
+/* x [m, k] -> [k / BLOCK, m, BLOCK], evens before odds in every block: what is used together lies together. */
+AVX512 static void rearrange(const uint16_t *x, int64_t m, int64_t k, uint16_t *out)
 {
     uint16_t order[LANES];
     for (int i = 0; i < LANES; i++)
         order[i] = 2 * i;
     __m512i even = _mm512_loadu_si512(order), odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
-    for (int64_t i = 0; i < count; i += BLOCK) {
-        __m512i low = _mm512_loadu_si512(x + i), high = _mm512_loadu_si512(x + i + LANES);
-        _mm512_storeu_si512(out + i, _mm512_permutex2var_epi16(low, even, high));
-        _mm512_storeu_si512(out + i + LANES, _mm512_permutex2var_epi16(low, odd, high));
-    }
+    for (int64_t row = 0; row < m; row++)
+        for (int64_t from = 0; from < k; from += BLOCK) {
+            const uint16_t *block = x + row * k + from;
+            uint16_t *ordered = out + from * m + row * BLOCK;
+            __m512i low = _mm512_loadu_si512(block), high = _mm512_loadu_si512(block + LANES);
+            _mm512_store_si512(ordered, _mm512_permutex2var_epi16(low, even, high));
+            _mm512_store_si512(ordered + LANES, _mm512_permutex2var_epi16(low, odd, high));
+        }
 }
 
-/* Bytes of scratch that one thread needs for m rows. */
-static size_t thread_bytes(int64_t m, int64_t k)
+INLINE size_t lines(size_t bytes)
 {
-    size_t bytes = m > DIRECT_ROWS ? sizeof(Panel) + m * PANEL * SUM_FLOATS * sizeof(float)
-                                   : GROUP * (k / BLOCK) * sizeof(float);
     return (bytes + 63) / 64 * 64;
 }
 
@@ -313,23 +353,31 @@ AVX512 int pefttool_linear_4bit(const uint16_t *x, int64_t m, int64_t n, int64_t
     Weight weight = {n, k, packed, scales_of(absmax, nested_absmax, nested_code, offset), _mm512_loadu_ps(code)};
     Output output = {start, bias, out};
     int64_t step = m > DIRECT_ROWS ? PANEL : GROUP;
-    uint16_t *ordered = aligned_alloc(64, (m * k * sizeof(uint16_t) + 63) / 64 * 64);
+    size_t scales = lines(step * (k / BLOCK) * sizeof(float));
+    size_t sums = m > DIRECT_ROWS ? m * PANEL * SUM_FLOATS * sizeof(float) : 0;
+    size_t panel = m > DIRECT_ROWS ? lines(sizeof(Panel)) : 0;
+    uint16_t *ordered = aligned_alloc(64, lines(m * k * sizeof(uint16_t)));
     int failed = !ordered;
     if (failed)
         return 1;
-    rearrange(x, m * k, ordered);
+    rearrange(x, m, k, ordered);
 #pragma omp parallel num_threads(threads) reduction(|| : failed) if (threads > 1)
     {
-        void *scratch = aligned_alloc(64, thread_bytes(m, k));
+        char *scratch = aligned_alloc(64, panel + scales + sums);
+        Panel *own = (Panel *)scratch;
         failed = !scratch;
+        if (scratch && m > DIRECT_ROWS) {
+            own->scales = (float *)(scratch + panel);
+            own->sums = (float *)(scratch + panel + scales);
+        }
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < n; first += step) {
             if (failed)
                 continue;
             if (m > DIRECT_ROWS)
-                many(m, &weight, ordered, first, scratch, &output);
+                many(m, &weight, ordered, first, own, &output);
             else
-                few(m, &weight, ordered, first, scratch, &output);
+                few(m, &weight, ordered, first, (float *)scratch, &output);
         }
         free(scratch);
     }
