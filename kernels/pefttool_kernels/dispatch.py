@@ -67,6 +67,7 @@ class Site(NamedTuple):
 class Choice(NamedTuple):
     backend: str
     reason: str
+    fallback: bool = False  # bitsandbytes, because none of ours can: worth saying
 
 
 def refusal(backend: str, site: Site, machine: Machine) -> str | None:
@@ -136,22 +137,22 @@ def _requested(site: Site, machine: Machine, requested: str) -> Choice:
 def _on_cpu(site: Site, machine: Machine) -> Choice:
     reason = refusal("tiles", site, machine)
     if reason:
-        return Choice("bitsandbytes", reason)
+        return Choice("bitsandbytes", reason, fallback=True)
     if site.m <= NATIVE_ROWS:
         missing = refusal("native", site, machine)
         if missing is None:
-            return Choice("native", f"{site.m} rows: the weight is read once, dequantised in registers")
-        return Choice("tiles", f"native code would serve {site.m} rows, but {missing}")
-    return Choice("tiles", f"{site.m} rows: a tile of the weight stays in the cache")
+            return Choice("native", f"{_rows(site.m)}: the weight is read once, dequantised in registers")
+        return Choice("tiles", f"native code would serve {_rows(site.m)}, but {missing}")
+    return Choice("tiles", f"{_rows(site.m)}: a tile of the weight stays in the cache")
 
 
 def _on_gpu(site: Site, machine: Machine) -> Choice:
     reason = refusal("dequantize", site, machine)
     if reason:
-        return Choice("bitsandbytes", reason)
+        return Choice("bitsandbytes", reason, fallback=True)
     inference = site.direction == "forward" and not site.needs_grad
     if inference and site.operator == "linear_4bit" and site.m <= BITSANDBYTES_ROWS:
-        return Choice("bitsandbytes", f"{site.m} rows without gradients: its kernel for single rows")
+        return Choice("bitsandbytes", f"{_rows(site.m)} without gradients: its kernel for single rows")
     fused = refusal("triton", site, machine)
     if fused:
         return Choice("dequantize", fused)
@@ -162,8 +163,8 @@ def _on_gpu(site: Site, machine: Machine) -> Choice:
     limit = fused_limit(machine) if measured is None else measured
     source = "calculated" if measured is None else "measured on this card"
     if site.m <= limit:
-        return Choice("triton", f"{site.m} rows: fused up to {limit} ({source})")
-    return Choice("dequantize", f"{site.m} rows: more than {limit} ({source}) go to the vendor's library")
+        return Choice("triton", f"{_rows(site.m)}: fused up to {limit} ({source})")
+    return Choice("dequantize", f"{_rows(site.m)}: more than {limit} ({source}) go to the vendor's library")
 
 
 def choose_dequantize(site: Site, machine: Machine, requested: str = "auto") -> Choice:
@@ -189,3 +190,7 @@ def fused_limit(machine: Machine) -> int:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"

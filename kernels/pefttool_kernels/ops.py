@@ -10,6 +10,8 @@ tensors: opaque to torch.compile, known to FakeTensorMode, differentiable (`auto
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,8 @@ from torch import Tensor
 
 from pefttool_kernels import autograd, backends, dispatch, low_rank, machine
 from pefttool_kernels.layout import EightBitWeight, FourBitWeight
+
+logger = logging.getLogger(__name__)
 
 #: How many arguments of an operator a 4-bit weight takes.
 FIELDS = len(FourBitWeight._fields)
@@ -102,7 +106,15 @@ def _choose(direction: dispatch.Direction, operand: Tensor, weight: Weight, need
         needs_grad=needs_grad,
         unreadable=_unreadable(weight, operand),
     )
-    return dispatch.choose(site, machine.of(operand.device), requested).backend
+    choice = dispatch.choose(site, machine.of(operand.device), requested)
+    if choice.fallback:
+        _say(site.operator, choice.reason)
+    return choice.backend
+
+
+@functools.cache
+def _say(operator: str, reason: str) -> None:
+    logger.warning("%s: left to bitsandbytes: %s", operator, reason)
 
 
 def _unreadable(weight: Weight, operand: Tensor) -> str | None:

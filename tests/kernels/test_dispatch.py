@@ -48,7 +48,7 @@ def site(m: int = 512, **changes: Any) -> Site:
         (CPU, site(1, direction="backward"), "tiles", "forward product"),
         (CPU, site(1, operator="linear_8bit"), "tiles", "4-bit weights only"),
         (CPU, site(1, k=70), "bitsandbytes", "straddle rows"),
-        (CPU, site(1, k=70, operator="linear_8bit"), "tiles", "rows"),
+        (CPU, site(1, k=70, operator="linear_8bit"), "tiles", "serve 1 row, but"),
         (ADA, site(512), "triton", r"fused up to 1024 \(calculated\)"),
         (ADA, site(1024), "triton", "fused"),
         (ADA, site(1025), "dequantize", "vendor's library"),

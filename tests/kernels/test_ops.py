@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -273,3 +274,17 @@ def test_infinities_stay_where_they_are():
     output = ops.linear_4bit(x, weight)
     assert torch.isfinite(output[[0, 2]]).all()
     assert torch.equal(torch.isfinite(output[1]), torch.isfinite(x[1] @ dequantised.T))
+
+
+def test_a_width_that_no_kernel_of_ours_reads_is_left_to_bitsandbytes_and_said_once(caplog):
+    weight, dense = four_bit(33, 70)
+    x = random(64, 70, dtype=torch.bfloat16, seed=0)
+    ops._say.cache_clear()
+    with caplog.at_level(logging.WARNING, "pefttool_kernels.ops"):
+        for _ in range(2):
+            y = ops.linear_4bit(x, weight)
+    assert error(y.detach(), x.detach().double() @ dense.double().t()) <= WORST[torch.bfloat16]
+    (record,) = caplog.records
+    assert "left to bitsandbytes: in_features 70 is not a multiple of 64" in record.getMessage()
+    with pytest.raises(BackendError, match="in_features 70"):
+        ops.linear_4bit(x, weight, backend="tiles")

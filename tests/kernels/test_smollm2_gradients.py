@@ -15,7 +15,7 @@ import peft
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from pefttool import hub, registry
 from pefttool_kernels import lora, modules, reference
@@ -68,15 +68,13 @@ def dense(layer: Any) -> Tensor:
 
 def exact(model: Any, folder: Path) -> Any:
     """A float64 model of the weights that `model` stores."""
-    truth = transformers.AutoModelForCausalLM.from_config(
-        model.config.__class__.from_pretrained(folder, **{"num_hidden_layers": model.config.num_hidden_layers}),
-        dtype=torch.float64,
-    )
+    config = transformers.AutoConfig.from_pretrained(folder, num_hidden_layers=model.config.num_hidden_layers)
+    truth = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float64)
     stored = dict(model.named_modules())
     kept = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    for name, module in truth.named_modules():
-        if isinstance(stored[name], bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt):
-            kept[f"{name}.weight"] = dense(stored[name])
+    for name, layer in stored.items():
+        if isinstance(layer, bitsandbytes.nn.Linear4bit | bitsandbytes.nn.Linear8bitLt):
+            kept[f"{name}.weight"] = dense(layer)
     missing = truth.load_state_dict({name: kept[name].double() for name in truth.state_dict()})
     assert not missing.missing_keys and not missing.unexpected_keys
     return truth

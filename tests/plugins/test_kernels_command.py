@@ -162,7 +162,7 @@ def test_what_a_gpu_would_use(llama: Path) -> None:
     assert products(llama, ADA)[:3] == [
         ("triton", "512 rows: fused up to 1024 (calculated)"),
         ("triton", "512 rows: fused up to 1024 (calculated)"),
-        ("bitsandbytes", "1 rows without gradients: its kernel for single rows"),
+        ("bitsandbytes", "1 row without gradients: its kernel for single rows"),
     ]
     assert products(llama, ADA, rows=2048)[0][0] == "dequantize"
 
