@@ -187,14 +187,15 @@ def products(plan: Plan, device: torch.device, record: Record) -> bool:
 
 def loss(plan: Plan, device: torch.device, record: Record) -> bool:
     """A frozen output layer's cross-entropy, forward and dX."""
-    import gpu_loss
+    import loss as language_model_loss
     import torch
 
     for tokens, vocabulary, hidden in plan.loss:
-        record.say(f"\ncross-entropy, forward and dX, bfloat16, {vocabulary} words, {hidden} wide\n{gpu_loss.header()}")
-        for result in gpu_loss.run(tokens, vocabulary, hidden, plan.rounds, device, torch.bfloat16):
+        record.say(f"\ncross-entropy, forward and dX, bfloat16, {vocabulary} words, {hidden} wide")
+        record.say(language_model_loss.header())
+        for result in language_model_loss.run(tokens, vocabulary, hidden, plan.rounds, device, torch.bfloat16):
             record.write("loss", **result.record())
-            record.say(gpu_loss.line(result))
+            record.say(language_model_loss.line(result))
     return True
 
 

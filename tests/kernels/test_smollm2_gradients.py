@@ -2,10 +2,14 @@
 
 The truth is computed in float64 from the very weights that are stored. Ours is evaluated before each step, which
 must change nothing; the peer stays in training mode all along, for evaluating it rewrites its weights on some CPUs.
+
+A gradient's error is the geometric mean over many batches: in a few of them some first layer's gradient is the small
+difference of large terms, and which way of rounding comes closer there, by a factor, is luck.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +30,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False},
     "int8": {"load_in_8bit": True},
 }
-ROWS, TOKENS = 4, 48
-WORDS = 60_000  # characters of text, more than any test reads
+ROWS, TOKENS = 1, 64
+WORDS = 20_000  # characters of text, more than any test reads
 
 Gradients = dict[str, Tensor]
 
@@ -116,16 +120,16 @@ def evaluate(model: Any, ids: Tensor) -> None:
 
 
 def errors(model: Any, data: list[Tensor], truths: list[Gradients], evaluated: bool) -> dict[str, float]:
-    """The root of the mean of squares, over the batches, of each gradient tensor's relative error."""
-    total: dict[str, float] = dict.fromkeys(truths[0], 0.0)
+    """Each gradient tensor's relative error, the geometric mean over the batches."""
+    logarithms: dict[str, float] = dict.fromkeys(truths[0], 0.0)
     for ids, truth in zip(data, truths, strict=True):
         if evaluated:
             evaluate(model, ids)
         found = step(model, ids)
         assert set(found) == set(truth)
         for name, gradient in found.items():
-            total[name] += float((gradient - truth[name]).norm() / truth[name].norm()) ** 2
-    return {name: (value / len(data)) ** 0.5 for name, value in total.items()}
+            logarithms[name] += math.log((gradient - truth[name]).norm() / truth[name].norm())
+    return {name: math.exp(value / len(data)) for name, value in logarithms.items()}
 
 
 def compare(folder: Path, kind: str, dtype: torch.dtype, depth: int, count: int) -> dict[str, tuple[float, float]]:
@@ -151,23 +155,23 @@ def assert_no_worse(found: dict[str, tuple[float, float]], depth: int) -> None:
 
 @pytest.mark.parametrize("kind", list(CONFIGS))
 def test_every_gradient_of_the_first_layers_in_bfloat16(folder: Path, kind: str) -> None:
-    assert_no_worse(compare(folder, kind, torch.bfloat16, depth=2, count=8), depth=2)
+    assert_no_worse(compare(folder, kind, torch.bfloat16, depth=2, count=24), depth=2)
 
 
 @pytest.mark.parametrize("kind", list(CONFIGS))
 def test_every_gradient_of_the_first_layers_in_float32(folder: Path, kind: str) -> None:
-    found = compare(folder, kind, torch.float32, depth=2, count=1)
+    found = compare(folder, kind, torch.float32, depth=2, count=4)
     assert max(ours for ours, _ in found.values()) <= 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_every_gradient_of_the_whole_model_in_bfloat16(folder: Path, kind: str) -> None:
-    assert_no_worse(compare(folder, kind, torch.bfloat16, depth=30, count=24), depth=30)
+    assert_no_worse(compare(folder, kind, torch.bfloat16, depth=30, count=32), depth=30)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_every_gradient_of_the_whole_model_in_float32(folder: Path, kind: str) -> None:
-    found = compare(folder, kind, torch.float32, depth=30, count=1)
+    found = compare(folder, kind, torch.float32, depth=30, count=6)
     assert max(ours for ours, _ in found.values()) <= 1e-5

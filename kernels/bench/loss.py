@@ -1,7 +1,14 @@
-"""The loss of a language model on a GPU: chunked, and as everybody computes it, with every logit in float32."""
+"""The loss of a language model, chunked, and as everybody computes it, with every logit in float32: side by side.
+
+python kernels/bench/loss.py                               SmolLM2's output layer on the CPU, in bfloat16
+python kernels/bench/loss.py --vocabulary 128256 --hidden 4096 --tokens 512    Llama-3.1-8B's
+
+kernels/bench/gpu.py measures it on a GPU, with everything else.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -123,3 +130,23 @@ def line(result: Result) -> str:
     )
     text = "".join(f"{'-':>{width}}" if value is None else f"{value:>{width}{form}}" for value, width, form in cells)
     return f"{result.contestant:<{LABEL}}{result.tokens:>8}{text}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", nargs="+", type=int, default=[64, 256, 512, 1024, 2048])
+    parser.add_argument("--vocabulary", type=int, default=49152)
+    parser.add_argument("--hidden", type=int, default=576)
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    print(f"cpu: {torch.get_num_threads()} threads, torch {torch.__version__}, bfloat16; forward and dX, taking turns")
+    print(header())
+    for tokens in arguments.tokens:
+        sizes = (tokens, arguments.vocabulary, arguments.hidden)
+        results = run(*sizes, arguments.rounds, torch.device("cpu"), torch.bfloat16)
+        for result in results:
+            print(line(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
