@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+NEXT_LINE = "\x85"
 _FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
 
@@ -23,11 +24,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the text that `_Loader` would read as a number."""
+    """Quotes the text that `_Loader` would read as a number, and escapes the line break that PyYAML would fold."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if NEXT_LINE in data else None)
 
 
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def load(text: str) -> Any:
