@@ -303,7 +303,8 @@ def test_a_huge_value_is_shown_short() -> None:
             "train": {"epochs": epochs, "seed": seed},
         },
         st.integers(1, 10**9),
-        st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(["1e5", "yes", "~", "0x1", "1:30", "-", "\x85"]),
+        st.text(st.characters(codec="utf-8"), max_size=20)
+        | st.sampled_from(["1e5", "yes", "~", "0x1", "1:30", "-", "\x85"]),
         st.floats(min_value=1e-300, max_value=1e300),
         st.integers(0, 2**32 - 1),
         st.none() | st.floats(min_value=1e-12, max_value=1e12),
