@@ -35,7 +35,8 @@ def run(
     json_lines: Path | None = None,
 ) -> None:
     """Time every kind and shape, [N, K], with every number of rows, line by line; append JSON lines to a file."""
-    threads = f"{torch.get_num_threads()} threads, " if device.type == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'' if count == 1 else 's'}, " if device.type == "cpu" else ""
     name = str(dtype).removeprefix("torch.")
     show(f"{device}: {threads}torch {torch.__version__}, {name}; times are medians in milliseconds")
     show(header())

@@ -136,27 +136,30 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 base, adapter, ids = sys.argv[1], sys.argv[2], torch.tensor(json.loads(sys.argv[3]))
 quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                               bnb_4bit_compute_dtype=torch.bfloat16)
-model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, quantization_config=quantized)
+                               bnb_4bit_compute_dtype=torch.float32)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, quantization_config=quantized)
 model = PeftModel.from_pretrained(model, adapter)
 for module in model.modules():
     if hasattr(module, "support_avx512bf16_for_cpu"):
         module.support_avx512bf16_for_cpu = False
 model.eval()
-with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-    print(json.dumps(model(input_ids=ids).logits[0].float().log_softmax(-1).flatten().tolist()))
+with torch.no_grad():
+    print(json.dumps(model(input_ids=ids).logits[0].log_softmax(-1).flatten().tolist()))
 """
 
 
 def test_a_quantised_run_loads_with_plain_peft(tmp_path: Path) -> None:
-    """KL <= 1e-3 and top-1 agreement >= 99 % between plain peft and pefttool's own reload."""
+    """KL <= 1e-6 and the same top-1 words from plain peft and from pefttool's own reload.
+
+    In float32: in bfloat16 two products that round at different places are 1e-3 apart, as each is from the truth.
+    """
     import torch
 
     from pefttool import registry
     from pefttool.evaluate import inference
     from pefttool.reload import reload
 
-    finished = run(tmp_path / "q", "--adapter", "lora", *CHAT, "--quantize", "nf4", "-o", "train.max_steps=2")
+    finished = run(tmp_path / "q", "--adapter", "lora", *CHAT, *EXACT, "--quantize", "nf4", "-o", "train.max_steps=2")
     loaded = reload(finished.folder, registry.build())
     ids = loaded.processor("The capital of France is Paris, and the capital of Spain is Madrid. " * 8)["input_ids"][
         :128
@@ -167,8 +170,8 @@ def test_a_quantised_run_loads_with_plain_peft(tmp_path: Path) -> None:
     printed = clean_python(KL, base, str(finished.folder / "adapter"), json.dumps([ids]))
     plain = torch.tensor(json.loads(printed)).reshape(own.shape)
     divergence = (own.exp() * (own - plain)).sum(-1).mean()
-    assert float(divergence) <= 1e-3
-    assert float((own.argmax(-1) == plain.argmax(-1)).float().mean()) >= 0.99
+    assert abs(float(divergence)) <= 1e-6
+    assert float((own.argmax(-1) == plain.argmax(-1)).float().mean()) == 1.0
 
 
 def test_chat_talks(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A whole LoRA training step on the CPU: our layers and loss, and bitsandbytes + peft; freed memory kept, or not.
 
-python kernels/bench/step.py                     the shapes of SmolLM2-135M with random weights, 512 tokens
-python kernels/bench/step.py --tokens 1024 --rounds 3
+python benchmarks/step.py                     the shapes of SmolLM2-135M with random weights, 512 tokens
+python benchmarks/step.py --tokens 1024 --rounds 3
 
 Every contestant is a process of its own, as the allocator's settings are a process's; they take turns.
 """
