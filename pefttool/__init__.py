@@ -15,21 +15,8 @@ from pefttool.errors import (
     UsageError,
 )
 from pefttool.hookspecs import API_VERSION, hookimpl
-from pefttool.interfaces import (
-    Adapter,
-    Attached,
-    DataFormat,
-    Facts,
-    Loaded,
-    Loss,
-    Options,
-    Problem,
-    Quantizer,
-    Row,
-    Setting,
-    Source,
-    Task,
-)
+from pefttool.interfaces import Adapter, DataFormat, Quantizer, Source, Task
+from pefttool.values import Attached, Facts, Loaded, Loss, Options, Problem, Row, Setting
 
 __version__ = "0.1.0"
 __all__ = [

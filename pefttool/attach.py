@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import peft_folder
 from pefttool.errors import PluginError
-from pefttool.interfaces import Adapter, Facts
+from pefttool.interfaces import Adapter
+from pefttool.values import Facts
 
 if TYPE_CHECKING:
     from torch import nn

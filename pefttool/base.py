@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttool import facts, hub
-from pefttool.interfaces import Facts, Quantizer, Setting, Task
+from pefttool.interfaces import Quantizer, Task
 from pefttool.plan import Plan
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
+from pefttool.values import Facts, Setting
 
 if TYPE_CHECKING:
     from pathlib import Path

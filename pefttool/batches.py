@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pefttool.errors import DataError
-from pefttool.interfaces import Row, Setting, Task
+from pefttool.interfaces import Task
+from pefttool.values import Row, Setting
 
 #: Rows are sorted by length within windows of this many batches: long enough to save padding, short enough that an
 #: epoch is not ordered by length.
@@ -82,6 +83,7 @@ class Position:
 class Batches:
     """The order of training. A step is `micro_batches` lists of row numbers, over all ranks together.
 
+    With `tokens` a batch has as many rows as fit into them, else `batch_size`. `packed` rows are not padded.
     Every rank computes the same order, so that nothing has to be communicated: rank r of w takes r, r+w, ...
     """
 
@@ -89,26 +91,52 @@ class Batches:
     batch_size: int
     micro_batches: int
     seed: int
+    tokens: int | None = None
+    packed: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
+        """Of the first epoch; others may differ by a few where batches are filled by `tokens`."""
+        if self.tokens is not None:
+            return len(self.epoch(0))
         return math.ceil(math.ceil(len(self.lengths) / self.batch_size) / self.micro_batches)
 
     def total_steps(self, epochs: float, max_steps: int | None) -> int:
-        return max_steps or max(1, round(epochs * self.steps_per_epoch))
+        if max_steps or self.tokens is None:
+            return max_steps or max(1, round(epochs * self.steps_per_epoch))
+        whole = int(epochs)
+        steps = sum(len(self.epoch(e)) for e in range(whole)) + (epochs - whole) * len(self.epoch(whole))
+        return max(1, round(steps))
 
     def epoch(self, epoch: int) -> list[list[list[int]]]:
         """The steps of one epoch; every row occurs exactly once."""
         shuffler = random.Random(f"{self.seed} {epoch}")
         order = list(range(len(self.lengths)))
         shuffler.shuffle(order)
-        window = self.batch_size * WINDOW
-        batches = []
-        for start in range(0, len(order), window):
-            part = sorted(order[start : start + window], key=lambda i: self.lengths[i])
-            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        shuffler.shuffle(batches)
+        if self.packed:
+            batches = self._fill(order)  # nothing is padded: nothing is gained by sorting
+        else:
+            window, batches = self.batch_size * WINDOW, []
+            for start in range(0, len(order), window):
+                batches += self._fill(sorted(order[start : start + window], key=lambda i: self.lengths[i]))
+            shuffler.shuffle(batches)
         return [batches[i : i + self.micro_batches] for i in range(0, len(batches), self.micro_batches)]
+
+    def _fill(self, order: Sequence[int]) -> list[list[int]]:
+        """These rows, in their order, in batches of `batch_size` rows, or of at most `tokens` tokens."""
+        if self.tokens is None:
+            return [list(order[i : i + self.batch_size]) for i in range(0, len(order), self.batch_size)]
+        batches: list[list[int]] = []
+        longest = total = 0
+        for row in order:
+            length = self.lengths[row]
+            longest, total = max(longest, length), total + length
+            cost = total if self.packed else longest * (len(batches[-1]) + 1 if batches else 1)
+            if not batches or cost > self.tokens:
+                batches.append([])
+                longest = total = length
+            batches[-1].append(row)
+        return batches
 
     def steps(self, position: Position = Position()) -> Iterator[tuple[Position, list[list[int]]]]:
         """Endless steps from `position` on, each with the position after it."""

@@ -12,9 +12,10 @@ from typing import Any
 
 from pefttool import rows as reader
 from pefttool.errors import DataError
-from pefttool.interfaces import DataProblem, Row, Task
+from pefttool.interfaces import Task
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
+from pefttool.values import DataProblem, Row
 
 #: Bad rows that an error lists; the rest are counted.
 SHOWN = 5

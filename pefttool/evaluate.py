@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pefttool.interfaces import Row, Setting, Task
+from pefttool.interfaces import Task
 from pefttool.precision import autocast
+from pefttool.values import Row, Setting
 
 if TYPE_CHECKING:
     from torch import nn

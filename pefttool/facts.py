@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 from typing import TYPE_CHECKING, Any
 
-from pefttool.interfaces import Facts
+from pefttool.values import Facts
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,4 +1,4 @@
-"""What plugins implement and what they are given. Torch appears only in annotations: importing this is cheap.
+"""What plugins implement. Torch appears only in annotations: importing this is cheap.
 
 Shapes in docstrings: B rows in a batch, T tokens, V vocabulary, C classes.
 """
@@ -8,108 +8,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pefttool.errors import NotMergeable
+from pefttool.values import Attached, DataProblem, Facts, Loaded, Loss, Options, Problem, Row, Setting
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
 Direction = Literal["max", "min"]
-
-
-class Options(BaseModel):
-    """The options of one adapter, task, quantizer or format: fields with a type, a default and a description.
-
-    Everything derives from it: YAML keys, `-o adapter.r=32`, `pefttool adapters show`, the JSON Schema, the docs.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that stands in the way of a run, found before anything is loaded.
-
-    `key` is the user's own key, such as `adapter.r`; `message` names the value, what is allowed and the next step.
-    """
-
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.message}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of data and where it came from: `values` by column; `line` counts from 1 (a record, for Parquet)."""
-
-    values: Mapping[str, Any]
-    file: str = "<text>"
-    line: int = 1
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of the model and the run before any weight is loaded. Module names are in definition order.
-
-    linear_modules      every `nn.Linear` (or a quantizer's stand-in) of the backbone
-    attention_modules   the modules that compute attention
-    layers              the repeated blocks of the backbone, first to last
-    head_modules        new task heads: the core trains and saves them, whatever the adapter does
-    output_modules      the pretrained output layer (`lm_head`), where there is one
-    key_value_cache     the model takes `past_key_values`, which peft's prefix tuning needs
-    positions           the longest sequence the model has positions for (0: no limit known)
-    sequence_length     the longest that the run will use (0: not known yet)
-    parameters          how many the model has before it is quantised
-    abstract            the model has no data (simulation): no data-dependent initialisation
-    """
-
-    architecture: str
-    model_type: str = ""
-    hidden_size: int = 0
-    linear_modules: tuple[str, ...] = ()
-    attention_modules: tuple[str, ...] = ()
-    layers: tuple[str, ...] = ()
-    head_modules: tuple[str, ...] = ()
-    output_modules: tuple[str, ...] = ()
-    key_value_cache: bool = False
-    positions: int = 0
-    sequence_length: int = 0
-    parameters: int = 0
-    task: str = ""
-    peft_task_type: str | None = None
-    labels: tuple[str, ...] = ()
-    quantizer: str | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
-    world_size: int = 1
-    total_steps: int = 0
-    seed: int = 0
-    abstract: bool = False
-
-
-@dataclass(frozen=True)
-class Attached:
-    """What `Adapter.attach` hands back.
-
-    trainable           names in `model.named_parameters()` that the adapter trains (task heads are the core's)
-    identity_at_init    the adapted model's outputs equal the base's before the first step
-    """
-
-    model: nn.Module
-    trainable: frozenset[str]
-    identity_at_init: bool = True
 
 
 class Adapter(ABC):
@@ -121,6 +30,8 @@ class Adapter(ABC):
     frozen_backbone: ClassVar[bool] = False
     #: The adapter may change the base's own weights (full fine-tuning); a quantised base is then refused.
     trains_base: ClassVar[bool] = False
+    #: Rows that lie one behind another in one sequence stay apart (a prefix in front of the sequence is the first's).
+    packs: ClassVar[bool] = True
 
     def defaults(self, task: Task) -> Mapping[str, Any]:
         """Defaults for `train.*` keys that suit this adapter on this task, e.g. `{"learning_rate": 1e-3}`."""
@@ -171,38 +82,6 @@ class Adapter(ABC):
         raise NotImplementedError(f"adapter {self.name!r} cannot be switched off")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a task's methods may depend on besides the model and the rows; saved with the adapter."""
-
-    options: Any
-    labels: tuple[str, ...] = ()
-    sequence_length: int = 512
-    frozen_backbone: bool = False
-    generation: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A batch's loss as a sum over `weight` units (rows, trained tokens): the objective is sum/weight over a step.
-
-    `outputs` is whatever `Task.decode` needs to turn this forward pass into predictions (or None).
-    """
-
-    sum: Tensor
-    weight: Tensor
-    outputs: Any = None
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A pretrained model and what encodes its inputs (tokenizer, image processor, feature extractor)."""
-
-    model: nn.Module
-    processor: Any
-
-
 class Task(ABC):
     """What a row means: encoding, loss, predictions, metrics. One object serves all runs: keep no state in it."""
 
@@ -212,6 +91,8 @@ class Task(ABC):
     primary: ClassVar[tuple[str, Direction]] = ("loss", "min")
     #: The model generates (its predictions need `generate`, its loss counts tokens).
     generative: ClassVar[bool] = False
+    #: `collate` and `loss` can lay rows one behind another in one sequence, and `check_packing` says for which models.
+    packs: ClassVar[bool] = False
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
@@ -279,6 +160,15 @@ class Task(ABC):
     @abstractmethod
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
         """Forward pass and summed loss: the one place for packing, chunked cross-entropy, accumulation and ranks."""
+
+    def check_packing(
+        self, model: nn.Module, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting
+    ) -> str | None:
+        """Make `model` keep packed rows apart, and find out that it does: why it cannot, or None.
+
+        Asked of tasks with `packs`, in evaluation mode, of the base and again of the adapted model.
+        """
+        return f"task {self.name!r} has no check_packing"
 
     def prepare(self, rows: Sequence[Row], base: nn.Module) -> Sequence[Row]:
         """Rows with what the frozen base has to say about them (DPO's reference log-probabilities)."""
@@ -365,18 +255,6 @@ class DataFormat(ABC):
 
         A file that cannot be read at all raises DataError.
         """
-
-
-@dataclass(frozen=True)
-class DataProblem:
-    """A record that is no row: where, what was found, what was expected."""
-
-    file: str
-    line: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}"
 
 
 class Source(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pefttool.interfaces import Facts, Problem
+from pefttool.values import Facts, Problem
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttool.errors import RunError
-from pefttool.interfaces import Adapter, Setting, Task
+from pefttool.interfaces import Adapter, Task
 from pefttool.precision import autocast
+from pefttool.values import Setting
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,11 @@ from typing import Any
 
 from pefttool import devices, facts, hub, recipe, rows
 from pefttool.errors import Refused, UsageError, suggest
-from pefttool.interfaces import Adapter, Facts, Problem, Quantizer, Setting, Task
+from pefttool.interfaces import Adapter, Quantizer, Task
 from pefttool.pretrained import LocalPretrained
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
+from pefttool.values import Facts, Problem, Setting
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,13 @@ def check(plan: Plan, config: Any) -> list[Problem]:
             f"{resolved.train.sequence_length} is longer than the model's {longest} positions; use at most {longest}"
         )
         problems.append(Problem("train.sequence_length", message))
+    fits, longest_row = resolved.train.batch_tokens, resolved.train.sequence_length
+    if fits is not None and fits < longest_row:
+        message = f"{fits} is less than one row of train.sequence_length={longest_row}; raise it, or shorten rows"
+        problems.append(Problem("train.batch_tokens", message))
+    for kind, chosen in (("adapter", plan.adapter), ("task", plan.task)):
+        if resolved.train.packing and not chosen.packs:
+            problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep packed rows apart; drop it"))
     refused = plan.adapter.check(resolved.adapter_options, plan.facts)
     if plan.quantizer is not None:
         if plan.adapter.trains_base and not refused:

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from pefttool import yaml_text
 from pefttool.errors import PluginError, Refused, UsageError, suggest
-from pefttool.interfaces import Options
 from pefttool.registry import Kind, Registry
 from pefttool.settings import (
     RESERVED,
@@ -24,6 +23,7 @@ from pefttool.settings import (
     TrainSettings,
 )
 from pefttool.validation import short, validate
+from pefttool.values import Options
 
 FIRST_RUN = Path(__file__).with_name("first_run.yaml")
 NAMED = ("adapter", "task")

@@ -9,8 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from pefttool import plugins as plugin_loader
 from pefttool.errors import PluginError, UsageError, suggest
-from pefttool.interfaces import Adapter, DataFormat, Options, Quantizer, Source, Task
+from pefttool.interfaces import Adapter, DataFormat, Quantizer, Source, Task
 from pefttool.plugins import Plugin, Plugins, one_line
+from pefttool.values import Options
 
 T = TypeVar("T")
 

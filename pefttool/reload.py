@@ -11,8 +11,9 @@ from pefttool import devices, facts, hub, peft_folder
 from pefttool.artefacts import ADAPTER, ADAPTER_FACTS, model_hash
 from pefttool.base import load_model
 from pefttool.errors import ModelError, UsageError
-from pefttool.interfaces import Facts, Setting, Task
+from pefttool.interfaces import Task
 from pefttool.registry import Registry
+from pefttool.values import Facts, Setting
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,8 +11,9 @@ from itertools import chain, islice
 from pathlib import Path
 
 from pefttool.errors import DataError, UsageError, suggest
-from pefttool.interfaces import DataFormat, DataProblem, Row
+from pefttool.interfaces import DataFormat
 from pefttool.registry import Registry
+from pefttool.values import DataProblem, Row
 
 #: `SOURCE:REFERENCE`; a single letter before the colon is a drive.
 SOURCE = re.compile(r"(?P<source>[A-Za-z0-9_\-]{2,}):(?P<reference>.+)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, batches, corpus, plan, train
+from pefttool import artefacts, attach, base, batches, corpus, packing, plan, train
 from pefttool.batches import Encoded, by_length
 from pefttool.errors import PefttoolError
 from pefttool.evaluate import evaluate, predict
@@ -69,8 +69,11 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
         emit(Notice(text=text, level="warning"))
     data, held_out = _encode(planned, loaded, rows, emit)
 
+    loaded = _settle(planned, loaded, loaded.model, data, emit)
     before, shown = _look(planned, loaded, loaded.model, held_out)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
+    if loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
+        loaded = _settle(planned, loaded, adapted.model, data, emit)
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
     after = _answers(planned, loaded, adapted.model, held_out)
     samples = tuple(
@@ -127,6 +130,14 @@ def _encode(planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, emit: Em
         )
     )
     return data, held_out
+
+
+def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, emit: Emitter) -> base.Base:
+    """The base with a setting that holds: packing was asked of this model, and found to work or given up."""
+    settled, reason = packing.settle(planned, loaded, model, data)
+    if reason is not None:
+        emit(Notice(text=reason))
+    return settled
 
 
 def _look(planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded) -> tuple[dict[str, float], list[Any]]:

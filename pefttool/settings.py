@@ -41,7 +41,14 @@ class TrainSettings(Section):
     keep_best: bool = Field(True, description="deliver the best evaluation's adapter; false: the last step's")
     patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
     checkpoint_every: int | None = Field(None, ge=1, description="optimiser steps between checkpoints; default: none")
-    packing: bool = Field(False, description="several rows in one sequence, attention isolated")
+    packing: bool | None = Field(
+        None,
+        description="rows of a batch lie one behind another instead of being padded, attention isolated; default:"
+        " where the model is found to keep them apart",
+    )
+    batch_tokens: int | None = Field(
+        None, ge=8, description="fill every forward pass up to this many tokens (padding counts) instead of batch_size"
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     compile: bool = Field(False, description="torch.compile the model")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the order, the initialisation and dropout")
@@ -81,7 +88,6 @@ class Document(Section):
 
 #: Keys whose mechanism is not built yet: any value but the default is refused.
 RESERVED = (
-    "train.packing",
     "train.gradient_checkpointing",
     "train.compile",
     "memory.budget",

@@ -103,6 +103,8 @@ class Loop:
             self.settings.batch_size,
             self.settings.gradient_accumulation * self.ranks,
             self.settings.seed,
+            self.settings.batch_tokens,
+            base.setting.packing,
         )
         self.total_steps = self.batches.total_steps(self.settings.epochs, self.settings.max_steps)
         self.every = self.settings.evaluate_every or self.batches.steps_per_epoch

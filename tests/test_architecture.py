@@ -20,6 +20,7 @@ PARTS = {
     "checkpoint": "train",
     "evaluate": "train",
     "optimisation": "train",
+    "packing": "train",
     "reload": "artefacts",
     "testing": "artefacts",
 }

@@ -12,7 +12,7 @@ import click
 
 from pefttool.cli.common import current_registry
 from pefttool.errors import DataError, Refused, UsageError
-from pefttool.interfaces import Row
+from pefttool.values import Row
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pefttool import peft_folder
 from pefttool.attach import Adapted
 from pefttool.errors import NotMergeable, PluginError, UsageError
-from pefttool.interfaces import Facts
 from pefttool.testing.bench import TOLERANCE, AdapterCase, Bench, load_base
 from pefttool.testing.tensors import changes, close, content, lost, same_gradient, snapshot, storage, tensors_of
+from pefttool.values import Facts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

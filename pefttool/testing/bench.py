@@ -11,12 +11,13 @@ from pefttool.base import load_model
 from pefttool.devices import Choice
 from pefttool.evaluate import inference
 from pefttool.facts import inspect
-from pefttool.interfaces import Adapter, Facts, Quantizer, Setting
+from pefttool.interfaces import Adapter, Quantizer
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.precision import grad_scaler
 from pefttool.settings import TrainSettings
 from pefttool.testing.models import model_folder
 from pefttool.testing.toys import TOYS, toy_rows
+from pefttool.values import Facts, Setting
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,11 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from pefttool.interfaces import Adapter, Facts, Quantizer
+from pefttool.interfaces import Adapter, Quantizer
 from pefttool.registry import Registry
 from pefttool.testing.adapters import ADAPTER_CHECKS
 from pefttool.testing.bench import AdapterCase, ContractViolation, load_base
+from pefttool.values import Facts
 
 KINDS = ("encoder", "decoder")
 

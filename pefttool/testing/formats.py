@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pefttool.errors import DataError
-from pefttool.interfaces import DataFormat, DataProblem, Row
+from pefttool.interfaces import DataFormat
 from pefttool.testing.bench import ContractViolation, require
+from pefttool.values import DataProblem, Row
 
 
 def check_format(

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pefttool.base import load_model
 from pefttool.batches import encode
 from pefttool.evaluate import inference, predict
-from pefttool.interfaces import Facts, Row, Setting, Task
+from pefttool.interfaces import Task
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
 from pefttool.testing.models import model_folder
 from pefttool.testing.tensors import close, same_gradient
+from pefttool.values import Facts, Row, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,7 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool.interfaces import Loaded, Loss, Row, Setting, Task
+from pefttool.interfaces import Task
+from pefttool.values import Loaded, Loss, Row, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -25,6 +25,7 @@ class PrefixAdapter(Adapter):
     """Trained keys and values before every layer's own (prefix tuning, arXiv:2101.00190)."""
 
     name = "prefix"
+    packs = False
     Options = PrefixOptions
 
     def defaults(self, task: Task) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
-from pefttool.interfaces import DataProblem
+from pefttool.values import DataProblem
 
 HEAD = 4096
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")

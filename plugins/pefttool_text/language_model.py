@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, Loaded, Loss, Problem, Row, Setting, Task
-from pefttool_text import output_layer
+from pefttool_text import output_layer, packed
 from pefttool_text.batching import IGNORE, attention_mask, pad, pad_id
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class LanguageModel(Task):
     """A decoder that predicts the next token wherever `labels` is not -100."""
 
     generative = True
+    packs = True
     peft_task_type = "CAUSAL_LM"
 
     def defaults(self) -> Mapping[str, Any]:
@@ -45,6 +46,8 @@ class LanguageModel(Task):
         return get_base(), get_head()
 
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
+        if setting.packing:
+            return packed.collate(examples)
         ids = [e["input_ids"] for e in examples]
         return {
             "input_ids": pad(ids, pad_id(processor)),
@@ -53,10 +56,15 @@ class LanguageModel(Task):
         }
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
-        """Sum of cross-entropies (float32) over the trained tokens of `[B, T]` ids."""
+        """Sum of cross-entropies (float32) over the trained tokens of `[B, T]` ids, or of packed `[1, T]`."""
         trained = (batch["labels"][:, 1:] != IGNORE).sum()
         chunked = output_layer.summed_loss(model, batch)
         return Loss(_from_logits(model, batch) if chunked is None else chunked, trained)
+
+    def check_packing(
+        self, model: nn.Module, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting
+    ) -> str | None:
+        return packed.check(model, examples)
 
     def metrics(
         self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting
@@ -127,8 +135,7 @@ def _from_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     targets = batch["labels"][:, 1:]
     kept = (targets != IGNORE).any(0).nonzero().squeeze(-1)
     output = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        **packed.model_inputs(batch),
         logits_to_keep=kept,  # the output layer is the largest matmul of a small model: skip prompts and padding
         use_cache=False,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from pefttool_text.batching import IGNORE
+from pefttool_text.packed import model_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +56,7 @@ def summed_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def _forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    return model(**model_inputs(batch), use_cache=False)
 
 
 def _output_layer(model: nn.Module) -> Any:
@@ -98,7 +99,8 @@ def _probe(model: nn.Module, layer: nn.Linear, batch: Mapping[str, Tensor]) -> s
     seen: list[tuple[Tensor, int]] = []
     handle = layer.register_forward_hook(lambda module, inputs, output: seen.append((output, output._version)))
     device = batch["input_ids"].device
-    row = {name: batch[name][:1, :PROBE_TOKENS] for name in ("input_ids", "attention_mask")}
+    ids = batch["input_ids"][:1, :PROBE_TOKENS]
+    row = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
         # Dropout draws: the run's random state must be what it would have been. Inference tensors have no version.
         cards = [device] if device.type == "cuda" else []

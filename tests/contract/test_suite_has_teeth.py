@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from pefttool.interfaces import Adapter, Attached, NotMergeable, Problem
+from pefttool.interfaces import Adapter, NotMergeable
 from pefttool.peft_folder import read_tensors, write_tensors
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, adapter_cases, check_adapter
+from pefttool.values import Attached, Problem
 
 
 class Shift(Adapter):

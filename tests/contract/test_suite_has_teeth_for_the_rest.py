@@ -13,8 +13,8 @@ import torch
 
 from pefttool import registry as registries
 from pefttool.errors import DataError
-from pefttool.interfaces import Row
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, check_format, check_quantizer, check_task
+from pefttool.values import Row
 
 REGISTRY = registries.build()
 Classification: Any = type(REGISTRY.tasks["text-classification"])

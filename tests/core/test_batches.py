@@ -1,6 +1,6 @@
 """The order of training: every row once an epoch, decided by the seed alone, resumable at any step."""
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pefttool.batches import Batches, Position, by_length, encode
 from pefttool.errors import DataError
-from pefttool.interfaces import Row, Setting
+from pefttool.values import Row, Setting
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=120)
 
@@ -87,3 +87,30 @@ def test_zero_trained_tokens_are_refused():
 def test_a_row_that_is_wrong_once_encoded_is_named():
     with pytest.raises(DataError, match=r"a\.jsonl:2: it shouts"):
         encode(rows("a", "b!"), Words(), None, Setting(None))
+
+
+@given(LENGTHS, st.integers(300, 900), st.integers(1, 4), st.integers(0, 3), st.booleans())
+def test_batches_are_filled_up_to_their_tokens_and_never_beyond(lengths, tokens, micro_batches, seed, packed):
+    batches = Batches(tuple(lengths), 8, micro_batches, seed, tokens, packed)
+    steps = batches.epoch(1)
+    filled = [batch for step in steps for batch in step]
+    assert sorted(i for batch in filled for i in batch) == list(range(len(lengths)))
+    costs = [[lengths[i] for i in batch] for batch in filled]
+    assert all((sum(c) if packed else max(c) * len(c)) <= tokens for c in costs)
+    if packed:  # the next row would not have fitted; the order of batches is that of the rows
+        assert all(sum(a) + b[0] > tokens for a, b in pairwise(costs))
+
+
+@given(LENGTHS, st.integers(300, 900), st.integers(1, 4), st.integers(1, 3))
+def test_the_steps_of_batches_filled_by_tokens_are_counted(lengths, tokens, micro_batches, epochs):
+    batches = Batches(tuple(lengths), 8, micro_batches, 0, tokens, packed=True)
+    total = batches.total_steps(float(epochs), None)
+    assert total == sum(len(batches.epoch(e)) for e in range(epochs))
+    position, _ = list(islice(batches.steps(), total))[-1]
+    assert position in (Position(epochs, 0), Position(epochs - 1, len(batches.epoch(epochs - 1))))
+
+
+def test_packed_batches_are_not_sorted():
+    lengths = tuple((i * 37) % 400 + 1 for i in range(64))
+    order = [i for step in Batches(lengths, 8, 1, 0, packed=True).epoch(0) for batch in step for i in batch]
+    assert len(order) == 64 and [lengths[i] for i in order[:16]] != sorted(lengths[i] for i in order[:16])

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pefttool import Task, corpus
 from pefttool.errors import DataError
-from pefttool.interfaces import Row
 from pefttool.registry import Kind, Registered, Registry
 from pefttool.settings import DataSettings, TrainSettings
+from pefttool.values import Row
 
 
 def write(path: Path, *values: dict[str, Any]) -> Path:

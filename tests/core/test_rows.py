@@ -13,8 +13,8 @@ from fake_registry import PLUGIN, make_registry
 
 from pefttool import DataFormat, Source, rows
 from pefttool.errors import DataError, PluginError, UsageError
-from pefttool.interfaces import DataProblem, Row
 from pefttool.registry import Kind, Registered, Registry
+from pefttool.values import DataProblem, Row
 
 
 class Words(DataFormat):

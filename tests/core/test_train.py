@@ -12,9 +12,10 @@ from pefttool import events, train
 from pefttool.attach import Adapted
 from pefttool.batches import encode
 from pefttool.errors import RunError
-from pefttool.interfaces import Adapter, Attached, Loss, Row, Setting, Task
+from pefttool.interfaces import Adapter, Task
 from pefttool.optimisation import make_optimizer, make_schedule
 from pefttool.settings import TrainSettings
+from pefttool.values import Attached, Loss, Row, Setting
 
 
 class Line(Task):

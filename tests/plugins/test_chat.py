@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from pefttool.errors import DataError
-from pefttool.interfaces import Row, Setting
+from pefttool.values import Row, Setting
 from pefttool_text import chat_rows
 from pefttool_text.batching import IGNORE
 from pefttool_text.chat import Chat

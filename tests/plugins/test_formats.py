@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pefttool.errors import DataError
-from pefttool.interfaces import DataProblem, Row
+from pefttool.values import DataProblem, Row
 from pefttool_text.formats import formats
 
 BY_NAME = {f.name: f for f in formats()}

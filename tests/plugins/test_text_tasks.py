@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pefttool.errors import DataError
-from pefttool.interfaces import Row, Setting
+from pefttool.values import Row, Setting
 from pefttool_text.batching import IGNORE, attention_mask, pad
 from pefttool_text.causal_lm import CausalLM
 from pefttool_text.classification import TextClassification
