@@ -131,7 +131,7 @@ def check(plan: Plan, config: Any) -> list[Problem]:
         problems.append(Problem("train.batch_tokens", message))
     for kind, chosen in (("adapter", plan.adapter), ("task", plan.task)):
         if resolved.train.packing and not chosen.packs:
-            problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep packed rows apart; drop it"))
+            problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
     refused = plan.adapter.check(resolved.adapter_options, plan.facts)
     if plan.quantizer is not None:
         if plan.adapter.trains_base and not refused:
