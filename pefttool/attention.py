@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from pefttool import target
 from pefttool.dropout import keep
 
 #: transformers knows our attention by this name (`config._attn_implementation`).
@@ -92,7 +93,7 @@ def attention(
         raise ValueError(f"packed rows cannot have attention with {unknown[0]!r}")
     if sliding_window is not None and (not causal or sliding_window >= max(segments)):
         sliding_window = None  # no row reaches beyond it
-    if query.device.type == "cpu" and sliding_window is None and max(segments) <= WHOLE:
+    if target.kind(query) == "cpu" and sliding_window is None and max(segments) <= WHOLE:
         blocks = tuple((slice(0, 1), rows) for rows in _ranges(segments))
         return _whole(query, key, value, None, blocks, scale, causal, dropout), None
     return _fused(query, key, value, segments, scale, causal, dropout, sliding_window).transpose(1, 2), None
@@ -102,7 +103,7 @@ def _whole_is_faster(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
     """Padded rows on a CPU that need gradients, and whose mask is one that hides."""
     known = key.shape[2] == query.shape[2] if mask is None else mask.dtype == torch.bool
     needs = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
-    return known and needs and query.device.type == "cpu" and key.shape[2] <= WHOLE
+    return known and needs and target.kind(query) == "cpu" and key.shape[2] <= WHOLE
 
 
 def _ranges(segments: Sequence[int]) -> Iterator[slice]:
@@ -162,7 +163,10 @@ def _whole(
     causal: bool,
     dropout: float,
 ) -> Tensor:
-    result: Tensor = _Whole.apply(query, key, value, hide, blocks, scale, causal, dropout)  # type: ignore[no-untyped-call]
+    if torch.is_autocast_enabled("cpu"):  # inside a Function autocast would round some products and not others
+        query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
+    with torch.autocast("cpu", enabled=False):
+        result: Tensor = _Whole.apply(query, key, value, hide, blocks, scale, causal, dropout)  # type: ignore[no-untyped-call]
     return result.transpose(1, 2)
 
 

@@ -153,3 +153,8 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Row numbers in batches of similar length, longest first (so that a lack of memory shows at once)."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def to_device(batch: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """The batch with its tensors on `device`; what is not a tensor (the lengths of packed rows) stays as it is."""
+    return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}

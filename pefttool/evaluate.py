@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pefttool.batches import to_device
 from pefttool.interfaces import Task
 from pefttool.precision import autocast
 from pefttool.values import Row, Setting
@@ -58,7 +59,7 @@ def evaluate(
     with inference(model, choice):
         for batch in batches:
             tensors = task.collate([examples[i] for i in batch], processor, setting)
-            loss = task.loss(model, {k: v.to(choice.device) for k, v in tensors.items()}, setting)
+            loss = task.loss(model, to_device(tensors, choice.device), setting)
             total += loss.sum.double().cpu()
             weight += float(loss.weight)
             if loss.outputs is not None:

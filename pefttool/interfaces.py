@@ -153,9 +153,16 @@ class Task(ABC):
         tokens, or 1 for a label), `truncated` (bool).
         """
 
+    def filler(self, length: int, setting: Setting) -> Mapping[str, Any]:
+        """An encoded row of `length` tokens, all of them trained: what a simulation is run with.
+
+        Default: the task cannot be simulated without data.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
-        """Encoded rows to one padded batch of tensors on the CPU."""
+        """Encoded rows to one batch of tensors on the CPU; what is not a tensor stays on the host."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:

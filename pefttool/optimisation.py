@@ -74,12 +74,14 @@ def optimizer_step(
     max_grad_norm: float,
     ranks: int = 1,
     no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    entering: Callable[[str], object] = lambda phase: None,
 ) -> StepResult:
     """Accumulate gradients of sum/`weight` over the micro-batches, clip, step.
 
     `weight` counts the units of the whole step, over all micro-batches and ranks, so accumulation and the number of
     ranks never change the objective. A micro-batch marked False is a filler: it keeps the ranks in step and adds
-    nothing. Raises RunError at the first loss or gradient that is not finite.
+    nothing. `entering` is told when "forward", "backward" and "optimizer" begin. Raises RunError at the first loss or
+    gradient that is not finite.
     """
     import torch
 
@@ -88,12 +90,15 @@ def optimizer_step(
     for i, (batch, counts) in enumerate(batches):
         last = i + 1 == len(batches)
         with nullcontext() if last else no_sync():
+            entering("forward")
             with autocast(choice):
                 loss = task.loss(model, batch, setting)
             # DistributedDataParallel averages gradients over ranks: undo its division.
             scaled = loss.sum * (ranks / weight if counts else 0.0)
+            entering("backward")
             scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
         total += float(loss.sum.detach()) / weight if counts else 0.0
+    entering("optimizer")
     scaler.unscale_(optimizer)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
     finite = norm == norm and abs(norm) != float("inf")

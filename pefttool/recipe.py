@@ -288,11 +288,10 @@ def _section_options(
 
 
 def _check_reserved(document: Mapping[str, Any], complaints: list[str]) -> None:
-    default = Document()
+    defaults = Document().model_dump(mode="json")
     for key in RESERVED:
-        section, name = key.split(".")
         value = _get(document, key)
-        if value not in (None, getattr(getattr(default, section), name)):
+        if value not in (None, _get(defaults, key)):
             complaints.append(f"{key}: {short(value)} is not possible yet: this key is reserved; remove it")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, batches, corpus, on_cpu, packing, plan, train
+from pefttool import artefacts, attach, base, batches, corpus, packing, plan, techniques, train
 from pefttool.batches import Encoded, by_length
 from pefttool.errors import PefttoolError
 from pefttool.evaluate import evaluate, predict
@@ -72,8 +72,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     loaded = _settle(planned, loaded, loaded.model, data, emit)
     before, shown = _look(planned, loaded, loaded.model, held_out)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
-    if planned.choice.device == "cpu":
-        on_cpu.quicken(adapted.model)
+    techniques.apply(planned, adapted)
     if loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)

@@ -49,15 +49,19 @@ class TrainSettings(Section):
     batch_tokens: int | None = Field(
         None, ge=8, description="fill every forward pass up to this many tokens (padding counts) instead of batch_size"
     )
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    gradient_checkpointing: Literal["none", "non-reentrant", "reentrant"] = Field(
+        "none", description="recompute activations in the backward pass, by either of PyTorch's ways"
+    )
     compile: bool = Field(False, description="torch.compile the model")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the order, the initialisation and dropout")
 
 
 class MemorySettings(Section):
     budget: str | None = Field(None, description="the most memory a run may take, such as 6GiB")
-    stream: bool = Field(False, description="fetch frozen blocks as they are needed")
-    offload: Literal["none", "activations", "embeddings"] = Field("none", description="what is kept in host memory")
+    stream: bool = Field(False, description="fetch frozen blocks as they are needed, one ahead")
+    offload: tuple[Literal["activations", "embeddings"], ...] = Field(
+        (), description="what is kept in host memory: activations; embeddings, and the output layer with them"
+    )
 
 
 class GenerationSettings(Section):

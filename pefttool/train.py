@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool import checkpoint
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.batches import Batches, Encoded, Position, by_length
+from pefttool.batches import Batches, Encoded, Position, by_length, to_device
 from pefttool.checkpoint import Best, Progress
 from pefttool.errors import RunError
 from pefttool.evaluate import evaluate
@@ -216,7 +216,7 @@ class Loop:
     def _collate(self, rows: list[int]) -> dict[str, Tensor]:
         examples = [self.data.examples[r] for r in rows]
         tensors = self.plan.task.collate(examples, self.base.processor, self.base.setting)
-        return {k: v.to(self.plan.choice.device) for k, v in tensors.items()}
+        return to_device(tensors, self.plan.choice.device)
 
     def _over_ranks(self, loss: float) -> float:
         if self.ranks == 1:

@@ -10,6 +10,7 @@ from typing import Any
 
 from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from peft.tuners.lora.bnb import Linear8bitLt as PeftLinear8bitLt
+from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
 from pefttool_kernels.modules import FusedLinear4bit, FusedLinear8bit
@@ -61,6 +62,20 @@ class FusedLora8bit(PeftLinear8bitLt):
         return self.base_layer.product(x, plain)
 
 
+class FusedLora(PeftLinear):
+    """peft's `lora.Linear` over a plain layer that can add an update itself: it has `product(x, update)`."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As peft's: x [..., in_features] -> [..., out_features] in x's dtype."""
+        plain = update(self) if not args and not kwargs else "it was called with more than an input"
+        if isinstance(plain, str):
+            composed: Tensor = super().forward(x, *args, **kwargs)
+            return composed
+        product: Any = self.base_layer.product
+        result: Tensor = product(x, plain)
+        return result
+
+
 FUSED: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {
     PeftLinear4bit: (FusedLinear4bit, FusedLora4bit),
     PeftLinear8bitLt: (FusedLinear8bit, FusedLora8bit),
@@ -74,5 +89,8 @@ def fuse(model: nn.Module) -> list[nn.Module]:
         base, own = FUSED.get(type(module), (None, None))
         if base is not None and isinstance(module.base_layer, base):
             module.__class__ = own
+            fused.append(module)
+        elif type(module) is PeftLinear and hasattr(module.base_layer, "product"):
+            module.__class__ = FusedLora
             fused.append(module)
     return fused

@@ -75,8 +75,8 @@ class LoraAdapter(Adapter):
 
 
 def _fuse(model: nn.Module) -> None:
-    """Let the update be added inside the products of quantised layers. Whoever made such layers imported `modules`."""
-    if "pefttool_kernels.modules" in sys.modules:
+    """Let the update be added inside the products of quantised layers, whose makers imported one of these modules."""
+    if {"pefttool_kernels.modules", "pefttool_kernels.stated"} & sys.modules.keys():
         from pefttool_kernels import lora
 
         lora.fuse(model)

@@ -31,7 +31,7 @@ def attention_mask(sequences: Sequence[Sequence[int]], multiple: int = 8) -> Ten
 
 def pad_id(tokenizer: Any) -> int:
     """The id that fills up batches. Its value never matters: masks and labels exclude it, also where it equals EOS."""
-    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
+    for candidate in (getattr(tokenizer, "pad_token_id", None), getattr(tokenizer, "eos_token_id", None), 0):
         if candidate is not None:
             return int(candidate)
     return 0

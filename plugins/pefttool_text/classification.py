@@ -135,6 +135,9 @@ class TextClassification(Task):
             ids = processor(text, truncation=True, max_length=setting.sequence_length)["input_ids"]
         return {"input_ids": ids, "length": len(ids), "weight": 1, "trained": 1, "truncated": truncated}
 
+    def filler(self, length: int, setting: Setting) -> dict[str, Any]:
+        return {"input_ids": [0] * length, "length": length, "weight": 1, "trained": 1, "truncated": False, "label": 0}
+
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
         import torch
 

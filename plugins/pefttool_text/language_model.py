@@ -45,6 +45,9 @@ class LanguageModel(Task):
         get_base, get_head = getattr(model, "get_decoder"), getattr(model, "get_output_embeddings")  # noqa: B009
         return get_base(), get_head()
 
+    def filler(self, length: int, setting: Setting) -> dict[str, Any]:
+        return counted([0] * length, [0] * length, truncated=False)
+
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
         if setting.packing:
             return packed.collate(examples)

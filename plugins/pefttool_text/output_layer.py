@@ -78,7 +78,7 @@ def _unsuitable(layer: Any) -> str | None:
         return f"the output layer is a {type(layer).__name__}, not a plain linear"
     if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in layer.parameters()):
         return "the output layer trains"
-    if type(layer.weight) is not nn.Parameter:
+    if not isinstance(layer.weight, nn.Parameter) or not layer.weight.is_floating_point():
         return f"the output layer's weight is a {type(layer.weight).__name__}, not a plain parameter"
     if "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
         return "the output layer has hooks of its own"

@@ -15,8 +15,8 @@ TRIED_TOKENS = 48
 ROUNDING = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
-def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """`input_ids`, `labels`, `position_ids` `[1, T]` of all rows, and `lengths` [rows], all int64.
+def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`input_ids`, `labels`, `position_ids` `[1, T]` of all rows, int64, and `lengths`, one int a row.
 
     A row's first token is never predicted (its label is IGNORE), so no row is asked for the next one's beginning.
     """
@@ -32,11 +32,11 @@ def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         "input_ids": chain("input_ids"),
         "labels": chain("labels"),
         "position_ids": positions,
-        LENGTHS: torch.tensor(lengths),
+        LENGTHS: tuple(lengths),
     }
 
 
-def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Any]:
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What a model is called with, packed or padded."""
     if LENGTHS not in batch:
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
@@ -47,7 +47,7 @@ def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Any]:
         "input_ids": ids,
         "position_ids": batch["position_ids"],
         "attention_mask": packed_mask(ids.device),
-        "segments": tuple(batch[LENGTHS].tolist()),
+        "segments": batch[LENGTHS],
     }
 
 
@@ -82,5 +82,7 @@ def check(model: nn.Module, examples: Sequence[Mapping[str, Any]]) -> str | None
 def _logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
     device = next(model.parameters()).device
     batch = collate([{"input_ids": row, "labels": row} for row in rows])
-    logits: Tensor = model(**model_inputs({k: v.to(device) for k, v in batch.items()}), use_cache=False).logits
+    logits: Tensor = model(
+        **model_inputs({k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}), use_cache=False
+    ).logits
     return logits.detach()

@@ -143,3 +143,19 @@ def test_quickening_leaves_names_state_and_configuration_alone():
     assert [name for name, _ in model.named_modules()] == names
     assert any(type(module) is dropout.FastDropout for module in model.modules())
     assert "attn" not in model.config.to_json_string()
+
+
+@pytest.mark.parametrize("segments", [None, (4, 5)])
+def test_under_autocast_everything_is_rounded_alike(segments):
+    """Float32 inputs (weights that train) under autocast: as if they had been cast, gradients in the inputs' dtype."""
+    singles = [t.detach().float().requires_grad_() for t in inputs(4, 2, 9, 9, rows=1)]
+    cast = [t.detach().bfloat16().requires_grad_() for t in singles]
+    mask = None if segments else torch.ones(1, 1, 9, 9, dtype=torch.bool).tril()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = attention.attention(nn.Identity(), *singles, mask, segments=segments)
+    expected, _ = attention.attention(nn.Identity(), *cast, mask, segments=segments)
+    assert found.dtype == torch.bfloat16 and found.equal(expected)
+    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    found_gradients = torch.autograd.grad(found, singles, upstream)
+    for ours, theirs in zip(found_gradients, torch.autograd.grad(expected, cast, upstream), strict=True):
+        assert ours.dtype == torch.float32 and ours.equal(theirs.float())

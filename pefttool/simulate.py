@@ -1,0 +1,168 @@
+"""One training step of the real model without its weights: what it would hold at a time, and what of.
+
+The model is built on the meta device from its config, quantised linears are stand-ins of the same size, the adapter is
+attached as it would be, and then every tensor becomes a fake one: its shape, dtype and lifetime are real.
+The step is the trainer's own, the second one: the optimiser has its state by then.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pefttool import attach, target, techniques
+from pefttool.errors import UsageError
+from pefttool.optimisation import make_optimizer, optimizer_step
+from pefttool.plan import Plan
+from pefttool.precision import autocast, torch_dtype
+from pefttool.pretrained import LocalPretrained
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pefttool.attach import Adapted
+    from pefttool.memory import Estimate, Recorder
+    from pefttool.values import Setting
+
+
+def filler(plan: Plan, setting: Setting, rows: int, tokens: int) -> list[Mapping[str, Any]]:
+    """`rows` encoded rows of `tokens` tokens. UsageError for a task that has none to offer."""
+    try:
+        return [plan.task.filler(tokens, setting)] * rows
+    except NotImplementedError:
+        raise UsageError(f"task {plan.task.name!r} cannot be planned: it offers no row to simulate with") from None
+
+
+def peak(
+    plan: Plan,
+    setting: Setting,
+    rows: int,
+    tokens: int,
+    examples: Sequence[Mapping[str, Any]] | None = None,
+) -> Estimate:
+    """The most that one optimiser step over a micro-batch holds at a time, and one evaluation of it.
+
+    The micro-batch is `rows` rows of `tokens` tokens, or these `examples`.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from pefttool.memory import Recorder
+
+    with torch.random.fork_rng(devices=[]), _quiet():
+        adapted, setting, processor = _abstract(plan, setting)
+        chosen = examples if examples is not None else filler(plan, setting, rows, tokens)
+        batch = plan.task.collate(chosen, processor, setting)
+        recorder = Recorder(getattr(getattr(adapted.model, "config", None), "vocab_size", None))
+        choice = replace(plan.choice, device="cpu", grad_scaler=False)
+
+        def becoming_gradient(parameter: nn.Parameter) -> None:
+            assert parameter.grad is not None
+            recorder.own([parameter.grad], "gradients")
+
+        with target.pretending(plan.choice.device), FakeTensorMode(allow_non_fake_inputs=True):
+            _make_fake(adapted.model)
+            optimizer = make_optimizer(adapted, plan.adapter, plan.recipe.train)
+            with recorder:
+                _own(recorder, adapted, batch)
+                _empty_step(recorder, adapted, optimizer)
+                for parameter in adapted.parameters().values():
+                    parameter.register_post_accumulate_grad_hook(becoming_gradient)  # type: ignore[no-untyped-call]
+                optimizer_step(
+                    adapted.model.train(),
+                    list(adapted.parameters().values()),
+                    [(batch, True)],
+                    float(sum(example["weight"] for example in chosen)),
+                    plan.task,
+                    setting,
+                    choice,
+                    optimizer,
+                    torch.amp.GradScaler("cpu", enabled=False),
+                    plan.recipe.train.max_grad_norm,
+                    entering=recorder.enter,
+                )
+                recorder.enter("evaluation")
+                with torch.no_grad(), autocast(choice):
+                    plan.task.loss(adapted.model.eval(), batch, setting)
+    return recorder.estimate()
+
+
+def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any]:
+    """(adapted, setting, processor): on the meta device, as the run would make it; whether rows would be packed."""
+    import torch
+
+    source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, abstract=True)
+    loaded = plan.task.load(source, setting)
+    model = loaded.model
+    known = replace(plan.facts, labels=setting.labels)
+    with torch.device("meta"):
+        if plan.quantizer is not None:
+            for name in known.linear_modules:
+                linear: Any = model.get_submodule(name)
+                model.set_submodule(name, plan.quantizer.skeleton(linear, plan.quantizer.Options()))
+        for name in known.head_modules:
+            model.get_submodule(name).to(dtype=torch.float32)
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        adapted = attach.attach(model, plan.adapter, plan.recipe.adapter_options, known)
+    techniques.apply(plan, adapted)
+    packs = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
+    if packs:
+        from pefttool import attention
+
+        packs = attention.install(adapted.model) is None
+    return adapted, replace(setting, packing=packs), loaded.processor
+
+
+def _make_fake(model: nn.Module) -> None:
+    """Give every parameter and buffer a fake tensor on the CPU; what was shared stays shared."""
+    import torch
+
+    made: dict[int, Any] = {}
+
+    def fake(tensor: Tensor) -> Any:
+        if id(tensor) not in made:
+            empty: Any = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            if isinstance(tensor, torch.nn.Parameter):
+                empty = torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
+            made[id(tensor)] = (empty, tensor)  # the original is kept, so that its id stays its own
+        return made[id(tensor)][0]
+
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = fake(tensor)
+
+
+def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None:
+    import torch
+
+    trained = {id(p) for p in adapted.parameters().values()}
+    everything = [*adapted.model.parameters(), *adapted.model.buffers()]
+    recorder.enter("loading")
+    recorder.own((t for t in everything if id(t) not in trained), "weights")
+    recorder.own(adapted.parameters().values(), "adapter")
+    recorder.own((t for t in batch.values() if isinstance(t, torch.Tensor)), "batch")
+
+
+def _empty_step(recorder: Recorder, adapted: Adapted, optimizer: Any) -> None:
+    """The optimiser makes its state, in a step with empty gradients."""
+    import torch
+
+    for parameter in adapted.parameters().values():
+        parameter.grad = torch.empty_like(parameter)
+        recorder.own([parameter.grad], "gradients")
+    optimizer.step()
+    recorder.own((v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)), "optimizer")
+    optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,13 @@
+"""What makes training smaller or faster without changing what is learnt: put on an adapted model, real or simulated."""
+
+from __future__ import annotations
+
+from pefttool import on_cpu
+from pefttool.attach import Adapted
+from pefttool.plan import Plan
+
+
+def apply(plan: Plan, adapted: Adapted) -> None:
+    """Do with `adapted`, in place, what the recipe and the device ask for. A simulation does the same."""
+    if plan.choice.device == "cpu":
+        on_cpu.quicken(adapted.model)
