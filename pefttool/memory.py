@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from pefttool import target
 
 #: What a peak is made of, in the order in which it is shown.
+HOST = "host"  # a part that does not count: it does not lie on the device
 PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "workspace", "batch")
 
 
@@ -116,12 +117,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def estimate(self) -> Estimate:
         """The peak, and what it was made of."""
         held = peak = at = 0
-        for i, (_, size, _) in enumerate(self._timeline):
+        timeline = [entry for entry in self._timeline if self._parts.get(entry[0]) != HOST]
+        for i, (_, size, _) in enumerate(timeline):
             held += size
             if held > peak:
                 peak, at = held, i
         sizes: dict[int, tuple[int, str]] = {}
-        for number, size, phase in self._timeline[: at + 1]:
+        for number, size, phase in timeline[: at + 1]:
             if size >= 0:
                 sizes[number] = (size, phase)
             else:
@@ -129,7 +131,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         parts = dict.fromkeys(PARTS, 0)
         for number, (size, phase) in sizes.items():
             parts[self._parts.get(number, _by_phase(phase))] += size
-        return Estimate(peak, parts, self._timeline[at][2] if self._timeline else "")
+        return Estimate(peak, parts, timeline[at][2] if timeline else "")
 
 
 def _by_phase(phase: str) -> str:

@@ -50,7 +50,7 @@ def peak(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from pefttool.memory import Recorder
+    from pefttool.memory import HOST, Recorder
 
     with torch.random.fork_rng(devices=[]), _quiet():
         adapted, setting, processor = _abstract(plan, setting)
@@ -63,7 +63,10 @@ def peak(
             assert parameter.grad is not None
             recorder.own([parameter.grad], "gradients")
 
-        with target.pretending(plan.choice.device), FakeTensorMode(allow_non_fake_inputs=True):
+        def lies_on_host(tensor: Tensor) -> None:
+            recorder.own([tensor], HOST)
+
+        with target.pretending(plan.choice.device, lies_on_host), FakeTensorMode(allow_non_fake_inputs=True):
             _make_fake(adapted.model)
             optimizer = make_optimizer(adapted, plan.adapter, plan.recipe.train)
             with recorder:

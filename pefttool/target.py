@@ -1,28 +1,54 @@
-"""The kind of device that code computes for: a simulation pretends, on a CPU, to have a card that is not there."""
+"""Where code computes and keeps: a simulation pretends, on a CPU, to have a card that is not there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-_pretended: ContextVar[str | None] = ContextVar("pretended", default=None)
+
+@dataclass(frozen=True)
+class _Pretence:
+    kind: str
+    lies_on_host: Callable[[Tensor], object]
+
+
+_pretence: ContextVar[_Pretence | None] = ContextVar("pretence", default=None)
 
 
 def kind(tensor: Tensor) -> str:
     """`cpu`, `cuda` or `mps`: where this tensor lies, or would lie if this were not a simulation."""
-    return _pretended.get() or tensor.device.type
+    pretence = _pretence.get()
+    return tensor.device.type if pretence is None else pretence.kind
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """The tensor in host memory: itself, if it lies there."""
+    pretence = _pretence.get()
+    if pretence is None or pretence.kind == "cpu":
+        return tensor.to("cpu")
+    copy = tensor.clone()
+    pretence.lies_on_host(copy)
+    return copy
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """What `on_host` gave, or was loaded there, on the device that computes: a copy unless that is the CPU."""
+    pretence = _pretence.get()
+    return tensor.to(device, non_blocking=True) if pretence is None or pretence.kind == "cpu" else tensor.clone()
 
 
 @contextmanager
-def pretending(device: str) -> Iterator[None]:
-    """Within, all tensors count as lying on `device` (a `torch.device` string)."""
-    token = _pretended.set(device.partition(":")[0])
+def pretending(device: str, lies_on_host: Callable[[Tensor], object]) -> Iterator[None]:
+    """Within, all tensors count as lying on `device` (a `torch.device` string), but those told to `lies_on_host`."""
+    token = _pretence.set(_Pretence(device.partition(":")[0], lies_on_host))
     try:
         yield
     finally:
-        _pretended.reset(token)
+        _pretence.reset(token)

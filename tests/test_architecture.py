@@ -22,6 +22,8 @@ PARTS = {
     "optimisation": "train",
     "packing": "train",
     "reload": "artefacts",
+    "simulate": "train",
+    "techniques": "attach",
     "testing": "artefacts",
 }
 
