@@ -19,6 +19,8 @@ STAGES = ("recipe", "plan", "corpus", "base", "attach", "batches", "train", "art
 PARTS = {
     "checkpoint": "train",
     "evaluate": "train",
+    "features": "train",
+    "frozen": "train",
     "optimisation": "train",
     "packing": "train",
     "reload": "artefacts",
