@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from pefttool import sizes
 
 
 class Section(BaseModel):
@@ -56,8 +58,15 @@ class TrainSettings(Section):
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the order, the initialisation and dropout")
 
 
+def _amount(text: str) -> str:
+    sizes.parse(text)
+    return text
+
+
 class MemorySettings(Section):
-    budget: str | None = Field(None, description="the most memory a run may take, such as 6GiB")
+    budget: Annotated[str, AfterValidator(_amount)] | None = Field(
+        None, description="the most memory a run may take, such as 6GiB: settings are chosen to keep it"
+    )
     stream: bool = Field(False, description="fetch frozen blocks as they are needed, one ahead")
     offload: tuple[Literal["activations", "embeddings"], ...] = Field(
         (), description="what is kept in host memory: activations; embeddings, and the output layer with them"
@@ -94,7 +103,6 @@ class Document(Section):
 RESERVED = (
     "train.gradient_checkpointing",
     "train.compile",
-    "memory.budget",
     "memory.stream",
     "memory.offload",
 )

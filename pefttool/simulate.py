@@ -135,10 +135,17 @@ def _make_fake(model: nn.Module) -> None:
         return made[id(tensor)][0]
 
     for module in model.modules():
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
-                if tensor is not None:
+        for held in _tables(module):
+            for name, tensor in list(held.items()):
+                if isinstance(tensor, torch.Tensor):
                     held[name] = fake(tensor)
+
+
+def _tables(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Where else a module may keep tensors: in plain attributes, and in dictionaries (peft's virtual tokens)."""
+    own = vars(module)
+    yield own
+    yield from (held for held in own.values() if type(held) is dict)
 
 
 def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None:
