@@ -92,7 +92,6 @@ class Document(Section):
 
 #: Keys whose mechanism is not built yet: any value but the default is refused.
 RESERVED = (
-    "train.gradient_checkpointing",
     "train.compile",
     "memory.budget",
     "memory.stream",
