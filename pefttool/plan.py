@@ -155,4 +155,7 @@ def techniques_refused(plan: Plan) -> list[Problem]:
     if plan.facts.recomputes and not plan.facts.recomputable:
         message = f"the blocks of {plan.facts.architecture} cannot compute their activations again; use none"
         found.append(Problem("train.gradient_checkpointing", message))
+    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, plan.choice.device)
+    if refusal is not None:
+        found.append(Problem("train.optimizer", refusal))
     return found
