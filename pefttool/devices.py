@@ -234,3 +234,15 @@ def _cpu_dtype(facts: DeviceFacts, asked: str) -> tuple[str, str]:
             " use dtype auto, bfloat16 (where it is native) or float32"
         )
     return asked, f"as asked; this CPU has {facts.cpu_bfloat16}" if asked == "bfloat16" else "as asked"
+
+
+def optimizer_refused(name: str, device: str) -> str | None:
+    """Why this optimiser cannot run on this device (a `torch.device` string), and what can; or None."""
+    kind = device.partition(":")[0]
+    if name in ("adamw", "sgd") or kind == "cuda":
+        return None
+    if kind == "cpu":
+        return (
+            None if name == "adamw_8bit" else f"{name!r} moves its state out of a CUDA device; on a CPU use adamw_8bit"
+        )
+    return f"{name!r}: bitsandbytes has no optimisers for {kind!r}; use adamw"

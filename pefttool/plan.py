@@ -94,6 +94,7 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
             world_size=world_size,
             seed=resolved.train.seed,
             sequence_length=resolved.train.sequence_length,
+            recomputes=resolved.train.gradient_checkpointing != "none",
             abstract=True,
         ),
     )
@@ -150,6 +151,7 @@ def check(plan: Plan) -> list[Problem]:
     for kind, chosen in (("adapter", plan.adapter), ("task", plan.task)):
         if resolved.train.packing and not chosen.packs:
             problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
+    problems += techniques_refused(plan)
     refused = plan.adapter.check(resolved.adapter_options, plan.facts)
     if plan.quantizer is not None:
         if plan.adapter.trains_base and not refused:
@@ -163,3 +165,15 @@ def check(plan: Plan) -> list[Problem]:
             problems.append(Problem("quantize", refusal))
     problems += plan.task.check(resolved.task_options, plan.facts)
     return problems + refused
+
+
+def techniques_refused(plan: Plan) -> list[Problem]:
+    """What makes training smaller or faster, and cannot here; what an adapter cannot do it says itself."""
+    found = []
+    if plan.facts.recomputes and not plan.facts.recomputable:
+        message = f"the blocks of {plan.facts.architecture} cannot compute their activations again; use none"
+        found.append(Problem("train.gradient_checkpointing", message))
+    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, plan.choice.device)
+    if refusal is not None:
+        found.append(Problem("train.optimizer", refusal))
+    return found

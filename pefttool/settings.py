@@ -38,7 +38,9 @@ class TrainSettings(Section):
     warmup: float = Field(0.05, ge=0, description="share of all steps (below 1), or a number of steps")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay on matrices; never on biases or norms")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the trained parameters")
+    optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="optimiser of the trained parameters; 8-bit and paged ones are those of bitsandbytes"
+    )
     evaluate_every: int | None = Field(None, ge=1, description="optimiser steps between evaluations; default: an epoch")
     keep_best: bool = Field(True, description="deliver the best evaluation's adapter; false: the last step's")
     patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
@@ -101,7 +103,6 @@ class Document(Section):
 
 #: Keys whose mechanism is not built yet: any value but the default is refused.
 RESERVED = (
-    "train.gradient_checkpointing",
     "train.compile",
     "memory.stream",
     "memory.offload",
