@@ -172,6 +172,7 @@ class _Maker:
                 batch = plan.task.collate([data.examples[i] for i in rows], base.processor, base.setting)
                 output = self._output(to_device(batch, plan.choice.device))
                 for i, features in zip(rows, self.frontier.rows(output, [lengths[i] for i in rows]), strict=True):
+                    assert len(features) == starts[i + 1] - starts[i], "the model was called with other rows"
                     put(NAME, starts[i], features)
                 done += len(rows)
                 self.emit(Progress(what="features", done=done, total=len(lengths)))

@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from pefttool.batches import FEATURES, Encoded, loss_of, to_device
-from pefttool.evaluate import fork_rng
+from pefttool.evaluate import fork_rng, inference
 from pefttool.precision import autocast
 
 if TYPE_CHECKING:
@@ -143,29 +143,24 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
     heard = [module for module in model.modules() if module not in outputs]
     try:
         model.train()
-        loss()  # what a task finds out about a model once, it has found out now
+        loss()  # what a task finds out about a model once, by calls of its own, it has found out now
         still = _before_training(_trace(heard, loss, blocks, drawing=False), blocks)
         if not still:
             return Found()
-        _evaluate(still)
+        for module in still:
+            module.eval()
         calls = _trace(heard, loss, blocks, drawing=True)
         names = {module: name for name, module in model.named_modules()}
         for frontier, features in _candidates(calls, blocks, names, batch, len(lengths)):
             carried = BatchFeatures(frontier, frontier.batch(frontier.rows(features, lengths), batch))
-            _evaluate(still, model.train())
             if _same(loss, carried):
-                _evaluate([model])
-                if _same(loss, carried):
-                    return Found(still, frontier)
+                with inference(model, plan.choice):
+                    if _same(loss, carried):
+                        return Found(still, frontier)
         return Found(still, None, f"no one frozen module of {type(model).__name__} decides its loss")
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def _evaluate(modules: Sequence[nn.Module], *_: Any) -> None:
-    for module in modules:
-        module.eval()
 
 
 def _blocks(plan: Plan, base: Base, model: nn.Module) -> tuple[nn.Module, ...]:
