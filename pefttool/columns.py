@@ -16,7 +16,7 @@ KINDS = {bool: "bool", int: "int64", float: "float64"}
 def pack(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor] | None:
     """The rows as named tensors, or None for fields that are neither plain numbers nor flat lists of them."""
     fields = list(examples[0]) if examples else []
-    if any(list(e) != fields for e in examples):
+    if any(e.keys() != examples[0].keys() for e in examples):
         return None
     packed: dict[str, Tensor] = {}
     for field in fields:
@@ -43,7 +43,7 @@ def _column(values: list[Any]) -> Tensor | None:
         return None
     try:
         column = torch.tensor(values, dtype=getattr(torch, KINDS[kinds.pop()]))
-    except (OverflowError, RuntimeError):  # an integer of more than 64 bits
+    except (OverflowError, RuntimeError, ValueError):  # an integer of more than 64 bits
         return None
     if column.dtype == torch.int64 and column.int().equal(column):
         return column.int()

@@ -51,7 +51,26 @@ CONFIGS: dict[str, Any] = {
         ),
     ),
 }
-WORDS = "a gem of film two hours I will never get back and want them now dull bright slow".split()
+WORDS = [
+    "a",
+    "gem",
+    "of",
+    "film",
+    "two",
+    "hours",
+    "I",
+    "will",
+    "never",
+    "get",
+    "back",
+    "and",
+    "want",
+    "them",
+    "now",
+    "dull",
+    "bright",
+    "slow",
+]
 
 
 def store_model(kind: str, folder: Path, seed: int = 7) -> Path:
@@ -187,7 +206,7 @@ def worst(first: Seen, second: Seen) -> float:
     found = [relative(first.weights[n], second.weights[n]) for n in first.weights]
     found.append(relative(torch.tensor(first.losses), torch.tensor(second.losses)))
     for one, two in zip(first.gradients, second.gradients, strict=True):
-        least = 1e-4 * max(float(g.norm()) for g in one)
+        least = 1e-2 * max(float(g.norm()) for g in one)
         found += [relative(a, b, least) for a, b in zip(one, two, strict=True)]
     return max(found)
 
