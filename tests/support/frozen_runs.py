@@ -51,26 +51,7 @@ CONFIGS: dict[str, Any] = {
         ),
     ),
 }
-WORDS = [
-    "a",
-    "gem",
-    "of",
-    "film",
-    "two",
-    "hours",
-    "I",
-    "will",
-    "never",
-    "get",
-    "back",
-    "and",
-    "want",
-    "them",
-    "now",
-    "dull",
-    "bright",
-    "slow",
-]
+WORDS = ("a", "gem", "of", "film", "two", "hours", "I", "will", "never", "get", "back", "want", "them", "now", "slow")
 
 
 def store_model(kind: str, folder: Path, seed: int = 7) -> Path:
