@@ -148,6 +148,12 @@ def check(plan: Plan) -> list[Problem]:
     if fits is not None and fits < longest_row:
         message = f"{fits} is less than one row of train.sequence_length={longest_row}; raise it, or shorten rows"
         problems.append(Problem("train.batch_tokens", message))
+    if resolved.memory.budget is not None and plan.facts.world_size > 1:
+        message = (
+            f"{resolved.memory.budget}: {plan.facts.world_size} processes would each choose for themselves; put what"
+            " `pefttool plan --budget` chooses into the recipe"
+        )
+        problems.append(Problem("memory.budget", message))
     for kind, chosen in (("adapter", plan.adapter), ("task", plan.task)):
         if resolved.train.packing and not chosen.packs:
             problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
