@@ -100,5 +100,4 @@ RESERVED = (
     "train.compile",
     "memory.budget",
     "memory.stream",
-    "memory.offload",
 )
