@@ -179,7 +179,13 @@ def techniques_refused(plan: Plan) -> list[Problem]:
     if plan.facts.recomputes and not plan.facts.recomputable:
         message = f"the blocks of {plan.facts.architecture} cannot compute their activations again; use none"
         found.append(Problem("train.gradient_checkpointing", message))
-    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, plan.choice.device)
+    offloaded, device = plan.recipe.memory.offload, plan.choice.device
+    if "embeddings" in offloaded:
+        found.append(Problem("memory.offload", "'embeddings' is not possible yet; remove it"))
+    if "activations" in offloaded and not device.startswith("cuda"):
+        message = f"'activations': on {device} they are in host memory already; drop it"
+        found.append(Problem("memory.offload", message))
+    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, device)
     if refusal is not None:
         found.append(Problem("train.optimizer", refusal))
     return found

@@ -72,7 +72,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     data, held_out = _encode(planned, loaded, rows, emit)
 
     loaded = _settle(planned, loaded, loaded.model, data, emit)
-    before, shown = _look(planned, loaded, loaded.model, held_out)
+    before, shown = _look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     techniques.apply(planned, adapted)
     if loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
@@ -143,11 +143,22 @@ def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, em
     return settled
 
 
-def _look(planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded) -> tuple[dict[str, float], list[Any]]:
+def _look(
+    planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded, emit: Emitter
+) -> tuple[dict[str, float], list[Any]]:
     """Held-out metrics and answers of the base, before anything is attached."""
     order = by_length([e["length"] for e in held_out.examples], planned.recipe.train.batch_size)
+    alone = planned.facts.world_size == 1
     metrics, _ = evaluate(
-        model, planned.task, held_out.examples, held_out.rows, order, loaded.processor, loaded.setting, planned.choice
+        model,
+        planned.task,
+        held_out.examples,
+        held_out.rows,
+        order,
+        loaded.processor,
+        loaded.setting,
+        planned.choice,
+        (lambda text: emit(Notice(text=text, level="warning"))) if alone else None,
     )
     return metrics, _answers(planned, loaded, model, held_out)
 

@@ -21,6 +21,7 @@ PARTS = {
     "evaluate": "train",
     "optimisation": "train",
     "packing": "train",
+    "rehearsal": "train",
     "reload": "artefacts",
     "budget": "train",
     "forecast": "train",
