@@ -13,6 +13,7 @@ from pefttool.batches import FEATURES, Batches, Encoded, to_device
 from pefttool.evaluate import inference
 from pefttool.events import Notice, Progress
 from pefttool.frozen import BatchFeatures, Frontier
+from pefttool.recovery import halves, out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,12 +166,19 @@ class _Maker:
         lengths = tuple(int(e["length"]) for e in data.examples)
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         tokens = max(TOKENS, lengths[order[0]])
-        batches = Batches(lengths, 1, 1, 0, tokens, base.setting.packing).fill(order)
+        waiting = Batches(lengths, 1, 1, 0, tokens, base.setting.packing).fill(order)[::-1]
         done = 0
         with inference(model, plan.choice):
-            for rows in batches:
+            while waiting:
+                rows = waiting.pop()
                 batch = plan.task.collate([data.examples[i] for i in rows], base.processor, base.setting)
-                output = self._output(to_device(batch, plan.choice.device))
+                try:
+                    output = self._output(to_device(batch, plan.choice.device))
+                except (RuntimeError, MemoryError) as error:
+                    if len(rows) < 2 or not out_of_memory(error):
+                        raise
+                    waiting = [half for later in (*waiting, rows) for half in reversed(halves(later, lengths))]
+                    continue
                 for i, features in zip(rows, self.frontier.rows(output, [lengths[i] for i in rows]), strict=True):
                     assert len(features) == starts[i + 1] - starts[i], "the model was called with other rows"
                     put(NAME, starts[i], features)

@@ -148,6 +148,12 @@ def check(plan: Plan) -> list[Problem]:
     if fits is not None and fits < longest_row:
         message = f"{fits} is less than one row of train.sequence_length={longest_row}; raise it, or shorten rows"
         problems.append(Problem("train.batch_tokens", message))
+    if resolved.memory.budget is not None and plan.facts.world_size > 1:
+        message = (
+            f"{resolved.memory.budget}: {plan.facts.world_size} processes would each choose for themselves; put what"
+            " `pefttool plan --budget` chooses into the recipe"
+        )
+        problems.append(Problem("memory.budget", message))
     for kind, chosen in (("adapter", plan.adapter), ("task", plan.task)):
         if resolved.train.packing and not chosen.packs:
             problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
@@ -173,7 +179,13 @@ def techniques_refused(plan: Plan) -> list[Problem]:
     if plan.facts.recomputes and not plan.facts.recomputable:
         message = f"the blocks of {plan.facts.architecture} cannot compute their activations again; use none"
         found.append(Problem("train.gradient_checkpointing", message))
-    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, plan.choice.device)
+    offloaded, device = plan.recipe.memory.offload, plan.choice.device
+    if "embeddings" in offloaded:
+        found.append(Problem("memory.offload", "'embeddings' is not possible yet; remove it"))
+    if "activations" in offloaded and not device.startswith("cuda"):
+        message = f"'activations': on {device} they are in host memory already; drop it"
+        found.append(Problem("memory.offload", message))
+    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, device)
     if refusal is not None:
         found.append(Problem("train.optimizer", refusal))
     return found

@@ -7,7 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, batches, corpus, features, hub, packing, plan, techniques, train
+from pefttool import (
+    artefacts,
+    attach,
+    base,
+    batches,
+    budget,
+    corpus,
+    features,
+    hub,
+    packing,
+    plan,
+    sizes,
+    techniques,
+    train,
+)
 from pefttool.batches import Encoded, by_length
 from pefttool.errors import PefttoolError
 from pefttool.evaluate import evaluate, predict
@@ -49,6 +63,8 @@ def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False) -> Fini
 
 def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: Any, emit: Emitter) -> Finished:
     planned = plan.make(recipe, registry, accelerator.num_processes)
+    if planned.recipe.memory.budget is not None:
+        planned = budget.fit(planned, sizes.parse(planned.recipe.memory.budget)).plan
     folder = artefacts.choose_folder(planned)
     accelerator.wait_for_everyone()  # before any rank makes the folder, all have chosen the same one
     writes = accelerator.is_main_process
@@ -74,14 +90,14 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     loaded = _settle(planned, loaded, loaded.model, data, emit)
     # Where attaching adds nothing, the base can be looked at afterwards: by then there may be features.
     adds = not (planned.adapter.frozen_backbone or planned.adapter.trains_base)
-    look = _look(planned, loaded, loaded.model, held_out) if adds else None
+    look = _look(planned, loaded, loaded.model, held_out, emit) if adds else None
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     techniques.apply(planned, adapted)
     if loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
     ranks = accelerator.num_processes
     adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, store, emit, ranks)
-    before, shown = look or _look(planned, loaded, adapted.model, held_out)
+    before, shown = look or _look(planned, loaded, adapted.model, held_out, emit)
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
     after = _answers(planned, loaded, adapted.model, held_out)
     samples = tuple(
@@ -158,11 +174,22 @@ def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, em
     return settled
 
 
-def _look(planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded) -> tuple[dict[str, float], list[Any]]:
+def _look(
+    planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded, emit: Emitter
+) -> tuple[dict[str, float], list[Any]]:
     """Held-out metrics and answers of the base, before anything is attached."""
     order = by_length([e["length"] for e in held_out.examples], planned.recipe.train.batch_size)
+    alone = planned.facts.world_size == 1
     metrics, _ = evaluate(
-        model, planned.task, held_out.examples, held_out.rows, order, loaded.processor, loaded.setting, planned.choice
+        model,
+        planned.task,
+        held_out.examples,
+        held_out.rows,
+        order,
+        loaded.processor,
+        loaded.setting,
+        planned.choice,
+        (lambda text: emit(Notice(text=text, level="warning"))) if alone else None,
     )
     return metrics, _answers(planned, loaded, model, held_out)
 

@@ -23,6 +23,7 @@ PARTS = {
     "frozen": "train",
     "optimisation": "train",
     "packing": "train",
+    "rehearsal": "train",
     "reload": "artefacts",
     "budget": "train",
     "forecast": "train",

@@ -48,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     [
         ("bert", CLASSIFY, "head", {}),
         ("bert", CLASSIFY, "head", OWN),
-        ("bert", CLASSIFY, "head", LAST),
+        ("bert", CLASSIFY, "head", {**LAST, "train__rehearse": True}),
         ("bert", CLASSIFY, "full", {**LAST, "adapter__train_last_layers": 2}),
         ("bert", CLASSIFY, "full", {**LAST, **MEAN, "train__gradient_accumulation": 3}),
         ("distilbert", CLASSIFY, "full", LAST),
@@ -59,6 +59,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("llama", "chat", "full", {**LAST, **PADDED}),
         ("gpt2", "causal-lm", "full", {**LAST, "train__batch_tokens": 120}),
         ("gpt2", "chat", "head", PADDED),
+        ("llama", "chat", "head", {"quantize": "nf4", **PADDED}),
+        # packed rows are products of the same shapes everywhere: nothing is rounded otherwise, in bfloat16 either
+        ("llama", "chat", "head", {"quantize": "int8", "dtype": "bfloat16"}),
+        ("llama", "chat", "full", {**LAST, "dtype": "bfloat16", "train__gradient_checkpointing": "non-reentrant"}),
     ],
 )
 def test_training_on_features_is_the_same_training(
@@ -129,6 +133,26 @@ def test_who_trains_from_the_first_block_on_has_no_features(
         seen = runs.fine_tune(registry, tmp_path / str(i), models["llama"], rows, "causal-lm", adapter)
         assert "features" not in seen.progressed() and seen.encoded == (22, 0)[i]
     assert len(list(own_cache.iterdir())) == 2
+
+
+def test_memory_that_runs_out_halves_the_batches_of_the_pass(
+    registry: Registry, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = runs.write_rows(tmp_path, CLASSIFY)
+    expected = runs.fine_tune(registry, tmp_path / "expected", models["bert"], rows, CLASSIFY)
+    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "other"))
+    output, sizes = features._Maker._output, []
+
+    def small(self: Any, batch: Any) -> Any:
+        sizes.append(len(batch["input_ids"]))
+        if sizes[-1] > 3:
+            raise MemoryError
+        return output(self, batch)
+
+    monkeypatch.setattr(features._Maker, "_output", small)
+    seen = runs.fine_tune(registry, tmp_path / "out", models["bert"], rows, CLASSIFY)
+    assert max(sizes) > 3 and runs.worst(seen, expected) <= 1e-5  # AdamW makes much of little
+    assert seen.events[-1]["type"] == "RunFinished"
 
 
 def test_without_the_cache_nothing_is_kept(

@@ -150,7 +150,7 @@ def fine_tune(
         "adapter": {"name": adapter},
         "task": {"name": task},
         "data": {"train": str(rows), "eval_fraction": 0.3},
-        "train": {"batch_size": 4, "epochs": 2, "sequence_length": 96},
+        "train": {"batch_size": 4, "epochs": 2, "sequence_length": 96, "rehearse": False},
         "generation": {"max_new_tokens": 2},
         "device": "cpu",
         "dtype": "float32",
