@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pefttool.values import Facts, Problem
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 KEY = "adapter.train_last_layers"
 
@@ -70,3 +70,27 @@ def train_only(model: nn.Module, names: Iterable[str]) -> None:
         if train:
             parameter.data = parameter.data.float()
         parameter.requires_grad_(train)
+
+
+def held_by(model: nn.Module) -> Iterator[Tensor]:
+    """Every tensor that the model keeps: parameters, buffers, attributes, and what bitsandbytes ties to a weight."""
+    from torch import Tensor
+
+    for module in model.modules():
+        own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+        for value in own:
+            if isinstance(value, Tensor):
+                yield value
+                yield from _tied(value)
+
+
+def _tied(weight: Tensor) -> Iterator[Tensor]:
+    from torch import Tensor
+
+    for value in vars(weight).values():
+        state = value
+        while state is not None and not isinstance(state, Tensor) and hasattr(state, "absmax"):
+            yield from (t for t in vars(state).values() if isinstance(t, Tensor))
+            state = getattr(state, "state2", None)
+        if isinstance(value, Tensor):
+            yield value

@@ -53,7 +53,7 @@ def peak(
     from pefttool.memory import HOST, Recorder
 
     with torch.random.fork_rng(devices=[]), _quiet():
-        adapted, setting, processor = _abstract(plan, setting)
+        adapted, setting, processor = _abstract(plan, setting, settled=examples is not None)
         chosen = examples if examples is not None else filler(plan, setting, rows, tokens)
         batch = plan.task.collate(chosen, processor, setting)
         recorder = Recorder(getattr(getattr(adapted.model, "config", None), "vocab_size", None))
@@ -93,8 +93,11 @@ def peak(
     return recorder.estimate()
 
 
-def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any]:
-    """(adapted, setting, processor): on the meta device, as the run would make it; whether rows would be packed."""
+def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Setting, Any]:
+    """(adapted, setting, processor): on the meta device, as the run would make it.
+
+    Unless it is `settled` whether rows are packed, they are where the recipe and the model's attention allow it.
+    """
     import torch
 
     source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, abstract=True)
@@ -112,7 +115,8 @@ def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any]:
             parameter.requires_grad_(parameter.is_floating_point())
         adapted = attach.attach(model, plan.adapter, plan.recipe.adapter_options, known)
     techniques.apply(plan, adapted)
-    packs = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
+    may = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
+    packs = setting.packing if settled else may
     if packs:
         from pefttool import attention
 
