@@ -111,7 +111,7 @@ def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any]:
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         adapted = attach.attach(model, plan.adapter, plan.recipe.adapter_options, known)
-    techniques.apply(plan, adapted)
+    techniques.apply(plan, adapted, simulated=True)
     packs = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
     if packs:
         from pefttool import attention
