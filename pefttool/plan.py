@@ -185,6 +185,11 @@ def techniques_refused(plan: Plan) -> list[Problem]:
     if "activations" in offloaded and not device.startswith("cuda"):
         message = f"'activations': on {device} they are in host memory already; drop it"
         found.append(Problem("memory.offload", message))
+    missing = devices.compiler_missing(device) if plan.recipe.train.compile else None
+    if missing is not None:
+        found.append(Problem("train.compile", missing))
+    elif plan.recipe.train.compile and not plan.facts.layers:
+        found.append(Problem("train.compile", f"{plan.facts.architecture} has no repeated blocks; drop it"))
     refusal = devices.optimizer_refused(plan.recipe.train.optimizer, device)
     if refusal is not None:
         found.append(Problem("train.optimizer", refusal))

@@ -56,7 +56,7 @@ class TrainSettings(Section):
     gradient_checkpointing: Literal["none", "non-reentrant", "reentrant"] = Field(
         "none", description="recompute activations in the backward pass, by either of PyTorch's ways"
     )
-    compile: bool = Field(False, description="torch.compile the model")
+    compile: bool = Field(False, description="torch.compile the blocks but their attention: a slow first step")
     rehearse: bool = Field(
         True, description="before step 1, try the longest batch, an evaluation batch and a save; nothing of it remains"
     )
@@ -105,7 +105,4 @@ class Document(Section):
 
 
 #: Keys whose mechanism is not built yet: any value but the default is refused.
-RESERVED = (
-    "train.compile",
-    "memory.stream",
-)
+RESERVED = ("memory.stream",)
