@@ -1,14 +1,16 @@
-"""Parts of a model that several adapters need: the transformers model inside, the last blocks, float32 training."""
+"""Parts of a model that several others need: the transformers model inside, the last blocks, stand-ins, tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from pefttool.values import Facts, Problem
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from pefttool.interfaces import Quantizer
 
 KEY = "adapter.train_last_layers"
 
@@ -70,3 +72,30 @@ def train_only(model: nn.Module, names: Iterable[str]) -> None:
         if train:
             parameter.data = parameter.data.float()
         parameter.requires_grad_(train)
+
+
+def put_skeletons(model: nn.Module, quantizer: Quantizer, names: Iterable[str]) -> None:
+    """Replace linears of a model on the meta device by what the quantizer would store them as, without weights."""
+    import torch
+
+    with torch.device("meta"):
+        for name in names:
+            linear: Any = model.get_submodule(name)
+            model.set_submodule(name, quantizer.skeleton(linear, quantizer.Options()))
+
+
+def replace_tensors(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> None:
+    """Give every parameter and buffer another tensor, `make(name, tensor)`; what was shared stays shared."""
+    import torch
+
+    made: dict[int, Any] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        new: Any = make(name, tensor)
+        if isinstance(tensor, torch.nn.Parameter):
+            new = torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
+        made[id(tensor)] = (new, tensor)  # the original is kept, so that its id stays its own
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    held[name] = made[id(tensor)][0]

@@ -95,6 +95,5 @@ RESERVED = (
     "train.gradient_checkpointing",
     "train.compile",
     "memory.budget",
-    "memory.stream",
     "memory.offload",
 )

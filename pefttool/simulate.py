@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import attach, target, techniques
 from pefttool.errors import UsageError
+from pefttool.model_parts import put_skeletons, replace_tensors
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import autocast, torch_dtype
@@ -101,11 +102,9 @@ def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any]:
     loaded = plan.task.load(source, setting)
     model = loaded.model
     known = replace(plan.facts, labels=setting.labels)
+    if plan.quantizer is not None:
+        put_skeletons(model, plan.quantizer, known.linear_modules)
     with torch.device("meta"):
-        if plan.quantizer is not None:
-            for name in known.linear_modules:
-                linear: Any = model.get_submodule(name)
-                model.set_submodule(name, plan.quantizer.skeleton(linear, plan.quantizer.Options()))
         for name in known.head_modules:
             model.get_submodule(name).to(dtype=torch.float32)
         for parameter in model.parameters():
@@ -121,24 +120,10 @@ def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any]:
 
 
 def _make_fake(model: nn.Module) -> None:
-    """Give every parameter and buffer a fake tensor on the CPU; what was shared stays shared."""
+    """Give every parameter and buffer a fake tensor on the CPU."""
     import torch
 
-    made: dict[int, Any] = {}
-
-    def fake(tensor: Tensor) -> Any:
-        if id(tensor) not in made:
-            empty: Any = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-            if isinstance(tensor, torch.nn.Parameter):
-                empty = torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
-            made[id(tensor)] = (empty, tensor)  # the original is kept, so that its id stays its own
-        return made[id(tensor)][0]
-
-    for module in model.modules():
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
-                if tensor is not None:
-                    held[name] = fake(tensor)
+    replace_tensors(model, lambda name, tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
 
 
 def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None:

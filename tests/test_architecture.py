@@ -23,6 +23,7 @@ PARTS = {
     "packing": "train",
     "reload": "artefacts",
     "simulate": "train",
+    "streamed_base": "base",
     "techniques": "attach",
     "testing": "artefacts",
 }
