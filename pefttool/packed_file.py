@@ -154,6 +154,8 @@ class PackedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.stat().st_size:
+            raise Unreadable(f"{path} is empty")
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         try:

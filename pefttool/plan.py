@@ -154,16 +154,22 @@ def _check_stream(plan: Plan) -> list[Problem]:
     able = ", ".join(name for name, quantizer in plan.registry.quantizers.items() if quantizer.streams) or "none"
     found = []
     if plan.adapter.trains_base:
-        found.append(f"adapter {plan.adapter.name!r} trains the blocks, which then have to stay; drop it, or use another adapter")
+        found.append(
+            f"adapter {plan.adapter.name!r} trains the blocks, which then have to stay; drop it, or use another adapter"
+        )
     elif plan.quantizer is None:
         found.append(f"only quantised blocks can be streamed; add quantize (able: {able}), or drop it")
     elif not plan.quantizer.streams:
-        found.append(f"quantizer {plan.quantizer.name!r} cannot stream its layers; use another (able: {able}), or drop it")
+        found.append(
+            f"quantizer {plan.quantizer.name!r} cannot stream its layers; use another (able: {able}), or drop it"
+        )
     blocks = tuple(f"{layer}." for layer in plan.facts.layers)
     if not any(name.startswith(blocks) for name in plan.facts.linear_modules):
         found.append(f"{plan.facts.architecture} has no repeated blocks with linear layers; drop it")
     if plan.facts.world_size > 1:
-        found.append(f"{plan.facts.world_size} processes: blocks are streamed to one device only; start one, or drop it")
+        found.append(
+            f"{plan.facts.world_size} processes: blocks are streamed to one device only; start one, or drop it"
+        )
     if plan.recipe.train.compile:
         found.append("a compiled model cannot fetch its blocks; drop it, or train.compile")
     return [Problem("memory.stream", message) for message in found]

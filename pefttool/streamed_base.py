@@ -51,10 +51,10 @@ def load(
     On a CPU nothing is copied but new task heads: embeddings and output layer are views of the mapped file, too.
     ModelError if the model cannot be built from its config alone.
     """
-    file = _find(path, task, setting, quantizer, dtype) or _make(
-        path, task, setting, quantizer, known, dtype, resident
+    file = _find(path, task, setting, quantizer, dtype) or _make(path, task, setting, quantizer, known, dtype, resident)
+    model, slots, processor = _skeleton(
+        path, task, setting, quantizer, known, dtype, json.loads(file.metadata["plain"])
     )
-    model, slots, processor = _skeleton(path, task, setting, quantizer, known, dtype, json.loads(file.metadata["plain"]))
     _fill(model, file, device, tuple(f"{name}." for name in known.head_modules))
     import torch
 
