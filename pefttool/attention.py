@@ -78,7 +78,7 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     unknown = [name for name in UNKNOWN if options.get(name) is not None]
     if segments is None:
-        if unknown or not _whole_is_faster(query, key, attention_mask):
+        if unknown or not _whole_is_faster(query, key, attention_mask, module.training):
             from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
             more = {**options, "scaling": scaling, "is_causal": is_causal, "sliding_window": sliding_window}
@@ -99,10 +99,13 @@ def attention(
     return _fused(query, key, value, segments, scale, causal, dropout, sliding_window).transpose(1, 2), None
 
 
-def _whole_is_faster(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
-    """Padded rows on a CPU that need gradients, and whose mask is one that hides."""
+def _whole_is_faster(query: Tensor, key: Tensor, mask: Tensor | None, training: bool = False) -> bool:
+    """Padded rows on a CPU that need gradients, and whose mask is one that hides.
+
+    Training without gradients is the first pass of a reentrant checkpoint: it has to do what the second will.
+    """
     known = key.shape[2] == query.shape[2] if mask is None else mask.dtype == torch.bool
-    needs = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
+    needs = query.requires_grad or key.requires_grad if torch.is_grad_enabled() else training
     return known and needs and target.kind(query) == "cpu" and key.shape[2] <= WHOLE
 
 
@@ -185,7 +188,7 @@ class _Whole(torch.autograd.Function):
         causal: bool,
         dropout: float,
     ) -> Tensor:
-        ctx.hide, ctx.blocks, ctx.scale, ctx.causal = hide, blocks, scale, causal
+        ctx.blocks, ctx.scale, ctx.causal = blocks, scale, causal
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
         kept = []
         for block in blocks:
@@ -195,17 +198,17 @@ class _Whole(torch.autograd.Function):
                 kept.append(keep(p, dropout))
                 p *= kept[-1]
             _put(output, block, p @ v)
-        ctx.save_for_backward(query, key, value, *kept)
+        ctx.save_for_backward(query, key, value, hide, *kept)  # what is saved can be offloaded or made again
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, hide, *kept = ctx.saved_tensors
         heads = key.shape[1]
         made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)]
         for block, keeps in zip(ctx.blocks, kept or [None] * len(ctx.blocks), strict=True):
             q, k, v, g = (_by_key_head(t, block, heads) for t in (query, key, value, gradients[0]))
-            p = _probabilities(q, k, ctx.hide, block, ctx.scale, ctx.causal)
+            p = _probabilities(q, k, hide, block, ctx.scale, ctx.causal)
             d = g @ v.transpose(1, 2)
             dropped = p.to(g.dtype)
             if keeps is not None:

@@ -19,17 +19,22 @@ from torch.utils._pytree import tree_leaves
 from pefttool import target
 
 #: What a peak is made of, in the order in which it is shown.
+BLOCK = 512  # PyTorch's CUDA allocator rounds every block up to a multiple of this
 HOST = "host"  # a part that does not count: it does not lie on the device
 PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "workspace", "batch")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`peak_bytes` of tensors at a time; `parts` sum to it; `phase` is what ran then."""
+    """`peak_bytes` of tensors at a time; `parts` sum to it; `phase` is what ran then.
+
+    `rounded_bytes` is the peak with every storage rounded up to a multiple of `BLOCK` bytes.
+    """
 
     peak_bytes: int
     parts: Mapping[str, int]
     phase: str
+    rounded_bytes: int = 0
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -131,7 +136,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         parts = dict.fromkeys(PARTS, 0)
         for number, (size, phase) in sizes.items():
             parts[self._parts.get(number, _by_phase(phase))] += size
-        return Estimate(peak, parts, timeline[at][2] if timeline else "")
+        rounded = sum(-(-size // BLOCK) * BLOCK for size, _ in sizes.values())
+        return Estimate(peak, parts, timeline[at][2] if timeline else "", rounded)
 
 
 def _by_phase(phase: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pefttool.values import Facts, Problem
@@ -85,17 +85,33 @@ def put_skeletons(model: nn.Module, quantizer: Quantizer, names: Iterable[str]) 
 
 
 def replace_tensors(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> None:
-    """Give every parameter and buffer another tensor, `make(name, tensor)`; what was shared stays shared."""
+    """Give every parameter and buffer another tensor, `make(name, tensor)`; what was shared stays shared.
+
+    Tensors that a module keeps aside, as plain attributes, are replaced too.
+    """
     import torch
 
     made: dict[int, Any] = {}
+
+    def replaced(name: str, tensor: Tensor) -> Any:
+        if id(tensor) not in made:
+            new: Any = make(name, tensor)
+            if isinstance(tensor, torch.nn.Parameter):
+                new = torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
+            made[id(tensor)] = (new, tensor)  # the original is kept, so that its id stays its own
+        return made[id(tensor)][0]
+
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        new: Any = make(name, tensor)
-        if isinstance(tensor, torch.nn.Parameter):
-            new = torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
-        made[id(tensor)] = (new, tensor)  # the original is kept, so that its id stays its own
-    for module in model.modules():
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
-                if tensor is not None:
-                    held[name] = made[id(tensor)][0]
+        replaced(name, tensor)
+    for prefix, module in model.named_modules():
+        for held in _tables(module):
+            for key, tensor in list(held.items()):
+                if isinstance(tensor, torch.Tensor):
+                    held[key] = replaced(f"{prefix}.{key}", tensor)
+
+
+def _tables(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Where else a module may keep tensors: in plain attributes, and in dictionaries (peft's virtual tokens)."""
+    own = vars(module)
+    yield own
+    yield from (held for held in own.values() if type(held) is dict)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 ALIGNMENT = 64
@@ -127,7 +126,7 @@ def _raw(name: str, entry: Entry, tensor: Tensor) -> memoryview:
     found = (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
     if found != (entry.dtype, entry.shape):
         raise ValueError(f"{name} is {found[0]} {found[1]}, expected {entry.dtype} {entry.shape}")
-    flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    flat: Any = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
     return memoryview(flat.numpy())
 
 

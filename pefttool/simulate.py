@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import attach, target, techniques
+from pefttool import attach, streaming, target, techniques
 from pefttool.errors import UsageError
 from pefttool.model_parts import put_skeletons, replace_tensors
-from pefttool.optimisation import make_optimizer, optimizer_step
+from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import autocast, torch_dtype
 from pefttool.pretrained import LocalPretrained
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pefttool.attach import Adapted
     from pefttool.memory import Estimate, Recorder
+    from pefttool.streaming import Slots
     from pefttool.values import Setting
 
 
@@ -54,7 +55,7 @@ def peak(
     from pefttool.memory import HOST, Recorder
 
     with torch.random.fork_rng(devices=[]), _quiet():
-        adapted, setting, processor = _abstract(plan, setting)
+        adapted, setting, processor, slots = _abstract(plan, setting)
         chosen = examples if examples is not None else filler(plan, setting, rows, tokens)
         batch = plan.task.collate(chosen, processor, setting)
         recorder = Recorder(getattr(getattr(adapted.model, "config", None), "vocab_size", None))
@@ -72,6 +73,8 @@ def peak(
             optimizer = make_optimizer(adapted, plan.adapter, plan.recipe.train)
             with recorder:
                 _own(recorder, adapted, batch)
+                if slots is not None:
+                    _stream(recorder, slots, adapted.model, plan.choice.device)
                 _empty_step(recorder, adapted, optimizer)
                 for parameter in adapted.parameters().values():
                     parameter.register_post_accumulate_grad_hook(becoming_gradient)  # type: ignore[no-untyped-call]
@@ -94,16 +97,18 @@ def peak(
     return recorder.estimate()
 
 
-def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any]:
-    """(adapted, setting, processor): on the meta device, as the run would make it; whether rows would be packed."""
+def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any, Slots | None]:
+    """(adapted, setting, processor, slots): on the meta device, as the run would make it; whether rows are packed."""
     import torch
 
     source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, abstract=True)
     loaded = plan.task.load(source, setting)
     model = loaded.model
-    known = replace(plan.facts, labels=setting.labels)
+    known, slots = replace(plan.facts, labels=setting.labels), None
     if plan.quantizer is not None:
         put_skeletons(model, plan.quantizer, known.linear_modules)
+        if plan.recipe.memory.stream:
+            slots = streaming.attach(model, known.layers, known.linear_modules, plan.quantizer)
     with torch.device("meta"):
         for name in known.head_modules:
             model.get_submodule(name).to(dtype=torch.float32)
@@ -116,7 +121,7 @@ def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any]:
         from pefttool import attention
 
         packs = attention.install(adapted.model) is None
-    return adapted, replace(setting, packing=packs), loaded.processor
+    return adapted, replace(setting, packing=packs), loaded.processor, slots
 
 
 def _make_fake(model: nn.Module) -> None:
@@ -137,15 +142,48 @@ def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None
     recorder.own((t for t in batch.values() if isinstance(t, torch.Tensor)), "batch")
 
 
+def _stream(recorder: Recorder, slots: Slots, model: nn.Module, device: str) -> None:
+    """Blocks in host memory, and buffers for those at hand. On a CPU all that is frozen is the mapped file's."""
+    import torch
+
+    from pefttool.memory import HOST
+
+    host = AnyBlock(torch.empty(max(section.size for section in slots.sections), dtype=torch.uint8))
+    lane = streaming.Copies(slots.sections, host, torch.device("cpu"), slots.most)
+    slots.lane = lane
+    recorder.own([host.content], HOST)
+    recorder.own(lane.buffers, HOST if device == "cpu" else "weights")
+    if device == "cpu":
+        recorder.own((p for p in model.parameters() if not p.requires_grad), HOST)
+        recorder.own(model.buffers(), HOST)
+
+
+class AnyBlock:
+    """Host memory in which all blocks are one."""
+
+    def __init__(self, content: Tensor) -> None:
+        self.content = content
+
+    def flat(self, block: int) -> Tensor:
+        return self.content
+
+    def release(self, block: int) -> None:
+        pass
+
+
 def _empty_step(recorder: Recorder, adapted: Adapted, optimizer: Any) -> None:
     """The optimiser makes its state, in a step with empty gradients."""
     import torch
+
+    from pefttool.memory import HOST
 
     for parameter in adapted.parameters().values():
         parameter.grad = torch.empty_like(parameter)
         recorder.own([parameter.grad], "gradients")
     optimizer.step()
-    recorder.own((v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)), "optimizer")
+    held = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    recorder.own((v for v in held if not is_paged(optimizer, v)), "optimizer")
+    recorder.own((v for v in held if is_paged(optimizer, v)), HOST)
     optimizer.zero_grad(set_to_none=True)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,19 +165,8 @@ def _fill(model: nn.Module, file: PackedFile, device: str, heads: tuple[str, ...
 
     try:
         replace_tensors(model, fill)
-    except KeyError as error:
-        raise ModelError(f"memory.stream: {file.path} lacks {error}: remove the file") from error
-    _no_tensor_is_left(model)
-
-
-def _no_tensor_is_left(model: nn.Module) -> None:
-    """Raise ModelError if a module keeps a tensor aside, neither parameter nor buffer, which then has no values."""
-    import torch
-
-    for name, module in model.named_modules():
-        for key, value in vars(module).items():
-            if isinstance(value, torch.Tensor) and value.is_meta:
-                raise ModelError(
-                    f"memory.stream: {type(model).__name__} cannot be built from its config alone: {name}.{key} is"
-                    " computed from values; drop memory.stream"
-                )
+    except KeyError as error:  # a tensor that a module computes and keeps aside, neither parameter nor buffer
+        raise ModelError(
+            f"memory.stream: {type(model).__name__} cannot be built from {file.path}, which has no {error}; drop"
+            " memory.stream"
+        ) from error

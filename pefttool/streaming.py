@@ -94,7 +94,7 @@ class Host(Protocol):
     """Where blocks lie in host memory."""
 
     def flat(self, block: int) -> Tensor:
-        """The bytes of a block, uint8."""
+        """The bytes of a block, uint8; there may be more behind them."""
 
     def release(self, block: int) -> None:
         """They are not needed for now."""
@@ -157,7 +157,8 @@ class Copies:
         self._copy(block, self._at[block])
 
     def _copy(self, block: int, slot: int) -> None:
-        self._filled(block, slot).copy_(self._host.flat(block))
+        filled = self._filled(block, slot)
+        filled.copy_(self._host.flat(block)[: len(filled)])
         self._host.release(block)
 
     def _filled(self, block: int, slot: int) -> Tensor:
@@ -204,7 +205,7 @@ class CudaCopies(Copies):
             self._copied[slot].synchronize()
         filled = self._filled(block, slot)
         pinned = self._pinned[slot][: len(filled)]
-        pinned.copy_(self._host.flat(block))
+        pinned.copy_(self._host.flat(block)[: len(filled)])
         self._host.release(block)
         self._stream.wait_event(before)
         with self._cuda.stream(self._stream):

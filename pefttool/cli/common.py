@@ -82,6 +82,7 @@ RECIPE_FLAGS = {
     "eval_data": "data.eval",
     "quantize": "quantize",
     "out": "out",
+    "budget": "memory.budget",
 }
 
 
@@ -110,11 +111,15 @@ def recipe_options(command: Command) -> Command:
 
 
 def read_recipe(
-    registry: Registry, recipe: Path | None = None, overrides: Sequence[str] = (), **flags: str | None
+    registry: Registry,
+    recipe: Path | None = None,
+    overrides: Sequence[str] = (),
+    data_optional: bool = False,
+    **flags: str | None,
 ) -> Recipe:
     """The recipe file, the flags over it, `-o` over both; validated. Raises Refused with every mistake."""
     from pefttool import recipe as recipes
 
     document = {} if recipe is None else recipes.read(recipe)
     given = {RECIPE_FLAGS[name]: value for name, value in flags.items()}
-    return recipes.resolve(recipes.combine(document, given, overrides), registry)
+    return recipes.resolve(recipes.combine(document, given, overrides), registry, data_optional=data_optional)

@@ -168,7 +168,7 @@ class Card:
         self.random = random.Random(seed)
         self.compute = self.current = Stream(self)
 
-    def Stream(self, device: Any) -> Stream:  # noqa: N802
+    def Stream(self, device: Any) -> Stream:
         return Stream(self)
 
     def current_stream(self, device: Any) -> Stream:
