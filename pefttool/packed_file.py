@@ -23,18 +23,9 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 64
 PADDING = "padding."
-DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
+KINDS = (("F", "float", (16, 32, 64)), ("BF", "bfloat", (16,)), ("U", "uint", (8,)), ("I", "int", (8, 16, 32, 64)))
+#: The format's codes for dtypes, and torch's names.
+DTYPES = {"BOOL": "bool"} | {f"{code}{bits}": f"{kind}{bits}" for code, kind, sizes in KINDS for bits in sizes}
 CODES = {name: code for code, name in DTYPES.items()}
 
 
