@@ -38,6 +38,10 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None) -> Base:
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
     setting = plan.setting(labels)
     model, processor, missing = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
+    if plan.tables_on_host:
+        from pefttool import host_tables
+
+        host_tables.install(model)
     known = facts.inspect(
         model,
         plan.task,
@@ -66,7 +70,7 @@ def _streamed(plan: Plan, path: Path, setting: Setting) -> tuple[nn.Module, Any,
         return model, missing
 
     return streamed_base.load(
-        path, plan.task, setting, plan.quantizer, plan.facts, plan.choice.device, dtype, resident
+        path, plan.task, setting, plan.quantizer, plan.facts, plan.choice.device, dtype, resident, plan.tables_on_host
     )[:3]
 
 

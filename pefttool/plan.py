@@ -41,6 +41,11 @@ class Plan:
             seed=self.recipe.train.seed,
         )
 
+    @property
+    def tables_on_host(self) -> bool:
+        """Embeddings and output layer stay in host memory; on a CPU they lie there anyway."""
+        return "embeddings" in self.recipe.memory.offload and self.choice.device != "cpu"
+
     def as_json(self) -> dict[str, Any]:
         """What `plan.json` holds: the decisions, not the recipe (which lies beside it)."""
         return {
@@ -165,6 +170,11 @@ def check(plan: Plan) -> list[Problem]:
             problems.append(Problem("quantize", refusal))
     if resolved.memory.stream:
         problems += _check_stream(plan)
+    if "embeddings" in resolved.memory.offload and plan.adapter.trains_base:
+        message = f"adapter {plan.adapter.name!r} trains the embeddings, which then have to stay; drop embeddings"
+        problems.append(Problem("memory.offload", message))
+    if "activations" in resolved.memory.offload:
+        problems.append(Problem("memory.offload", "activations cannot be offloaded yet; drop activations"))
     problems += plan.task.check(resolved.task_options, plan.facts)
     return problems + refused
 

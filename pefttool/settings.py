@@ -102,7 +102,4 @@ class Document(Section):
 
 
 #: Keys whose mechanism is not built yet: any value but the default is refused.
-RESERVED = (
-    "train.compile",
-    "memory.offload",
-)
+RESERVED = ("train.compile",)

@@ -105,6 +105,10 @@ def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any, Slot
     loaded = plan.task.load(source, setting)
     model = loaded.model
     known, slots = replace(plan.facts, labels=setting.labels), None
+    if plan.tables_on_host:
+        from pefttool import host_tables
+
+        host_tables.install(model)
     if plan.quantizer is not None:
         put_skeletons(model, plan.quantizer, known.linear_modules)
         if plan.recipe.memory.stream:
@@ -134,10 +138,14 @@ def _make_fake(model: nn.Module) -> None:
 def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None:
     import torch
 
+    from pefttool import host_tables
+    from pefttool.memory import HOST
+
     trained = {id(p) for p in adapted.parameters().values()}
     everything = [*adapted.model.parameters(), *adapted.model.buffers()]
     recorder.enter("loading")
     recorder.own((t for t in everything if id(t) not in trained), "weights")
+    recorder.own(host_tables.parameters(adapted.model), HOST)
     recorder.own(adapted.parameters().values(), "adapter")
     recorder.own((t for t in batch.values() if isinstance(t, torch.Tensor)), "batch")
 

@@ -45,8 +45,11 @@ def load(
     device: str,
     dtype: str,
     resident: Resident,
+    tables_on_host: bool = False,
 ) -> tuple[nn.Module, Any, tuple[str, ...], Slots]:
     """(model, processor, missing, slots): all but the linears of its blocks on `device`, those fetched by the slots.
+
+    With `tables_on_host` embeddings and output layer are left in host memory.
 
     On a CPU nothing is copied but new task heads: embeddings and output layer are views of the mapped file, too.
     ModelError if the model cannot be built from its config alone.
@@ -55,7 +58,7 @@ def load(
     model, slots, processor = _skeleton(
         path, task, setting, quantizer, known, dtype, json.loads(file.metadata["plain"])
     )
-    _fill(model, file, device, tuple(f"{name}." for name in known.head_modules))
+    _fill(model, file, device, tuple(f"{name}." for name in known.head_modules), tables_on_host)
     import torch
 
     slots.lane = streaming.lane(streaming.Mapped(file, slots.sections), torch.device(device), slots.most)
@@ -151,9 +154,14 @@ def _skeleton(
     return loaded.model, streaming.attach(loaded.model, known.layers, names, quantizer), loaded.processor
 
 
-def _fill(model: nn.Module, file: PackedFile, device: str, heads: tuple[str, ...]) -> None:
+def _fill(model: nn.Module, file: PackedFile, device: str, heads: tuple[str, ...], tables_on_host: bool) -> None:
     """Give the model what the file holds of it; what is fetched stays as empty as it is."""
     import torch
+
+    from pefttool import host_tables
+
+    tables = host_tables.tables(model) if tables_on_host else ()
+    stay = {id(parameter) for table in tables for parameter in table.parameters()}
 
     def fill(name: str, tensor: Tensor) -> Tensor:
         if tensor.numel() == 0:
@@ -161,7 +169,7 @@ def _fill(model: nn.Module, file: PackedFile, device: str, heads: tuple[str, ...
         stored = file.tensor(name)
         if heads and name.startswith(heads):
             stored = stored.clone()
-        return stored.to(device)
+        return stored if id(tensor) in stay else stored.to(device)
 
     try:
         replace_tensors(model, fill)
