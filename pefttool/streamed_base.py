@@ -55,9 +55,7 @@ def load(
     ModelError if the model cannot be built from its config alone.
     """
     file = _find(path, task, setting, quantizer, dtype) or _make(path, task, setting, quantizer, known, dtype, resident)
-    model, slots, processor = _skeleton(
-        path, task, setting, quantizer, known, dtype, json.loads(file.metadata["plain"])
-    )
+    model, slots, processor = skeleton(path, task, setting, quantizer, known, dtype, json.loads(file.metadata["plain"]))
     _fill(model, file, device, tuple(f"{name}." for name in known.head_modules), tables_on_host)
     import torch
 
@@ -100,7 +98,7 @@ def _make(
     # What the folder lacks was initialised, and not quantised.
     plain = [name for name in known.linear_modules if type(real.get_submodule(name)).__name__ == "Linear"]
     tensors = _tensors(real, quantizer, [name for name in known.linear_modules if name not in plain])
-    _, slots, _ = _skeleton(path, task, setting, quantizer, known, dtype, plain)
+    _, slots, _ = skeleton(path, task, setting, quantizer, known, dtype, plain)
     fetched = {name for section in slots.sections for name in section.entries}
     rest = Section.of({name: tensor for name, tensor in tensors.items() if name not in fetched})
     sections = [rest, *slots.sections]
@@ -137,7 +135,7 @@ def _tensors(real: nn.Module, quantizer: Quantizer, quantised: Sequence[str]) ->
     return {**others, **stored}
 
 
-def _skeleton(
+def skeleton(
     path: Path,
     task: Task,
     setting: Setting,

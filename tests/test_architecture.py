@@ -19,6 +19,7 @@ STAGES = ("recipe", "plan", "corpus", "base", "attach", "batches", "train", "art
 PARTS = {
     "checkpoint": "train",
     "evaluate": "train",
+    "feeding": "base",
     "optimisation": "train",
     "packing": "train",
     "reload": "artefacts",
