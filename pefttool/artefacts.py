@@ -16,6 +16,7 @@ from pefttool import peft_folder
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.errors import UsageError
+from pefttool.model_files import model_hash
 from pefttool.plan import Plan
 
 RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS = (
@@ -138,15 +139,6 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
         "seed": base.setting.seed,
         "template_sha256": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
     }
-
-
-def model_hash(folder: Path) -> str:
-    """SHA-256 over the model's config and weights, by file name."""
-    digest = hashlib.sha256()
-    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        with file.open("rb") as handle:
-            digest.update(f"{file.name} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def write_metrics(

@@ -62,5 +62,8 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
         raise PluginError(
             f"adapter {adapter.name!r}: {low[0]!r} trains in {named[low[0]].dtype}, expected float32: mend its attach()"
         )
+    for name in training:  # what an adapter made where the embeddings are, and those may be in host memory
+        if not named[name].is_meta:
+            named[name].data = named[name].data.to(facts.device)
     order = tuple(n for n in named if n in declared)
     return Adapted(attached.model, order, head, attached.identity_at_init)

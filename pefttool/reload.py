@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import devices, facts, hub, peft_folder
-from pefttool.artefacts import ADAPTER, ADAPTER_FACTS, model_hash
+from pefttool.artefacts import ADAPTER, ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.errors import ModelError, UsageError
 from pefttool.interfaces import Task
+from pefttool.model_files import model_hash
 from pefttool.registry import Registry
 from pefttool.values import Facts, Setting
 

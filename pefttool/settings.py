@@ -102,7 +102,3 @@ class Document(Section):
         "auto", description="of the frozen weights and the arithmetic"
     )
     out: str | None = Field(None, description="the run folder; default: runs/ADAPTER-TASK-NUMBER")
-
-
-#: Keys whose mechanism is not built yet: any value but the default is refused.
-RESERVED = ("memory.stream",)
