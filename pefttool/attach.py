@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adapted:
-    """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own)."""
+    """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own).
+
+    `still` are modules that run in evaluation mode while the rest trains: nothing in them or below them does.
+    """
 
     model: nn.Module
     trainable: tuple[str, ...]
     head: tuple[str, ...]
     identity_at_init: bool
+    still: tuple[nn.Module, ...] = ()
 
     def parameters(self) -> dict[str, Parameter]:
         """Everything that trains, by name, adapter first."""

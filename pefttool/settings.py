@@ -22,6 +22,7 @@ class DataSettings(Section):
         None, ge=1, description="use at most this many training rows, chosen by the seed"
     )
     max_eval_rows: int | None = Field(None, ge=1, description="use at most this many held-out rows, chosen by the seed")
+    cache: bool = Field(True, description="keep encoded rows, and features of what stays frozen, for the next run")
 
 
 class TrainSettings(Section):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import hub, streaming
 from pefttool.errors import ModelError
+from pefttool.fingerprint import weight_files
 from pefttool.interfaces import Quantizer, Task
-from pefttool.model_files import model_hash
 from pefttool.model_parts import put_skeletons, replace_tensors
 from pefttool.packed_file import PackedFile, Section, Unreadable, write
 from pefttool.precision import torch_dtype
@@ -68,7 +68,7 @@ def file_for(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dty
     made_of = [
         FORMAT,
         {package: version(package) for package in PACKAGES},
-        model_hash(path),
+        weight_files(path),
         [quantizer.name, quantizer.Options().model_dump(mode="json"), dtype],
         [task.name, setting.labels],
     ]
