@@ -83,7 +83,7 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     unknown = [name for name in UNKNOWN if options.get(name) is not None]
     if segments is None:
-        if unknown or not _whole_is_faster(query, key, attention_mask):
+        if unknown or not _whole_is_faster(query, key, attention_mask, module.training):
             from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
             more = {**options, "scaling": scaling, "is_causal": is_causal, "sliding_window": sliding_window}
@@ -103,10 +103,13 @@ def attention(
     return _fused(query, key, value, segments, scale, causal, dropout, sliding_window).transpose(1, 2), None
 
 
-def _whole_is_faster(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
-    """Padded rows on a CPU that need gradients, and whose mask is one that hides."""
+def _whole_is_faster(query: Tensor, key: Tensor, mask: Tensor | None, training: bool = False) -> bool:
+    """Padded rows on a CPU that need gradients, and whose mask is one that hides.
+
+    Training without gradients is the first pass of a reentrant checkpoint: it has to do what the second will.
+    """
     known = key.shape[2] == query.shape[2] if mask is None else mask.dtype == torch.bool
-    needs = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
+    needs = query.requires_grad or key.requires_grad if torch.is_grad_enabled() else training
     return known and needs and target.kind(query) == "cpu" and key.shape[2] <= WHOLE
 
 
@@ -176,12 +179,10 @@ def _whole(
     causal: bool,
     dropout: float,
 ) -> Tensor:
-    # A position that sees nothing (padding) gets finite, unused probabilities instead of NaN.
-    hide = None if mask is None else torch.where(mask, 0.0, torch.finfo(torch.float32).min)
     if torch.is_autocast_enabled("cpu"):  # inside a Function autocast would round some products and not others
         query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
     with torch.autocast("cpu", enabled=False):
-        result: Tensor = _Whole.apply(query, key, value, hide, blocks, scale, causal and hide is None, dropout)  # type: ignore[no-untyped-call]
+        result: Tensor = _Whole.apply(query, key, value, mask, blocks, scale, causal and mask is None, dropout)  # type: ignore[no-untyped-call]
     return result.transpose(1, 2)
 
 
@@ -194,29 +195,29 @@ class _Whole(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        hide: Tensor | None,
+        mask: Tensor | None,
         blocks: Blocks,
         scale: float,
         causal: bool,
         dropout: float,
     ) -> Tensor:
-        ctx.hide, ctx.blocks, ctx.scale, ctx.causal = hide, blocks, scale, causal
+        ctx.blocks, ctx.scale, ctx.causal = blocks, scale, causal
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
         kept = []
         for block in blocks:
             q = _by_key_head(query, block[:2], key.shape[1])
             k, v = (_by_key_head(t, block[::2], key.shape[1]) for t in (key, value))
-            p = _probabilities(q, k, hide, block, scale, causal).to(v.dtype)
+            p = _probabilities(q, k, mask, block, scale, causal).to(v.dtype)
             if dropout:
                 kept.append(keep(p, dropout))
                 p *= kept[-1]
             _place(output, block[:2]).copy_(_unfold(p @ v, output, block[:2]))
-        ctx.save_for_backward(query, key, value, *kept)
+        ctx.save_for_backward(query, key, value, mask, *kept)  # what is saved can be offloaded or made again
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, mask, *kept = ctx.saved_tensors
         heads = key.shape[1]
         dq = torch.empty_like(query, memory_format=torch.contiguous_format)
         # Tiles of a row add to the same keys: their sum is rounded once.
@@ -226,7 +227,7 @@ class _Whole(torch.autograd.Function):
             asking, seen = block[:2], block[::2]
             q, g = (_by_key_head(t, asking, heads) for t in (query, gradients[0]))
             k, v = (_by_key_head(t, seen, heads) for t in (key, value))
-            p = _probabilities(q, k, ctx.hide, block, ctx.scale, ctx.causal)
+            p = _probabilities(q, k, mask, block, ctx.scale, ctx.causal)
             d = g @ v.transpose(1, 2)
             dropped = p.to(g.dtype)
             if keeps is not None:
@@ -255,12 +256,14 @@ def _unfold(part: Tensor, like: Tensor, where: Where) -> Tensor:
     return part.view(_place(like, where).shape)
 
 
-def _probabilities(q: Tensor, k: Tensor, hide: Tensor | None, block: Block, scale: float, causal: bool) -> Tensor:
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, block: Block, scale: float, causal: bool) -> Tensor:
     """[b * H_kv, (H / H_kv) * t, s] in float32: softmax over the keys that each position may see."""
     scores = (q @ k.transpose(1, 2)).float().mul_(scale)
-    if hide is not None:
-        rows = hide[block[0]]
-        scores.view(rows.shape[0], -1, rows.shape[2], rows.shape[3]).add_(rows)
+    if mask is not None:
+        rows = mask[block[0]]
+        # A position that sees nothing (padding) gets finite, unused probabilities instead of NaN.
+        hidden = torch.where(rows, 0.0, torch.finfo(torch.float32).min)
+        scores.view(rows.shape[0], -1, rows.shape[2], rows.shape[3]).add_(hidden)
     elif causal:
         # The keys end where the queries end: only their last square has something to hide. A sum is several times
         # faster than filling by a mask.

@@ -43,23 +43,30 @@ class Progress:
     best: Best
 
 
-def flatten(state: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
-    """A nested state (optimiser, scheduler, scaler) as named tensors and a JSON skeleton that refers to them."""
+def flatten(state: Any, prefix: str = "", named: dict[int, str] | None = None) -> tuple[dict[str, Tensor], Any]:
+    """A nested state (optimiser, scheduler, scaler) as named tensors and a JSON skeleton that refers to them.
+
+    A tensor that occurs again (bitsandbytes' tables) is stored once; `named` are those met so far, by identity.
+    """
     import torch
 
+    named = {} if named is None else named
     if isinstance(state, torch.Tensor):
+        if id(state) in named:
+            return {}, {"$tensor": named[id(state)]}
+        named[id(state)] = prefix
         return {prefix: state.detach().cpu().contiguous()}, {"$tensor": prefix}
     if isinstance(state, Mapping):
         tensors, pairs = {}, []
         for key, value in state.items():
-            inner, skeleton = flatten(value, f"{prefix}/{key}")
+            inner, skeleton = flatten(value, f"{prefix}/{key}", named)
             tensors.update(inner)
             pairs.append([key, skeleton])
         return tensors, {"$map": pairs}
     if isinstance(state, list | tuple):
         tensors, items = {}, []
         for i, value in enumerate(state):
-            inner, skeleton = flatten(value, f"{prefix}/{i}")
+            inner, skeleton = flatten(value, f"{prefix}/{i}", named)
             tensors.update(inner)
             items.append(skeleton)
         return tensors, {"$list": items}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 from typing import TYPE_CHECKING, Any
 
+from pefttool import recompute
 from pefttool.values import Facts
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         return not f"{name}.".startswith(outside) if outside else True
 
     config = getattr(model, "config", None)
+    layers = _layers(modules)
     return Facts(
         architecture=type(model).__name__,
         model_type=getattr(config, "model_type", ""),
@@ -34,11 +36,12 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         attention_modules=tuple(
             n for n, m in modules.items() if type(m).__name__.endswith("Attention") and in_backbone(n)
         ),
-        layers=_layers(modules),
+        layers=layers,
         head_modules=heads,
         output_modules=tuple(n for n in outputs if n not in heads),
         key_value_cache=_takes_cache(model),
         positions=int(getattr(config, "max_position_embeddings", 0) or 0),
+        recomputable=bool(layers) and recompute.possible(modules[name] for name in layers),
         task=task.name,
         peft_task_type=task.peft_task_type,
         parameters=sum(p.numel() for p in model.parameters()),

@@ -106,6 +106,10 @@ class Task(ABC):
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
         """Why rows like `sample` look like this task's, in a few words, or None. Two matches are an error."""
 
+    def recognise_model(self, config: Any) -> str | None:
+        """Why a model of this transformers config is meant for this task, for planning without data; or None."""
+        return None
+
     @abstractmethod
     def check_row(self, values: Mapping[str, Any], options: Any) -> str | None:
         """What is wrong with this row ("column 'text': found 3, expected a string"), or None."""
@@ -216,7 +220,7 @@ class Pretrained(ABC):
 
     @abstractmethod
     def processor(self, auto_class: Any) -> Any:
-        """`auto_class.from_pretrained` for a tokenizer or processor."""
+        """`auto_class.from_pretrained` for a tokenizer or processor; None if an abstract model has none."""
 
 
 class Quantizer(ABC):

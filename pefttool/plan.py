@@ -55,17 +55,22 @@ class Plan:
         }
 
 
-def make(given: Recipe, registry: Registry, world_size: int = 1) -> Plan:
+def make(given: Recipe, registry: Registry, world_size: int = 1, machine: devices.DeviceFacts | None = None) -> Plan:
     """Recognise the task, choose the device, read the model's config, and ask everyone for problems.
 
-    Raises Refused with all of them; the errors of the device, the data and the model come one by one.
+    With a `machine` other than this one it is a plan on paper: neither data nor weights have to be there.
+    Raises Refused with all problems; the errors of the device, the data and the model come one by one.
     """
-    choice = devices.choose(devices.report(), given.device, given.dtype)
-    resolved, reason = recognise_task(given, registry)
+    choice = devices.choose(machine or devices.report(), given.device, given.dtype)
+    model = hub.resolve(given.model, registry, weights=False, config_is_enough=machine is not None)
+    source = LocalPretrained(model.path, abstract=True)
+    if given.data.train is None:
+        resolved, reason = recognise_model(given, registry, source.config)
+    else:
+        resolved, reason = recognise_task(given, registry)
     assert resolved.task is not None
     task, adapter = registry.tasks[resolved.task], registry.adapters[resolved.adapter]
     quantizer = registry.quantizers[resolved.quantize] if resolved.quantize else None
-    model = hub.resolve(resolved.model, registry, weights=False)
     plan = Plan(
         recipe=resolved,
         registry=registry,
@@ -77,7 +82,6 @@ def make(given: Recipe, registry: Registry, world_size: int = 1) -> Plan:
         facts=Facts(architecture=""),
         notices=(reason, choice.reason, *model.notices),
     )
-    source = LocalPretrained(model.path, abstract=True)
     skeleton = task.load(source, plan.setting()).model
     plan = replace(
         plan,
@@ -90,10 +94,11 @@ def make(given: Recipe, registry: Registry, world_size: int = 1) -> Plan:
             world_size=world_size,
             seed=resolved.train.seed,
             sequence_length=resolved.train.sequence_length,
+            recomputes=resolved.train.gradient_checkpointing != "none",
             abstract=True,
         ),
     )
-    problems = check(plan, source.config)
+    problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
     return plan
@@ -116,10 +121,24 @@ def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
     return recipe.resolve(given.given, registry, task=name), f"task {name}, recognised from the data: {reason}"
 
 
-def check(plan: Plan, config: Any) -> list[Problem]:
+def recognise_model(given: Recipe, registry: Registry, config: Any) -> tuple[Recipe, str]:
+    """The recipe with its task where there is no data to tell it from: the first that is meant for such a model."""
+    if given.task is not None:
+        return given, f"task {given.task}, as asked"
+    for name in registry.tasks:
+        reason = registry.tasks[name].recognise_model(config)
+        if reason is not None:
+            resolved = recipe.resolve(given.given, registry, task=name, data_optional=True)
+            return resolved, f"task {name}, as there is no data and {reason}"
+    raise UsageError(
+        f"task: {config.model_type!r} models have no usual task here; say --task NAME {suggest('', registry.tasks)}"
+    )
+
+
+def check(plan: Plan) -> list[Problem]:
     """Everything that can be known to go wrong without weights and without data."""
     resolved, problems = plan.recipe, []
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = plan.facts.positions
     if longest and resolved.train.sequence_length > longest:
         message = (
             f"{resolved.train.sequence_length} is longer than the model's {longest} positions; use at most {longest}"
@@ -129,9 +148,16 @@ def check(plan: Plan, config: Any) -> list[Problem]:
     if fits is not None and fits < longest_row:
         message = f"{fits} is less than one row of train.sequence_length={longest_row}; raise it, or shorten rows"
         problems.append(Problem("train.batch_tokens", message))
+    if resolved.memory.budget is not None and plan.facts.world_size > 1:
+        message = (
+            f"{resolved.memory.budget}: {plan.facts.world_size} processes would each choose for themselves; put what"
+            " `pefttool plan --budget` chooses into the recipe"
+        )
+        problems.append(Problem("memory.budget", message))
     for kind, chosen in (("adapter", plan.adapter), ("task", plan.task)):
         if resolved.train.packing and not chosen.packs:
             problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
+    problems += techniques_refused(plan)
     refused = plan.adapter.check(resolved.adapter_options, plan.facts)
     if plan.quantizer is not None:
         if plan.adapter.trains_base and not refused:
@@ -145,3 +171,15 @@ def check(plan: Plan, config: Any) -> list[Problem]:
             problems.append(Problem("quantize", refusal))
     problems += plan.task.check(resolved.task_options, plan.facts)
     return problems + refused
+
+
+def techniques_refused(plan: Plan) -> list[Problem]:
+    """What makes training smaller or faster, and cannot here; what an adapter cannot do it says itself."""
+    found = []
+    if plan.facts.recomputes and not plan.facts.recomputable:
+        message = f"the blocks of {plan.facts.architecture} cannot compute their activations again; use none"
+        found.append(Problem("train.gradient_checkpointing", message))
+    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, plan.choice.device)
+    if refusal is not None:
+        found.append(Problem("train.optimizer", refusal))
+    return found

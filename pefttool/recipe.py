@@ -149,10 +149,13 @@ def _put(document: dict[str, Any], key: str, value: Any, origin: str, complaints
     document[last] = value
 
 
-def resolve(given: Mapping[str, Any], registry: Registry, task: str | None = None) -> Recipe:
+def resolve(
+    given: Mapping[str, Any], registry: Registry, task: str | None = None, data_optional: bool = False
+) -> Recipe:
     """Validate what the user wrote and fill in the defaults of the core, the task and the adapter, in this order.
 
-    `task` is the name recognised from the data, where the user gave none. Raises Refused with every mistake.
+    `task` is the name recognised from the data, where the user gave none; a model can be planned for without data.
+    Raises Refused with every mistake.
     """
     complaints: list[str] = []
     document = _spelt_out(given)
@@ -181,7 +184,7 @@ def resolve(given: Mapping[str, Any], registry: Registry, task: str | None = Non
         complaints.append("task: options are given without task.name: add --task NAME")
     if document.get("model") in (None, "") and not explained:
         complaints.append("model: none given: use --model FOLDER, ORG/NAME[@REVISION], or SOURCE:REFERENCE")
-    if _get(document, "data.train") in (None, "") and not explained:
+    if _get(document, "data.train") in (None, "") and not explained and not data_optional:
         complaints.append("data.train: none given: use --data FILE or FOLDER")
     if isinstance(train_given, Mapping):
         _check_steps(train_given, complaints)

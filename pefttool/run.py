@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, batches, corpus, packing, plan, techniques, train
+from pefttool import artefacts, attach, base, batches, budget, corpus, packing, plan, sizes, techniques, train
 from pefttool.batches import Encoded, by_length
 from pefttool.errors import PefttoolError
 from pefttool.evaluate import evaluate, predict
@@ -48,6 +48,8 @@ def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False) -> Fini
 
 def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: Any, emit: Emitter) -> Finished:
     planned = plan.make(recipe, registry, accelerator.num_processes)
+    if planned.recipe.memory.budget is not None:
+        planned = budget.fit(planned, sizes.parse(planned.recipe.memory.budget)).plan
     folder = artefacts.choose_folder(planned)
     accelerator.wait_for_everyone()  # before any rank makes the folder, all have chosen the same one
     writes = accelerator.is_main_process

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from pefttool import sizes
 
 
 class Section(BaseModel):
@@ -36,7 +38,9 @@ class TrainSettings(Section):
     warmup: float = Field(0.05, ge=0, description="share of all steps (below 1), or a number of steps")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay on matrices; never on biases or norms")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the trained parameters")
+    optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="optimiser of the trained parameters; 8-bit and paged ones are those of bitsandbytes"
+    )
     evaluate_every: int | None = Field(None, ge=1, description="optimiser steps between evaluations; default: an epoch")
     keep_best: bool = Field(True, description="deliver the best evaluation's adapter; false: the last step's")
     patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
@@ -56,8 +60,15 @@ class TrainSettings(Section):
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the order, the initialisation and dropout")
 
 
+def _amount(text: str) -> str:
+    sizes.parse(text)
+    return text
+
+
 class MemorySettings(Section):
-    budget: str | None = Field(None, description="the most memory a run may take, such as 6GiB")
+    budget: Annotated[str, AfterValidator(_amount)] | None = Field(
+        None, description="the most memory a run may take, such as 6GiB: settings are chosen to keep it"
+    )
     stream: bool = Field(False, description="fetch frozen blocks as they are needed, one ahead")
     offload: tuple[Literal["activations", "embeddings"], ...] = Field(
         (), description="what is kept in host memory: activations; embeddings, and the output layer with them"
@@ -92,9 +103,7 @@ class Document(Section):
 
 #: Keys whose mechanism is not built yet: any value but the default is refused.
 RESERVED = (
-    "train.gradient_checkpointing",
     "train.compile",
-    "memory.budget",
     "memory.stream",
     "memory.offload",
 )

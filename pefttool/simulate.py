@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import attach, target, techniques
 from pefttool.errors import UsageError
-from pefttool.optimisation import make_optimizer, optimizer_step
+from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import autocast, torch_dtype
 from pefttool.pretrained import LocalPretrained
@@ -135,10 +135,17 @@ def _make_fake(model: nn.Module) -> None:
         return made[id(tensor)][0]
 
     for module in model.modules():
-        for held in (module._parameters, module._buffers):
-            for name, tensor in held.items():
-                if tensor is not None:
+        for held in _tables(module):
+            for name, tensor in list(held.items()):
+                if isinstance(tensor, torch.Tensor):
                     held[name] = fake(tensor)
+
+
+def _tables(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Where else a module may keep tensors: in plain attributes, and in dictionaries (peft's virtual tokens)."""
+    own = vars(module)
+    yield own
+    yield from (held for held in own.values() if type(held) is dict)
 
 
 def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None:
@@ -156,11 +163,15 @@ def _empty_step(recorder: Recorder, adapted: Adapted, optimizer: Any) -> None:
     """The optimiser makes its state, in a step with empty gradients."""
     import torch
 
+    from pefttool.memory import HOST
+
     for parameter in adapted.parameters().values():
         parameter.grad = torch.empty_like(parameter)
         recorder.own([parameter.grad], "gradients")
     optimizer.step()
-    recorder.own((v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)), "optimizer")
+    held = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    recorder.own((v for v in held if not is_paged(optimizer, v)), "optimizer")
+    recorder.own((v for v in held if is_paged(optimizer, v)), HOST)
     optimizer.zero_grad(set_to_none=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pefttool import on_cpu
+from pefttool import on_cpu, recompute
 from pefttool.attach import Adapted
 from pefttool.plan import Plan
 
@@ -11,3 +11,6 @@ def apply(plan: Plan, adapted: Adapted) -> None:
     """Do with `adapted`, in place, what the recipe and the device ask for. A simulation does the same."""
     if plan.choice.device == "cpu":
         on_cpu.quicken(adapted.model)
+    checkpointing = plan.recipe.train.gradient_checkpointing
+    if checkpointing != "none":
+        recompute.install(adapted.model, reentrant=checkpointing == "reentrant")

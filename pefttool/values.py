@@ -61,6 +61,8 @@ class Facts:
     positions           the longest sequence the model has positions for (0: no limit known)
     sequence_length     the longest that the run will use (0: not known yet)
     parameters          how many the model has before it is quantised
+    recomputable        its blocks can compute their activations again in the backward pass
+    recomputes          the run will have them do so (`train.gradient_checkpointing`)
     abstract            the model has no data (simulation): no data-dependent initialisation
     """
 
@@ -76,6 +78,8 @@ class Facts:
     positions: int = 0
     sequence_length: int = 0
     parameters: int = 0
+    recomputable: bool = False
+    recomputes: bool = False
     task: str = ""
     peft_task_type: str | None = None
     labels: tuple[str, ...] = ()

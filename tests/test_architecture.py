@@ -22,6 +22,8 @@ PARTS = {
     "optimisation": "train",
     "packing": "train",
     "reload": "artefacts",
+    "budget": "train",
+    "forecast": "train",
     "simulate": "train",
     "techniques": "attach",
     "testing": "artefacts",

@@ -33,6 +33,9 @@ class HeadAdapter(Adapter):
 
     def check(self, options: HeadOptions, facts: Facts) -> list[Problem]:
         problems = check_last_layers(options.train_last_layers, facts)
+        if facts.recomputes and not options.train_last_layers:
+            message = "adapter 'head' has no backward pass through the blocks, so they keep no activations; use none"
+            problems.append(Problem("train.gradient_checkpointing", message))
         if not facts.head_modules and not facts.output_modules:
             problems.append(
                 Problem("adapter.name", f"'head' finds no head or output layer in {facts.architecture}; use 'lora'")

@@ -43,6 +43,11 @@ class PrefixAdapter(Adapter):
                 f" {facts.peft_task_type or 'none of peft’s'}; use 'lora'"
             )
         found = [Problem("adapter.name", problem) for problem in problems]
+        if facts.recomputes:
+            message = (
+                "a block that computes its activations again drops the keys and values of adapter 'prefix'; use none"
+            )
+            found.append(Problem("train.gradient_checkpointing", message))
         room = facts.positions - options.num_virtual_tokens
         if facts.positions and facts.sequence_length > room:
             message = f"{facts.sequence_length} and {options.num_virtual_tokens} virtual tokens are more than the"

@@ -56,3 +56,18 @@ def describe(value: Any) -> str:
     """A value for an error message, short enough for one line."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def kind_of(config: Any) -> str | None:
+    """`encoder` or `decoder` of text, by what a config says of its architecture, else by its type; or None."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    said = " ".join(getattr(config, "architectures", None) or ())
+    if "ForCausalLM" in said or "LMHeadModel" in said:
+        return "decoder"
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "encoder"
+    return "decoder" if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
-from pefttool_text.batching import attention_mask, describe, find_column, missing_column, pad, pad_id
+from pefttool_text.batching import attention_mask, describe, find_column, kind_of, missing_column, pad, pad_id
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,6 +54,11 @@ class TextClassification(Task):
         if not all(isinstance(v.get(label), str | int | bool) for v in sample):
             return None
         return f"columns {text!r} (text) and {label!r} (class)"
+
+    def recognise_model(self, config: Any) -> str | None:
+        if kind_of(config) == "encoder":
+            return f"{config.model_type} encodes text"
+        return None
 
     def check_row(self, values: Mapping[str, Any], options: ClassificationOptions) -> str | None:
         text = find_column(values, options.text_column, TEXT_COLUMNS)
