@@ -63,7 +63,7 @@ def peer(job: Job, data: Data, model: str, seed: int, tuned: bool) -> Measured:
 
 
 def pefttool(job: Job, data: Data, seed: int, extra: Sequence[str] = (), off: Sequence[str] = ()) -> Measured:
-    """`pefttool run`; with `off`, through `ladder_rung.py`, which leaves those techniques out."""
+    """`pefttool run`; with `off`, through `rung.py`, which leaves those techniques out."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         entry = [str(HERE / "rung.py"), ",".join(off)] if off else ["-m", "pefttool"]

@@ -49,6 +49,7 @@ class Job:
             "train.batch_size": self.batch_size,
             "train.learning_rate": self.learning_rate,
             "train.sequence_length": self.sequence_length,
+            "train.warmup": 0,  # in a few steps a share of them is rounded up by one side and down by the other
             "train.keep_best": "false",  # the last step's adapter, as the peer's
         }
         if self.kind != "lm":
@@ -66,9 +67,7 @@ JOBS = {
     job.name: job
     for job in (
         Job("lm", "SmolLM2-135M, LoRA r=16 all-linear", "lm", SMOLLM2, 48, 24, "tokens", "loss", 3, 2),
-        Job(
-            "lm-nf4", "the same on NF4, double quant", "lm", SMOLLM2, 48, 24, "tokens", "loss", 3, 2, quantize="nf4"
-        ),
+        Job("lm-nf4", "the same on NF4, double quant", "lm", SMOLLM2, 48, 24, "tokens", "loss", 3, 2, quantize="nf4"),
         Job(
             "classification",
             "MiniLM, LoRA r=8 query and value",
@@ -139,3 +138,10 @@ def _snippets(part: str, count: int) -> list[dict[str, str]]:
     folder = rows.resolve("example:movie-snippets", registry.build())
     with (Path(folder) / f"{part}.jsonl").open(encoding="utf-8") as stream:
         return [json.loads(line) for line in itertools.islice(stream, count)]
+
+
+def local_model(job: Job) -> str:
+    """The folder of the job's model, for whom `example:` means nothing."""
+    from pefttool import hub, registry
+
+    return str(hub.resolve(job.model, registry.build(), weights=True).path)

@@ -17,7 +17,6 @@ from typing import Any
 
 from jobs import JOBS, Job
 
-WARMUP = 0.05  # pefttool's own default
 IGNORE = -100
 
 
@@ -57,7 +56,7 @@ def main() -> None:
             per_device_train_batch_size=job.batch_size,
             learning_rate=job.learning_rate,
             lr_scheduler_type="linear",
-            warmup_steps=WARMUP,
+            warmup_steps=0,
             seed=given["seed"],
             save_strategy="no",
             report_to="none",

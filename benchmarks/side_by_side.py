@@ -2,7 +2,7 @@
 
     python benchmarks/side_by_side.py                          every job, three rounds: about 15 minutes on two cores
     python benchmarks/side_by_side.py --jobs lm lm-nf4 --rounds 5
-    python benchmarks/side_by_side.py --ladder                 what each technique contributes, too
+    python benchmarks/side_by_side.py --ladder                 what each technique contributes, instead
     python benchmarks/side_by_side.py --quick                  does it run at all? a minute; its figures mean nothing
 
 Every cell is a process of its own; contestants take turns within a round, in an order that rotates, and a round's
@@ -25,7 +25,7 @@ from typing import Any
 
 import ladder
 from cells import Measured, peer, pefttool
-from jobs import JOBS, Data, Job, write_data
+from jobs import JOBS, Data, Job, local_model, write_data
 
 OURS, PEER, TUNED = "pefttool", "peer", "peer, tuned"
 #: Real tokens in an optimiser step may differ by this between contestants.
@@ -52,7 +52,7 @@ def main() -> None:
             job = JOBS[name]
             size = max(2 * job.batch_size, round(job.rows * share))
             data = write_data(job, Path(folder), size, max(job.batch_size, round(job.eval_rows * share)))
-            cells = ladder.cells(job, data) if arguments.ladder else contestants(job, data)
+            cells = ladder.contestants(job, data) if arguments.ladder else contestants(job, data)
             found[name] = take_turns(job, cells, rounds)
             if arguments.json:
                 arguments.json.write_text(json.dumps(document(found), indent=1), encoding="utf-8")
@@ -72,13 +72,6 @@ def contestants(job: Job, data: Data) -> dict[str, Cell]:
         TUNED: lambda seed: peer(job, data, model, seed, tuned=True),
         OURS: lambda seed: pefttool(job, data, seed),
     }
-
-
-def local_model(job: Job) -> str:
-    """The folder of the job's model, for whom `example:` means nothing."""
-    from pefttool import hub, registry
-
-    return str(hub.resolve(job.model, registry.build(), weights=True).path)
 
 
 def take_turns(job: Job, cells: Mapping[str, Cell], rounds: int) -> dict[str, list[Measured]]:
@@ -126,7 +119,9 @@ def table(job: Job, results: Mapping[str, Sequence[Measured]]) -> str:
     for name, runs in results.items():
         cells = [
             spread([run.speed(job.unit) for run in runs], "{:.0f}"),
-            "" if name == OURS else f"**{spread(ratios(job, results, name), '{:.2f}')}**, target {_target(job, name):g}",
+            ""
+            if name == OURS
+            else f"**{spread(ratios(job, results, name), '{:.2f}')}**, target {_target(job, name):g}",
             spread([run.peak for run in runs], "{:.0f}"),
             spread([run.first_step for run in runs], "{:.1f}"),
             spread([run.wall for run in runs], "{:.1f}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,20 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
         emit(Notice(text=text, level="warning"))
     data, held_out = _encode(planned, loaded, rows, emit)
 
-    loaded = _settle(planned, loaded, loaded.model, data, emit)
-    before, shown = _look(planned, loaded, loaded.model, held_out)
+    # An adapter that can be switched off shows the base's answers after training: the first step need not wait.
+    look = None
+    if not planned.adapter.switches_off:
+        loaded = _settle(planned, loaded, loaded.model, data, emit)
+        look = _look(planned, loaded, loaded.model, held_out)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     techniques.apply(planned, adapted)
-    if loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
+    if look is None or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
+    untrained = {name: p.detach().clone() for name, p in adapted.parameters().items() if name in adapted.head}
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
     after = _answers(planned, loaded, adapted.model, held_out)
+    with attach.without(adapted, planned.adapter, untrained) if look is None else nullcontext():
+        before, shown = look or _look(planned, loaded, adapted.model, held_out)
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
     )

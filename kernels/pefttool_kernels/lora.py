@@ -94,7 +94,9 @@ def fuse(model: nn.Module) -> list[nn.Module]:
         if base is not None and isinstance(module.base_layer, base):
             module.__class__ = own
             fused.append(module)
-        elif type(module) is PeftLinear and (type(module.base_layer) is nn.Linear or hasattr(module.base_layer, "product")):
+        elif type(module) is PeftLinear and (
+            type(module.base_layer) is nn.Linear or hasattr(module.base_layer, "product")
+        ):
             module.__class__ = FusedLora
             fused.append(module)
     return fused
