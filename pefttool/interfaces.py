@@ -81,6 +81,11 @@ class Adapter(ABC):
         """A context in which `model` answers as the base would (before/after comparisons). Default: cannot."""
         raise NotImplementedError(f"adapter {self.name!r} cannot be switched off")
 
+    @property
+    def switches_off(self) -> bool:
+        """Whether the adapter has a `disabled` of its own."""
+        return type(self).disabled is not Adapter.disabled
+
 
 class Task(ABC):
     """What a row means: encoding, loss, predictions, metrics. One object serves all runs: keep no state in it."""

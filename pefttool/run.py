@@ -91,19 +91,30 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     store = _store(emit) if planned.recipe.data.cache else None
     data, held_out = _encode(planned, loaded, rows, store, emit)
 
-    loaded = _settle(planned, loaded, loaded.model, data, emit)
-    # Where attaching adds nothing, the base can be looked at afterwards: by then there may be features.
+    # The base's answers: before anything is attached, unless they can be had later, where they cost less. Adapters that
+    # can be switched off show them after training, so that the first step need not wait; and where attaching adds
+    # nothing, there may be features by then.
+    later = planned.adapter.switches_off
     adds = not (planned.adapter.frozen_backbone or planned.adapter.trains_base)
-    look = _look(planned, loaded, loaded.model, held_out, emit) if adds else None
+    look = None
+    if adds and not later:
+        loaded = _settle(planned, loaded, loaded.model, data, emit)
+        look = _look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     techniques.apply(planned, adapted)
-    if loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
+    if look is None or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
     ranks = accelerator.num_processes
     adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, store, emit, ranks)
-    before, shown = look or _look(planned, loaded, adapted.model, held_out, emit)
+    if look is None and not later:
+        look = _look(planned, loaded, adapted.model, held_out, emit)
+    untrained = {name: p.detach().clone() for name, p in adapted.parameters().items() if name in adapted.head}
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
     after = _answers(planned, loaded, adapted.model, held_out)
+    if look is None:
+        with attach.without(adapted, planned.adapter, untrained):
+            look = _look(planned, loaded, adapted.model, held_out, emit)
+    before, shown = look
     memory = _compare_memory(planned, loaded, data, result.rehearsed, emit) if writes else {}
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
