@@ -6,7 +6,7 @@ Shapes in docstrings: B rows in a batch, T tokens, V vocabulary, C classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -80,6 +80,11 @@ class Adapter(ABC):
     def disabled(self, model: nn.Module) -> AbstractContextManager[Any]:
         """A context in which `model` answers as the base would (before/after comparisons). Default: cannot."""
         raise NotImplementedError(f"adapter {self.name!r} cannot be switched off")
+
+    @property
+    def switches_off(self) -> bool:
+        """Whether the adapter has a `disabled` of its own."""
+        return type(self).disabled is not Adapter.disabled
 
 
 class Task(ABC):
@@ -232,6 +237,8 @@ class Quantizer(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]] = Options
+    #: `stored` and `stream` are there: frozen blocks can be fetched when they are needed (`memory.stream`).
+    streams: ClassVar[bool] = False
 
     def refuses(self, options: Any, facts: Facts) -> str | None:
         """Why this model, device or dtype cannot be quantised, or None; asked before weights are loaded."""
@@ -247,6 +254,18 @@ class Quantizer(ABC):
     @abstractmethod
     def skeleton(self, linear: nn.Linear, options: Any) -> nn.Module:
         """A stand-in of the same storage size with plain parameters, which simulation can hold."""
+
+    def stored(self, linear: nn.Module) -> Mapping[str, Tensor]:
+        """What a quantised linear is made of, bias apart: named as the parameters of its `skeleton`, and as large."""
+        raise NotImplementedError(f"quantizer {self.name!r} does not say what its layers are made of")
+
+    def stream(self, skeleton: nn.Module, fetch: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Let a `skeleton` hold nothing, and call `fetch()` for what `stored` names whenever it needs it.
+
+        It keeps none of these tensors, and saves none for the backward pass, which fetches again. Its outputs and
+        gradients are those of the quantised linear, bit by bit.
+        """
+        raise NotImplementedError(f"quantizer {self.name!r} cannot stream its layers")
 
     @abstractmethod
     def dequantize(self, linear: nn.Module) -> Tensor:

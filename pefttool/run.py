@@ -18,21 +18,25 @@ from pefttool import (
     hub,
     packing,
     plan,
+    simulate,
     sizes,
     techniques,
     train,
 )
-from pefttool.batches import Encoded, by_length
+from pefttool.batches import FEATURES, Encoded, by_length
 from pefttool.errors import PefttoolError
 from pefttool.evaluate import evaluate, predict
 from pefttool.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.observers import Emitter
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
+from pefttool.rehearsal import Rehearsed
 from pefttool.store import Store
 
 #: Held-out rows whose answers are shown before and after.
 SAMPLES = 3
+#: A simulated peak this far from the measured one is a mistake in the simulation.
+SURPRISING = 0.05
 
 
 @dataclass(frozen=True)
@@ -87,19 +91,31 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     store = _store(emit) if planned.recipe.data.cache else None
     data, held_out = _encode(planned, loaded, rows, store, emit)
 
-    loaded = _settle(planned, loaded, loaded.model, data, emit)
-    # Where attaching adds nothing, the base can be looked at afterwards: by then there may be features.
+    # The base's answers: before anything is attached, unless they can be had later, where they cost less. Adapters that
+    # can be switched off show them after training, so that the first step need not wait; and where attaching adds
+    # nothing, there may be features by then.
+    later = planned.adapter.switches_off
     adds = not (planned.adapter.frozen_backbone or planned.adapter.trains_base)
-    look = _look(planned, loaded, loaded.model, held_out, emit) if adds else None
+    look = None
+    if adds and not later:
+        loaded = _settle(planned, loaded, loaded.model, data, emit)
+        look = _look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     techniques.apply(planned, adapted)
-    if loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
+    if look is None or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
     ranks = accelerator.num_processes
     adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, store, emit, ranks)
-    before, shown = look or _look(planned, loaded, adapted.model, held_out, emit)
+    if look is None and not later:
+        look = _look(planned, loaded, adapted.model, held_out, emit)
+    untrained = {name: p.detach().clone() for name, p in adapted.parameters().items() if name in adapted.head}
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
     after = _answers(planned, loaded, adapted.model, held_out)
+    if look is None:
+        with attach.without(adapted, planned.adapter, untrained):
+            look = _look(planned, loaded, adapted.model, held_out, emit)
+    before, shown = look
+    memory = _compare_memory(planned, loaded, data, result.rehearsed, emit) if writes else {}
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
     )
@@ -116,6 +132,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
             steps=result.steps,
             best_step=result.best_step,
             reason=result.reason,
+            memory=memory,
         )
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
@@ -172,6 +189,27 @@ def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, em
     if reason is not None:
         emit(Notice(text=reason))
     return settled
+
+
+def _compare_memory(
+    planned: plan.Plan, loaded: base.Base, data: Encoded, rehearsed: Rehearsed | None, emit: Emitter
+) -> dict[str, int]:
+    """What `pefttool plan` would have said of the longest batch, beside what was measured; a difference is said."""
+    if rehearsed is None or rehearsed.peak_bytes is None:
+        return {}
+    chosen = [{k: v for k, v in data.examples[i].items() if k != FEATURES} for i in rehearsed.rows]
+    cached = FEATURES in data.examples[0]
+    simulated = simulate.peak(planned, loaded.setting, len(chosen), 0, chosen).peak_bytes
+    measured = rehearsed.peak_bytes
+    difference = (simulated - measured) / measured
+    text = f"memory: {sizes.show(simulated)} of tensors simulated, {sizes.show(measured)} measured ({difference:+.1%})"
+    if cached:
+        text += ": what is frozen does not run, its features are kept"
+    if abs(difference) > SURPRISING and not (cached and difference > 0):
+        emit(Notice(text=f"{text}: `pefttool plan` is wrong for this run; please report it", level="warning"))
+    else:
+        emit(Notice(text=text))
+    return {"simulated_bytes": simulated, "measured_bytes": measured}
 
 
 def _look(

@@ -57,7 +57,7 @@ class TrainSettings(Section):
     gradient_checkpointing: Literal["none", "non-reentrant", "reentrant"] = Field(
         "none", description="recompute activations in the backward pass, by either of PyTorch's ways"
     )
-    compile: bool = Field(False, description="torch.compile the model")
+    compile: bool = Field(False, description="torch.compile the blocks but their attention: a slow first step")
     rehearse: bool = Field(
         True, description="before step 1, try the longest batch, an evaluation batch and a save; nothing of it remains"
     )
@@ -103,10 +103,3 @@ class Document(Section):
         "auto", description="of the frozen weights and the arithmetic"
     )
     out: str | None = Field(None, description="the run folder; default: runs/ADAPTER-TASK-NUMBER")
-
-
-#: Keys whose mechanism is not built yet: any value but the default is refused.
-RESERVED = (
-    "train.compile",
-    "memory.stream",
-)

@@ -25,7 +25,7 @@ from pefttool.optimisation import StepResult, make_optimizer, make_schedule, opt
 from pefttool.plan import Plan
 from pefttool.precision import grad_scaler
 from pefttool.recovery import Attempt, RandomState, out_of_memory, release, split
-from pefttool.rehearsal import rehearse
+from pefttool.rehearsal import Rehearsed, rehearse
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,6 +43,7 @@ class Result:
     best_step: int
     metrics: Mapping[str, float]
     reason: str
+    rehearsed: Rehearsed | None = None
 
 
 def train(
@@ -123,8 +124,7 @@ class Loop:
     def run(self) -> Result:
         model = self._distributed()
         self._training_mode()
-        if self.settings.rehearse:
-            rehearse(self, model)
+        rehearsed = rehearse(self, model) if self.settings.rehearse else None
         self._started()
         began = time.monotonic()
         progress = Progress(0, Position(), self.best)
@@ -149,7 +149,9 @@ class Loop:
                 break
         delivered = self._deliver_best(progress.step)
         self.emit(TrainFinished(reason=reason, best_step=delivered, seconds=time.monotonic() - began))
-        return Result(progress.step, delivered, self.metrics, reason)
+        if self.halvings:
+            rehearsed = None  # the batch that was rehearsed is none of this run's
+        return Result(progress.step, delivered, self.metrics, reason, rehearsed)
 
     def _distributed(self) -> nn.Module:
         # Only the model is prepared: a prepared scheduler steps world-size times, a prepared loader repeats rows.

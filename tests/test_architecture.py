@@ -19,6 +19,7 @@ STAGES = ("recipe", "plan", "corpus", "base", "attach", "batches", "train", "art
 PARTS = {
     "checkpoint": "train",
     "evaluate": "train",
+    "feeding": "base",
     "features": "train",
     "frozen": "train",
     "optimisation": "train",
@@ -28,6 +29,7 @@ PARTS = {
     "budget": "train",
     "forecast": "train",
     "simulate": "train",
+    "streamed_base": "base",
     "techniques": "attach",
     "testing": "artefacts",
 }

@@ -176,7 +176,9 @@ class TextClassification(Task):
         ]
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
-        device = next(model.parameters()).device
+        from pefttool import host_tables
+
+        device = host_tables.device(model)
         batch = self.collate([self._encode_text(r, processor, setting) for r in rows], processor, setting)
         logits = model(**{k: v.to(device) for k, v in batch.items()}).logits
         return self.decode(logits, setting)

@@ -86,8 +86,10 @@ class LanguageModel(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
 
+        from pefttool import host_tables
+
         prompts = [self.prompt_ids(row, processor, setting)[-setting.sequence_length :] for row in rows]
-        device = next(model.parameters()).device
+        device = host_tables.device(model)
         # Generation continues at the right edge, so prompts are padded on the left.
         ids = pad([p[::-1] for p in prompts], pad_id(processor), multiple=1).flip(1).to(device)
         mask = attention_mask(prompts, multiple=1).flip(1).to(device)
