@@ -260,7 +260,9 @@ def ask(kind: str, trained: tuple[str, ...]) -> tuple[Stack, frozen.Found]:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(trained))
     cpu: Any = SimpleNamespace(device="cpu", autocast=None)
-    planned: Any = SimpleNamespace(task=Toy(), choice=cpu, adapter=SimpleNamespace(frozen_backbone=False))
+    eager = SimpleNamespace(train=SimpleNamespace(compile=False))
+    adapter = SimpleNamespace(frozen_backbone=False)
+    planned: Any = SimpleNamespace(task=Toy(), choice=cpu, adapter=adapter, recipe=eager)
     known = SimpleNamespace(layers=("layers.0", "layers.1", "layers.2"), output_modules=())
     loaded: Any = SimpleNamespace(model=model, processor=None, setting=None, facts=known)
     adapted: Any = SimpleNamespace(model=model)
