@@ -21,10 +21,11 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from pefttool import sizes
 from pefttool.errors import UsageError, suggest
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
@@ -107,6 +108,28 @@ def report() -> DeviceFacts:
     )
 
 
+def imagined(given: str, here: DeviceFacts) -> tuple[DeviceFacts, str, int | None]:
+    """(facts, device, memory in bytes or None): a machine to plan for, from `cuda:8GiB`, `cpu:16GiB`, `cuda` or `mps`.
+
+    A card that is only imagined has bfloat16 (sm_80 or newer). UsageError for what is no device.
+    """
+    kind, _, rest = given.partition(":")
+    if kind not in ("cuda", "cpu", "mps") or (":" in given and not rest):
+        raise UsageError(f"for: unknown {given!r}: use cuda:8GiB, cpu:16GiB or mps:16GiB, with the memory it has")
+    if kind == "cuda" and rest.isdecimal():
+        return here, given, here.cuda[int(rest)].memory if int(rest) < len(here.cuda) else None
+    try:
+        memory = sizes.parse(rest) if rest else None
+    except ValueError as error:
+        raise UsageError(f"for: {given!r}: after {kind}: comes {error}") from error
+    if kind == "cpu":
+        return replace(here, cuda=(), mps=False), kind, memory
+    if kind == "mps":
+        return DeviceFacts(mps=True), kind, memory
+    card = CudaDevice("a card with native bfloat16", NATIVE_BFLOAT16, memory or 0)
+    return DeviceFacts(build="cuda", cuda=(card,)), kind, memory
+
+
 def cpu_bfloat16(capabilities: Mapping[str, Any], onednn: bool) -> str | None:
     """The bfloat16 instructions that matrix products will use; without oneDNN torch uses none of them."""
     return next((name for key, name in CPU_BFLOAT16.items() if onednn and capabilities.get(key)), None)
@@ -170,7 +193,7 @@ def _untested_build(facts: DeviceFacts) -> str:
 
 
 def _describe(device: CudaDevice) -> str:
-    return f"{device.name}, {device.memory / 2**30:.0f} GiB"
+    return f"{device.name}, {device.memory / 2**30:.0f} GiB" if device.memory else device.name
 
 
 def _cuda_dtype(device: CudaDevice, asked: str) -> tuple[str, str]:

@@ -50,15 +50,23 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path("~/.cache").expanduser()) / "pefttool"
 
 
-def resolve(reference: str, registry: Registry, *, weights: bool, progress: ProgressReport | None = None) -> LocalModel:
+def resolve(
+    reference: str,
+    registry: Registry,
+    *,
+    weights: bool,
+    progress: ProgressReport | None = None,
+    config_is_enough: bool = False,
+) -> LocalModel:
     """The folder of the model called `reference`, fetched if need be.
 
     With `weights=False` nothing but configs and tokenizers is fetched from the hub, so that a run can be checked
-    before gigabytes are. Every file from the hub is compared with the hash that the hub states. Raises ModelError.
+    before gigabytes are. Every file from the hub is compared with the hash that the hub states. A folder must hold
+    weights too, unless its `config_is_enough` (to plan). Raises ModelError.
     """
     path = os.path.abspath(os.path.expanduser(reference)) if reference else ""
     if os.path.isdir(path):
-        model_files.check_folder(Path(path), repr(reference))
+        model_files.check_folder(Path(path), repr(reference), weights=not config_is_enough)
         return LocalModel(Path(path), path)
     if os.path.exists(path):
         raise ModelError(f"model {reference!r} is a file: give the folder with its config.json and safetensors")

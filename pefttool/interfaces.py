@@ -6,7 +6,7 @@ Shapes in docstrings: B rows in a batch, T tokens, V vocabulary, C classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -81,6 +81,11 @@ class Adapter(ABC):
         """A context in which `model` answers as the base would (before/after comparisons). Default: cannot."""
         raise NotImplementedError(f"adapter {self.name!r} cannot be switched off")
 
+    @property
+    def switches_off(self) -> bool:
+        """Whether the adapter has a `disabled` of its own."""
+        return type(self).disabled is not Adapter.disabled
+
 
 class Task(ABC):
     """What a row means: encoding, loss, predictions, metrics. One object serves all runs: keep no state in it."""
@@ -93,6 +98,9 @@ class Task(ABC):
     generative: ClassVar[bool] = False
     #: `collate` and `loss` can lay rows one behind another in one sequence, and `check_packing` says for which models.
     packs: ClassVar[bool] = False
+    #: `encode` and `collate` depend on their arguments alone (a row's values, not its place): on no file that a row
+    #: names, and on no chance. Then encoded rows, and what a frozen model makes of them, are kept for the next run.
+    repeatable: ClassVar[bool] = False
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
@@ -105,6 +113,10 @@ class Task(ABC):
     @abstractmethod
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
         """Why rows like `sample` look like this task's, in a few words, or None. Two matches are an error."""
+
+    def recognise_model(self, config: Any) -> str | None:
+        """Why a model of this transformers config is meant for this task, for planning without data; or None."""
+        return None
 
     @abstractmethod
     def check_row(self, values: Mapping[str, Any], options: Any) -> str | None:
@@ -216,7 +228,7 @@ class Pretrained(ABC):
 
     @abstractmethod
     def processor(self, auto_class: Any) -> Any:
-        """`auto_class.from_pretrained` for a tokenizer or processor."""
+        """`auto_class.from_pretrained` for a tokenizer or processor; None if an abstract model has none."""
 
 
 class Quantizer(ABC):
@@ -225,6 +237,8 @@ class Quantizer(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]] = Options
+    #: `stored` and `stream` are there: frozen blocks can be fetched when they are needed (`memory.stream`).
+    streams: ClassVar[bool] = False
 
     def refuses(self, options: Any, facts: Facts) -> str | None:
         """Why this model, device or dtype cannot be quantised, or None; asked before weights are loaded."""
@@ -240,6 +254,18 @@ class Quantizer(ABC):
     @abstractmethod
     def skeleton(self, linear: nn.Linear, options: Any) -> nn.Module:
         """A stand-in of the same storage size with plain parameters, which simulation can hold."""
+
+    def stored(self, linear: nn.Module) -> Mapping[str, Tensor]:
+        """What a quantised linear is made of, bias apart: named as the parameters of its `skeleton`, and as large."""
+        raise NotImplementedError(f"quantizer {self.name!r} does not say what its layers are made of")
+
+    def stream(self, skeleton: nn.Module, fetch: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Let a `skeleton` hold nothing, and call `fetch()` for what `stored` names whenever it needs it.
+
+        It keeps none of these tensors, and saves none for the backward pass, which fetches again. Its outputs and
+        gradients are those of the quantised linear, bit by bit.
+        """
+        raise NotImplementedError(f"quantizer {self.name!r} cannot stream its layers")
 
     @abstractmethod
     def dequantize(self, linear: nn.Module) -> Tensor:

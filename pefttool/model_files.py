@@ -29,10 +29,10 @@ def is_small(name: str) -> bool:
     return not skip and name.endswith(SMALL_SUFFIXES)
 
 
-def check_folder(folder: Path, label: str) -> None:
+def check_folder(folder: Path, label: str, weights: bool = True) -> None:
     """Raise ModelError unless `folder` holds config.json and safetensors that are all there, to the last byte.
 
-    `label` is how messages name the model.
+    Without `weights`, config.json is enough. `label` is how messages name the model.
     """
     if not (folder / CONFIG).is_file():
         hint = (
@@ -42,6 +42,8 @@ def check_folder(folder: Path, label: str) -> None:
         )
         raise ModelError(f"model {label}: {folder} has no {CONFIG}; {hint}")
     _read_object(folder / CONFIG, label)
+    if not weights:
+        return
     require_safetensors([path.name for path in folder.iterdir()], label, str(folder))
     if (folder / SINGLE).is_file():
         tensor_names(folder / SINGLE, label)

@@ -7,7 +7,6 @@ is what is small. A tensor that several operators save is copied out once.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from pefttool import target
+from pefttool.model_parts import held_by
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ class Offload:
         """Begin to move what is saved. What stays is looked up anew: weights may have been replaced since."""
         context = None
         if torch.is_grad_enabled():
-            self.stay = {tensor.untyped_storage()._cdata for tensor in held(self.model)}
+            self.stay = {tensor.untyped_storage()._cdata for tensor in held_by(self.model)}
             context = saved_tensors_hooks(self.pack, self.unpack)
             context.__enter__()
         self.entered.append(context)
@@ -79,26 +79,6 @@ class Offload:
         out, size, stride = packed
         back = target.on_device(out.copy, out.device)
         return back.as_strided(size, stride) if back.shape != size else back
-
-
-def held(model: nn.Module) -> Iterator[Tensor]:
-    """Every tensor that the model keeps: parameters, buffers, attributes, and what bitsandbytes ties to a weight."""
-    for module in model.modules():
-        own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-        for value in own:
-            if isinstance(value, Tensor):
-                yield value
-                yield from _tied(value)
-
-
-def _tied(weight: Tensor) -> Iterator[Tensor]:
-    for value in vars(weight).values():
-        state = value
-        while state is not None and not isinstance(state, Tensor) and hasattr(state, "absmax"):
-            yield from (t for t in vars(state).values() if isinstance(t, Tensor))
-            state = getattr(state, "state2", None)
-        if isinstance(value, Tensor):
-            yield value
 
 
 def install(model: nn.Module, smallest: int = SMALL) -> None:

@@ -41,6 +41,11 @@ class Plan:
             seed=self.recipe.train.seed,
         )
 
+    @property
+    def tables_on_host(self) -> bool:
+        """Embeddings and output layer stay in host memory; on a CPU they lie there anyway."""
+        return "embeddings" in self.recipe.memory.offload and self.choice.device != "cpu"
+
     def as_json(self) -> dict[str, Any]:
         """What `plan.json` holds: the decisions, not the recipe (which lies beside it)."""
         return {
@@ -55,17 +60,22 @@ class Plan:
         }
 
 
-def make(given: Recipe, registry: Registry, world_size: int = 1) -> Plan:
+def make(given: Recipe, registry: Registry, world_size: int = 1, machine: devices.DeviceFacts | None = None) -> Plan:
     """Recognise the task, choose the device, read the model's config, and ask everyone for problems.
 
-    Raises Refused with all of them; the errors of the device, the data and the model come one by one.
+    With a `machine` other than this one it is a plan on paper: neither data nor weights have to be there.
+    Raises Refused with all problems; the errors of the device, the data and the model come one by one.
     """
-    choice = devices.choose(devices.report(), given.device, given.dtype)
-    resolved, reason = recognise_task(given, registry)
+    choice = devices.choose(machine or devices.report(), given.device, given.dtype)
+    model = hub.resolve(given.model, registry, weights=False, config_is_enough=machine is not None)
+    source = LocalPretrained(model.path, abstract=True)
+    if given.data.train is None:
+        resolved, reason = recognise_model(given, registry, source.config)
+    else:
+        resolved, reason = recognise_task(given, registry)
     assert resolved.task is not None
     task, adapter = registry.tasks[resolved.task], registry.adapters[resolved.adapter]
     quantizer = registry.quantizers[resolved.quantize] if resolved.quantize else None
-    model = hub.resolve(resolved.model, registry, weights=False)
     plan = Plan(
         recipe=resolved,
         registry=registry,
@@ -77,7 +87,6 @@ def make(given: Recipe, registry: Registry, world_size: int = 1) -> Plan:
         facts=Facts(architecture=""),
         notices=(reason, choice.reason, *model.notices),
     )
-    source = LocalPretrained(model.path, abstract=True)
     skeleton = task.load(source, plan.setting()).model
     plan = replace(
         plan,
@@ -94,7 +103,7 @@ def make(given: Recipe, registry: Registry, world_size: int = 1) -> Plan:
             abstract=True,
         ),
     )
-    problems = check(plan, source.config)
+    problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
     return plan
@@ -117,10 +126,24 @@ def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
     return recipe.resolve(given.given, registry, task=name), f"task {name}, recognised from the data: {reason}"
 
 
-def check(plan: Plan, config: Any) -> list[Problem]:
+def recognise_model(given: Recipe, registry: Registry, config: Any) -> tuple[Recipe, str]:
+    """The recipe with its task where there is no data to tell it from: the first that is meant for such a model."""
+    if given.task is not None:
+        return given, f"task {given.task}, as asked"
+    for name in registry.tasks:
+        reason = registry.tasks[name].recognise_model(config)
+        if reason is not None:
+            resolved = recipe.resolve(given.given, registry, task=name, data_optional=True)
+            return resolved, f"task {name}, as there is no data and {reason}"
+    raise UsageError(
+        f"task: {config.model_type!r} models have no usual task here; say --task NAME {suggest('', registry.tasks)}"
+    )
+
+
+def check(plan: Plan) -> list[Problem]:
     """Everything that can be known to go wrong without weights and without data."""
     resolved, problems = plan.recipe, []
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = plan.facts.positions
     if longest and resolved.train.sequence_length > longest:
         message = (
             f"{resolved.train.sequence_length} is longer than the model's {longest} positions; use at most {longest}"
@@ -130,6 +153,12 @@ def check(plan: Plan, config: Any) -> list[Problem]:
     if fits is not None and fits < longest_row:
         message = f"{fits} is less than one row of train.sequence_length={longest_row}; raise it, or shorten rows"
         problems.append(Problem("train.batch_tokens", message))
+    if resolved.memory.budget is not None and plan.facts.world_size > 1:
+        message = (
+            f"{resolved.memory.budget}: {plan.facts.world_size} processes would each choose for themselves; put what"
+            " `pefttool plan --budget` chooses into the recipe"
+        )
+        problems.append(Problem("memory.budget", message))
     for kind, chosen in (("adapter", plan.adapter), ("task", plan.task)):
         if resolved.train.packing and not chosen.packs:
             problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
@@ -145,8 +174,41 @@ def check(plan: Plan, config: Any) -> list[Problem]:
         refusal = plan.quantizer.refuses(plan.quantizer.Options(), plan.facts)
         if refusal:
             problems.append(Problem("quantize", refusal))
+    if resolved.memory.stream:
+        problems += _check_stream(plan)
+    if "embeddings" in resolved.memory.offload and plan.adapter.trains_base:
+        message = f"adapter {plan.adapter.name!r} trains the embeddings, which then have to stay; drop embeddings"
+        problems.append(Problem("memory.offload", message))
+    if "activations" in resolved.memory.offload:
+        problems.append(Problem("memory.offload", "activations cannot be offloaded yet; drop activations"))
     problems += plan.task.check(resolved.task_options, plan.facts)
     return problems + refused
+
+
+def _check_stream(plan: Plan) -> list[Problem]:
+    """Why the frozen blocks of this model cannot be fetched when they are needed."""
+    able = ", ".join(name for name, quantizer in plan.registry.quantizers.items() if quantizer.streams) or "none"
+    found = []
+    if plan.adapter.trains_base:
+        found.append(
+            f"adapter {plan.adapter.name!r} trains the blocks, which then have to stay; drop it, or use another adapter"
+        )
+    elif plan.quantizer is None:
+        found.append(f"only quantised blocks can be streamed; add quantize (able: {able}), or drop it")
+    elif not plan.quantizer.streams:
+        found.append(
+            f"quantizer {plan.quantizer.name!r} cannot stream its layers; use another (able: {able}), or drop it"
+        )
+    blocks = tuple(f"{layer}." for layer in plan.facts.layers)
+    if not any(name.startswith(blocks) for name in plan.facts.linear_modules):
+        found.append(f"{plan.facts.architecture} has no repeated blocks with linear layers; drop it")
+    if plan.facts.world_size > 1:
+        found.append(
+            f"{plan.facts.world_size} processes: blocks are streamed to one device only; start one, or drop it"
+        )
+    if plan.recipe.train.compile:
+        found.append("a compiled model cannot fetch its blocks; drop it, or train.compile")
+    return [Problem("memory.stream", message) for message in found]
 
 
 def techniques_refused(plan: Plan) -> list[Problem]:

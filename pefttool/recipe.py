@@ -15,7 +15,6 @@ from pefttool import yaml_text
 from pefttool.errors import PluginError, Refused, UsageError, suggest
 from pefttool.registry import Kind, Registry
 from pefttool.settings import (
-    RESERVED,
     DataSettings,
     Document,
     GenerationSettings,
@@ -149,10 +148,13 @@ def _put(document: dict[str, Any], key: str, value: Any, origin: str, complaints
     document[last] = value
 
 
-def resolve(given: Mapping[str, Any], registry: Registry, task: str | None = None) -> Recipe:
+def resolve(
+    given: Mapping[str, Any], registry: Registry, task: str | None = None, data_optional: bool = False
+) -> Recipe:
     """Validate what the user wrote and fill in the defaults of the core, the task and the adapter, in this order.
 
-    `task` is the name recognised from the data, where the user gave none. Raises Refused with every mistake.
+    `task` is the name recognised from the data, where the user gave none; a model can be planned for without data.
+    Raises Refused with every mistake.
     """
     complaints: list[str] = []
     document = _spelt_out(given)
@@ -171,7 +173,6 @@ def resolve(given: Mapping[str, Any], registry: Registry, task: str | None = Non
     train_given = document.get("train")
     _layer_defaults(document, registry, chosen_task, chosen_adapter)
     core = validate(Document, document, "", complaints)
-    _check_reserved(document, complaints)
     adapter_options = task_options = None
     if chosen_adapter is not None:
         adapter_options = _section_options(registry.adapters[chosen_adapter].Options, document, "adapter", complaints)
@@ -181,7 +182,7 @@ def resolve(given: Mapping[str, Any], registry: Registry, task: str | None = Non
         complaints.append("task: options are given without task.name: add --task NAME")
     if document.get("model") in (None, "") and not explained:
         complaints.append("model: none given: use --model FOLDER, ORG/NAME[@REVISION], or SOURCE:REFERENCE")
-    if _get(document, "data.train") in (None, "") and not explained:
+    if _get(document, "data.train") in (None, "") and not explained and not data_optional:
         complaints.append("data.train: none given: use --data FILE or FOLDER")
     if isinstance(train_given, Mapping):
         _check_steps(train_given, complaints)
@@ -285,14 +286,6 @@ def _section_options(
 ) -> Options | None:
     values = {k: v for k, v in _mapping(document.get(section)).items() if k != "name"}
     return validate(options, values, f"{section}.", complaints)
-
-
-def _check_reserved(document: Mapping[str, Any], complaints: list[str]) -> None:
-    defaults = Document().model_dump(mode="json")
-    for key in RESERVED:
-        value = _get(document, key)
-        if value not in (None, _get(defaults, key)):
-            complaints.append(f"{key}: {short(value)} is not possible yet: this key is reserved; remove it")
 
 
 def _check_steps(train: Mapping[str, Any], complaints: list[str]) -> None:

@@ -9,11 +9,12 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import checkpoint
+from pefttool import checkpoint, measure
 from pefttool.batches import Batches, Position, by_length
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
@@ -21,12 +22,13 @@ from pefttool.errors import RunError
 from pefttool.evaluate import forward
 from pefttool.events import Notice
 from pefttool.events import Progress as Doing
+from pefttool.model_parts import held_by
 from pefttool.optimisation import make_optimizer
 from pefttool.precision import grad_scaler
 from pefttool.recovery import RandomState
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pefttool.train import Loop
 
@@ -36,7 +38,15 @@ GIB = 1 << 30
 STATISTIC = 1 << 20
 
 
-def rehearse(loop: Loop, model: nn.Module) -> None:
+@dataclass(frozen=True)
+class Rehearsed:
+    """The rows of the longest batch, and what the device's allocator had handed out at most (None: not known)."""
+
+    rows: tuple[int, ...]
+    peak_bytes: int | None
+
+
+def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
     """At most three times as long as one forward and backward pass over the longest batch.
 
     Memory that runs out here halves the micro-batches of the run. Raises RunError where one row does not fit, or where
@@ -45,22 +55,12 @@ def rehearse(loop: Loop, model: nn.Module) -> None:
     began = time.monotonic()
     loop.emit(Doing(what="rehearsal", done=0, total=1))
     longest = longest_batch(loop.batches, loop.total_steps)
-    reset_peak(loop.plan.choice.device)
     with undisturbed(loop):
-        loop.optimise(model, [longest] * loop.ranks, "rehearsal")
-        held = memory_in_use(loop.plan.choice.device)
-        examples = loop.held_out.examples
-        rows = by_length([e["length"] for e in examples], loop.settings.batch_size)[0]
-        forward(
-            loop.adapted.model,
-            loop.plan.task,
-            [examples[i] for i in rows],
-            [list(range(len(rows)))],
-            loop.base.processor,
-            loop.base.setting,
-            loop.plan.choice,
-            loop.fewer_rows,
-        )
+        prime(loop)
+        with measure.peak(loop.plan.choice.device, lasting(loop)) as peak:
+            loop.optimise(model, [longest] * loop.ranks, "rehearsal")
+            held = memory_in_use(loop.plan.choice.device)
+            evaluate_longest(loop)
         if loop.accelerator.is_main_process:
             check_disk(loop)
             save(loop)
@@ -73,6 +73,39 @@ def rehearse(loop: Loop, model: nn.Module) -> None:
         f" and a save took {time.monotonic() - began:.1f} s; memory held: {held / GIB:.2f} GiB"
     )
     loop.emit(Notice(text=text))
+    return Rehearsed(tuple(longest), peak.bytes)
+
+
+def prime(loop: Loop) -> None:
+    """Let the optimiser make its state, in a step with gradients of zero: the run has it from its second step on."""
+    import torch
+
+    for parameter in loop.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    loop.optimizer.step()
+    loop.optimizer.zero_grad(set_to_none=True)
+
+
+def lasting(loop: Loop) -> list[Tensor]:
+    """What is there before the step and after it: the model with all that it holds, and the optimiser's state."""
+    state = (value for values in loop.optimizer.state.values() for value in values.values())
+    return [*held_by(loop.adapted.model), *(value for value in state if hasattr(value, "untyped_storage"))]
+
+
+def evaluate_longest(loop: Loop) -> None:
+    """One evaluation batch, the one with the longest row."""
+    examples = loop.held_out.examples
+    rows = by_length([e["length"] for e in examples], loop.settings.batch_size)[0]
+    forward(
+        loop.adapted.model,
+        loop.plan.task,
+        [examples[i] for i in rows],
+        [list(range(len(rows)))],
+        loop.base.processor,
+        loop.base.setting,
+        loop.plan.choice,
+        loop.fewer_rows,
+    )
 
 
 def longest_batch(batches: Batches, total_steps: int) -> list[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from pefttool import sizes
 
 
 class Section(BaseModel):
@@ -20,6 +22,7 @@ class DataSettings(Section):
         None, ge=1, description="use at most this many training rows, chosen by the seed"
     )
     max_eval_rows: int | None = Field(None, ge=1, description="use at most this many held-out rows, chosen by the seed")
+    cache: bool = Field(True, description="keep encoded rows, and features of what stays frozen, for the next run")
 
 
 class TrainSettings(Section):
@@ -61,8 +64,15 @@ class TrainSettings(Section):
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the order, the initialisation and dropout")
 
 
+def _amount(text: str) -> str:
+    sizes.parse(text)
+    return text
+
+
 class MemorySettings(Section):
-    budget: str | None = Field(None, description="the most memory a run may take, such as 6GiB")
+    budget: Annotated[str, AfterValidator(_amount)] | None = Field(
+        None, description="the most memory a run may take, such as 6GiB: settings are chosen to keep it"
+    )
     stream: bool = Field(False, description="fetch frozen blocks as they are needed, one ahead")
     offload: tuple[Literal["activations", "embeddings"], ...] = Field(
         (), description="what is kept in host memory: activations; embeddings, and the output layer with them"
@@ -93,10 +103,3 @@ class Document(Section):
         "auto", description="of the frozen weights and the arithmetic"
     )
     out: str | None = Field(None, description="the run folder; default: runs/ADAPTER-TASK-NUMBER")
-
-
-#: Keys whose mechanism is not built yet: any value but the default is refused.
-RESERVED = (
-    "memory.budget",
-    "memory.stream",
-)

@@ -46,6 +46,14 @@ def on_host(tensor: Tensor) -> Tensor:
     return copy
 
 
+def made_on_host(tensor: Tensor) -> Tensor:
+    """What was computed from tensors in host memory: the tensor itself."""
+    pretence = _pretence.get()
+    if pretence is not None and pretence.kind != "cpu":
+        pretence.lies_on_host(tensor)
+    return tensor
+
+
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """What `on_host` gave, or was loaded there, on the device that computes: a copy unless that is the CPU."""
     pretence = _pretence.get()

@@ -19,11 +19,17 @@ STAGES = ("recipe", "plan", "corpus", "base", "attach", "batches", "train", "art
 PARTS = {
     "checkpoint": "train",
     "evaluate": "train",
+    "feeding": "base",
+    "features": "train",
+    "frozen": "train",
     "optimisation": "train",
     "packing": "train",
     "rehearsal": "train",
     "reload": "artefacts",
+    "budget": "train",
+    "forecast": "train",
     "simulate": "train",
+    "streamed_base": "base",
     "techniques": "attach",
     "testing": "artefacts",
 }

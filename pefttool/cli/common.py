@@ -82,6 +82,7 @@ RECIPE_FLAGS = {
     "eval_data": "data.eval",
     "quantize": "quantize",
     "out": "out",
+    "budget": "memory.budget",
 }
 
 
@@ -95,6 +96,7 @@ def recipe_options(command: Command) -> Command:
         click.option("--data", metavar="PATH", help="File or folder with the training rows, or SOURCE:REFERENCE."),
         click.option("--eval-data", metavar="FILE", help="Held-out rows; default: a part of the training rows."),
         click.option("--quantize", metavar="NAME", help="Store the frozen weights in fewer bits."),
+        click.option("--budget", metavar="SIZE", help="Keep the run within this much memory, such as 6GiB."),
         click.option("--out", metavar="DIR", help="The run folder; default: runs/ADAPTER-TASK-NUMBER."),
         click.option(
             "-o",
@@ -110,11 +112,15 @@ def recipe_options(command: Command) -> Command:
 
 
 def read_recipe(
-    registry: Registry, recipe: Path | None = None, overrides: Sequence[str] = (), **flags: str | None
+    registry: Registry,
+    recipe: Path | None = None,
+    overrides: Sequence[str] = (),
+    data_optional: bool = False,
+    **flags: str | None,
 ) -> Recipe:
     """The recipe file, the flags over it, `-o` over both; validated. Raises Refused with every mistake."""
     from pefttool import recipe as recipes
 
     document = {} if recipe is None else recipes.read(recipe)
     given = {RECIPE_FLAGS[name]: value for name, value in flags.items()}
-    return recipes.resolve(recipes.combine(document, given, overrides), registry)
+    return recipes.resolve(recipes.combine(document, given, overrides), registry, data_optional=data_optional)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from pefttool import Options, Row, Setting
-from pefttool_text.batching import describe, find_column, missing_column
+from pefttool_text.batching import describe, find_column, kind_of, missing_column
 from pefttool_text.language_model import LanguageModel, counted
 
 TEXT_COLUMNS = ("text", "content", "body")
@@ -35,6 +35,11 @@ class CausalLM(LanguageModel):
         # A class or an answer beside the text makes it another task's.
         if len(columns) == 1 and columns[0] in TEXT_COLUMNS and all(isinstance(v.get(columns[0]), str) for v in sample):
             return f"column {columns[0]!r} alone (plain text)"
+        return None
+
+    def recognise_model(self, config: Any) -> str | None:
+        if kind_of(config) == "decoder":
+            return f"{config.model_type} continues text"
         return None
 
     def check_row(self, values: Mapping[str, Any], options: CausalLMOptions) -> str | None:

@@ -40,7 +40,8 @@ class Chat(LanguageModel):
 
     def load(self, source: Any, setting: Setting) -> Loaded:
         loaded = super().load(source, setting)
-        _require_template(loaded.processor)  # plans load too, so this is said before any weight is read
+        if loaded.processor is not None:
+            _require_template(loaded.processor)  # plans load too, so this is said before any weight is read
         return loaded
 
     def check_row(self, values: Mapping[str, Any], options: ChatOptions) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
-from pefttool_text.batching import attention_mask, describe, find_column, missing_column, pad, pad_id
+from pefttool_text.batching import attention_mask, describe, find_column, kind_of, missing_column, pad, pad_id
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +38,7 @@ class TextClassification(Task):
     name = "text-classification"
     Options = ClassificationOptions
     primary = ("accuracy", "max")
+    repeatable = True
     peft_task_type = "SEQ_CLS"
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:all-minilm-l6-v2",
@@ -54,6 +55,11 @@ class TextClassification(Task):
         if not all(isinstance(v.get(label), str | int | bool) for v in sample):
             return None
         return f"columns {text!r} (text) and {label!r} (class)"
+
+    def recognise_model(self, config: Any) -> str | None:
+        if kind_of(config) == "encoder":
+            return f"{config.model_type} encodes text"
+        return None
 
     def check_row(self, values: Mapping[str, Any], options: ClassificationOptions) -> str | None:
         text = find_column(values, options.text_column, TEXT_COLUMNS)
@@ -142,7 +148,8 @@ class TextClassification(Task):
         import torch
 
         ids = [e["input_ids"] for e in examples]
-        batch = {"input_ids": pad(ids, pad_id(processor)), "attention_mask": attention_mask(ids)}
+        most = setting.sequence_length
+        batch = {"input_ids": pad(ids, pad_id(processor), most=most), "attention_mask": attention_mask(ids, most=most)}
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([e["label"] for e in examples])
         return batch
@@ -169,7 +176,9 @@ class TextClassification(Task):
         ]
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
-        device = next(model.parameters()).device
+        from pefttool import host_tables
+
+        device = host_tables.device(model)
         batch = self.collate([self._encode_text(r, processor, setting) for r in rows], processor, setting)
         logits = model(**{k: v.to(device) for k, v in batch.items()}).logits
         return self.decode(logits, setting)

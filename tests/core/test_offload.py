@@ -13,7 +13,7 @@ import torch
 from adapted_models import adapted, gradients, same
 from torch import Tensor
 
-from pefttool import offload, recompute, target
+from pefttool import model_parts, offload, recompute, target
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_evaluation_and_a_failed_pass_leave_no_hook(stored: Path) -> None:
 
 def test_scales_of_quantised_weights_are_the_models_own(stored: Path) -> None:
     model: Any = adapted(stored, "lora", "llama", True)
-    held = {id(tensor) for tensor in offload.held(model)}
+    held = {id(tensor) for tensor in model_parts.held_by(model)}
     states = [p.quant_state for p in model.parameters() if hasattr(p, "quant_state")]
     assert len(states) > 10
     for state in states:

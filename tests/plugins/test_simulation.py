@@ -1,0 +1,47 @@
+"""The simulated peak of a training step against what the profiler saw PyTorch's allocator do in the real one.
+
+Not the same tracker on both sides: the profiler's events come from the allocator, which knows nothing of storages.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import real_step
+
+from pefttool import simulate
+from pefttool.registry import Registry
+
+SMOLLM2, MINILM = ("chat", ()), ("text-classification", ("0", "1"))
+CHECKPOINTING = ("none", "non-reentrant", "reentrant")
+
+#: Adapters by what they can be combined with: quantizers, and ways of checkpointing.
+POSSIBLE = {
+    "lora": (("null", "nf4", "fp4", "int8"), CHECKPOINTING),
+    "prefix": (("null", "nf4", "int8"), ("none",)),
+    "head": (("null", "nf4", "int8"), ("none",)),
+    "full": (("null",), CHECKPOINTING),
+}
+
+
+def cases() -> list[object]:
+    found = []
+    for model, shapes in ((MINILM, ((8, 33), (2, 500))), (SMOLLM2, ((3, 33), (1, 2048)))):
+        for adapter, (quantizers, ways) in POSSIBLE.items():
+            for quantizer, way, shape in product(quantizers, ways, shapes):
+                plain = (adapter, quantizer, way) == ("lora", "nf4", "none")
+                quick = shape == (8, 33) or (plain and shape != (1, 2048))
+                case = (*model, adapter, quantizer, way, *shape)
+                name = "-".join(map(str, (model[0], *case[2:])))
+                found.append(pytest.param(*case, marks=() if quick else pytest.mark.slow, id=name))
+    return found
+
+
+@pytest.mark.parametrize(("task", "labels", "adapter", "quantizer", "way", "rows", "tokens"), cases())
+def test_the_simulated_peak_is_the_allocators(registry: Registry, task, labels, adapter, quantizer, way, rows, tokens):
+    settings = (f"quantize={quantizer}", f"train.gradient_checkpointing={way}", f"train.sequence_length={tokens}")
+    chosen = real_step.planned(registry, adapter, task, *settings)
+    estimate = simulate.peak(chosen, chosen.setting(labels), rows, tokens)
+    assert sum(estimate.parts.values()) == estimate.peak_bytes
+    assert estimate.peak_bytes == pytest.approx(real_step.measured(chosen, labels, rows, tokens), rel=0.01)

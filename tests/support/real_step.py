@@ -1,0 +1,89 @@
+"""One optimiser step of a real model, and what the profiler saw PyTorch's allocator do meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from allocations import peak_bytes
+
+from pefttool import attach, base, packing, plan, recipe, simulate, techniques
+from pefttool.batches import Encoded, to_device
+from pefttool.optimisation import make_optimizer, optimizer_step
+from pefttool.precision import autocast, grad_scaler
+from pefttool.registry import Registry
+from pefttool.values import Row
+
+
+def planned(registry: Registry, adapter: str, task: str, *overrides: str) -> plan.Plan:
+    document = recipe.combine({}, {"adapter.name": adapter, "task.name": task}, overrides)
+    return plan.make(recipe.resolve(document, registry), registry)
+
+
+def measured(chosen: plan.Plan, labels: tuple[str, ...], rows: int, tokens: int) -> int:
+    """Bytes: what lasts (weights, adapter, optimiser), by its storages, and the profiler's peak of the second step.
+
+    The step's gradients are part of the profiler's share: they are made anew in every step.
+    """
+    loaded = base.load(chosen, labels)
+    examples = simulate.filler(chosen, loaded.setting, rows, tokens)
+    data = Encoded(tuple(examples), tuple(Row({}) for _ in examples), ())
+    loaded, _ = packing.settle(chosen, loaded, loaded.model, data)
+    adapted = attach.attach(loaded.model, chosen.adapter, chosen.recipe.adapter_options, loaded.facts)
+    techniques.apply(chosen, adapted)
+    optimizer = make_optimizer(adapted, chosen.adapter, chosen.recipe.train)
+    batch = to_device(chosen.task.collate(examples, loaded.processor, loaded.setting), chosen.choice.device)
+
+    def step() -> object:
+        return optimizer_step(
+            adapted.model.train(),
+            list(adapted.parameters().values()),
+            [(batch, True)],
+            float(sum(example["weight"] for example in examples)),
+            chosen.task,
+            loaded.setting,
+            chosen.choice,
+            optimizer,
+            grad_scaler(chosen.choice),
+            chosen.recipe.train.max_grad_norm,
+        )
+
+    def step_and_evaluation() -> None:
+        step()
+        with torch.no_grad(), autocast(chosen.choice):
+            chosen.task.loss(adapted.model.eval(), batch, loaded.setting)
+
+    step()
+    # What is frozen in a streamed model is a mapped file's, not the allocator's.
+    model = adapted.parameters().values() if chosen.recipe.memory.stream else adapted.model.parameters()
+    buffers = () if chosen.recipe.memory.stream else adapted.model.buffers()
+    lasting = storages([*model, *buffers, *_states(optimizer), *_tensors(batch)])
+    return lasting + peak_bytes(step_and_evaluation)
+
+
+def _states(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+
+
+def _tensors(batch: Mapping[str, Any]) -> list[torch.Tensor]:
+    return [value for value in batch.values() if isinstance(value, torch.Tensor)]
+
+
+def storages(tensors: Sequence[torch.Tensor]) -> int:
+    """Bytes of the distinct storages of these tensors; a quantised weight brings its scales and tables."""
+    found: dict[int, int] = {}
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            add(getattr(value, "quant_state", None))
+            add(getattr(value, "CB", None))
+            add(getattr(value, "SCB", None))
+        elif value is not None and type(value).__name__ == "QuantState":
+            for part in vars(value).values():
+                add(part)
+
+    for tensor in tensors:
+        add(tensor)
+    return sum(found.values())
