@@ -246,3 +246,14 @@ def optimizer_refused(name: str, device: str) -> str | None:
             None if name == "adamw_8bit" else f"{name!r} moves its state out of a CUDA device; on a CPU use adamw_8bit"
         )
     return f"{name!r}: bitsandbytes has no optimisers for {kind!r}; use adamw"
+
+
+def memory_in_use(device: str) -> int:
+    """Bytes: the peak allocated on a CUDA device, or the resident memory of this process."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

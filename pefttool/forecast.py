@@ -11,6 +11,8 @@ from pefttool.outside import Outside
 from pefttool.plan import Plan
 from pefttool.settings import TrainSettings
 
+TRAIN_KEYS = ("batch_size", "batch_tokens", "gradient_accumulation", "sequence_length", "gradient_checkpointing")
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -36,6 +38,7 @@ class Forecast:
         return {
             **self.plan.as_json(),
             "parameters": self.plan.facts.parameters,
+            "settings": self._settings(),
             "micro_batch": {"rows": self.rows, "tokens": self.tokens},
             "peak_bytes": self.estimate.peak_bytes,
             "parts": dict(self.estimate.parts),
@@ -45,6 +48,12 @@ class Forecast:
             "memory_bytes": self.memory,
             "fits": self.fits,
         }
+
+    def _settings(self) -> dict[str, Any]:
+        """The recipe's keys that decide on memory, as `-o` takes them."""
+        recipe = self.plan.recipe.as_document()
+        keys = {"train": TRAIN_KEYS, "memory": ("offload", "stream")}
+        return {f"{section}.{key}": recipe[section][key] for section, names in keys.items() for key in names}
 
 
 def make(plan: Plan, memory: int | None = None) -> Forecast:

@@ -5,6 +5,7 @@ Afterwards, because what a storage is for is often known only later: that it bec
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pefttool import target
 
 #: What a peak is made of, in the order in which it is shown.
 BLOCK = 512  # PyTorch's CUDA allocator rounds every block up to a multiple of this
+LARGEST_MASK = 1 << 20  # of the masks that get values in a simulation
 HOST = "host"  # a part that does not count: it does not lie on the device
 PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "workspace", "batch")
 
@@ -54,6 +56,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._parts: dict[int, str] = {}
         self._alive: dict[int, int] = {}
         self._made = 0
+        #: Sums of two tensors in the backward pass: (first summand, sum, where the sum begins in the timeline)
+        self._sums: list[tuple[int, int, int]] = []
 
     # ---- recording
 
@@ -88,7 +92,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        if inputs and not any(isinstance(value, FakeTensor) for value in inputs):
+        if not any(isinstance(value, FakeTensor) for value in inputs) and (inputs or _a_mask(func, args)):
             with unset_fake_temporarily():
                 output = func(*args, **kwargs)
         else:
@@ -96,6 +100,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in tree_leaves(output):
             if isinstance(value, Tensor):
                 self._record(value)
+        if func is torch.ops.aten.add.Tensor and self.phase == "backward" and len(inputs) == 2:
+            self._sums.append((self._record(inputs[0]), self._record(output), len(self._timeline) - 1))
         inside = getattr(func.overloadpacket, "workspace_bytes", None)
         if inside is not None:
             with unset_fake_temporarily():
@@ -122,7 +128,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def estimate(self) -> Estimate:
         """The peak, and what it was made of."""
         held = peak = at = 0
-        timeline = [entry for entry in self._timeline if self._parts.get(entry[0]) != HOST]
+        timeline = [entry for entry in self._summed_in_place() if self._parts.get(entry[0]) != HOST]
         for i, (_, size, _) in enumerate(timeline):
             held += size
             if held > peak:
@@ -138,6 +144,28 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             parts[self._parts.get(number, _by_phase(phase))] += size
         rounded = sum(-(-size // BLOCK) * BLOCK for size, _ in sizes.values())
         return Estimate(peak, parts, timeline[at][2] if timeline else "", rounded)
+
+    def _summed_in_place(self) -> list[tuple[int, int, str]]:
+        """The timeline as it is without a recorder. Autograd adds up the gradients of what was used twice in the first
+        one's place, where nobody else holds that; but out of place while operators are being watched.
+        """
+        timeline: list[tuple[int, int, str] | None] = list(self._timeline)
+        places: dict[int, int] = {}
+        for first, total, at in self._sums:
+            born = self._timeline[at]
+            end = next((i for i in range(at + 1, len(timeline)) if self._timeline[i][1] >= 0), len(timeline))
+            gone = [i for i in range(at + 1, end) if self._timeline[i][:2] == (first, -born[1])]
+            if born[0] == total and gone:
+                places[total] = places.get(first, first)
+                timeline[at] = timeline[gone[0]] = None
+                if total in self._parts:
+                    self._parts[places[total]] = self._parts[total]
+        return [(places.get(number, number), size, phase) for number, size, phase in filter(None, timeline)]
+
+
+def _a_mask(func: Any, args: Any) -> bool:
+    """Ones that may become part of a mask: models ask whether a mask hides anything, and do without it if not."""
+    return func is torch.ops.aten.ones.default and math.prod(args[0]) <= LARGEST_MASK
 
 
 def _by_phase(phase: str) -> str:

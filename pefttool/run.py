@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, batches, corpus, packing, plan, techniques, train
+from pefttool import artefacts, attach, base, batches, budget, corpus, packing, plan, simulate, sizes, techniques, train
 from pefttool.batches import Encoded, by_length
 from pefttool.errors import PefttoolError
 from pefttool.evaluate import evaluate, predict
@@ -15,9 +15,12 @@ from pefttool.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.observers import Emitter
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
+from pefttool.rehearsal import Rehearsed
 
 #: Held-out rows whose answers are shown before and after.
 SAMPLES = 3
+#: A simulated peak this far from the measured one is a mistake in the simulation.
+SURPRISING = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False) -> Fini
 
 def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: Any, emit: Emitter) -> Finished:
     planned = plan.make(recipe, registry, accelerator.num_processes)
+    if planned.recipe.memory.budget is not None:
+        planned = budget.fit(planned, sizes.parse(planned.recipe.memory.budget)).plan
     folder = artefacts.choose_folder(planned)
     accelerator.wait_for_everyone()  # before any rank makes the folder, all have chosen the same one
     writes = accelerator.is_main_process
@@ -70,13 +75,14 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     data, held_out = _encode(planned, loaded, rows, emit)
 
     loaded = _settle(planned, loaded, loaded.model, data, emit)
-    before, shown = _look(planned, loaded, loaded.model, held_out)
+    before, shown = _look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     techniques.apply(planned, adapted)
     if loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
     after = _answers(planned, loaded, adapted.model, held_out)
+    memory = _compare_memory(planned, loaded, data, result.rehearsed, emit) if writes else {}
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
     )
@@ -93,6 +99,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
             steps=result.steps,
             best_step=result.best_step,
             reason=result.reason,
+            memory=memory,
         )
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
@@ -141,11 +148,40 @@ def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, em
     return settled
 
 
-def _look(planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded) -> tuple[dict[str, float], list[Any]]:
+def _compare_memory(
+    planned: plan.Plan, loaded: base.Base, data: Encoded, rehearsed: Rehearsed | None, emit: Emitter
+) -> dict[str, int]:
+    """What `pefttool plan` would have said of the longest batch, beside what was measured; a difference is said."""
+    if rehearsed is None or rehearsed.peak_bytes is None:
+        return {}
+    chosen = [data.examples[i] for i in rehearsed.rows]
+    simulated = simulate.peak(planned, loaded.setting, len(chosen), 0, chosen).peak_bytes
+    measured = rehearsed.peak_bytes
+    difference = (simulated - measured) / measured
+    text = f"memory: {sizes.show(simulated)} of tensors simulated, {sizes.show(measured)} measured ({difference:+.1%})"
+    if abs(difference) > SURPRISING:
+        emit(Notice(text=f"{text}: `pefttool plan` is wrong for this run; please report it", level="warning"))
+    else:
+        emit(Notice(text=text))
+    return {"simulated_bytes": simulated, "measured_bytes": measured}
+
+
+def _look(
+    planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded, emit: Emitter
+) -> tuple[dict[str, float], list[Any]]:
     """Held-out metrics and answers of the base, before anything is attached."""
     order = by_length([e["length"] for e in held_out.examples], planned.recipe.train.batch_size)
+    alone = planned.facts.world_size == 1
     metrics, _ = evaluate(
-        model, planned.task, held_out.examples, held_out.rows, order, loaded.processor, loaded.setting, planned.choice
+        model,
+        planned.task,
+        held_out.examples,
+        held_out.rows,
+        order,
+        loaded.processor,
+        loaded.setting,
+        planned.choice,
+        (lambda text: emit(Notice(text=text, level="warning"))) if alone else None,
     )
     return metrics, _answers(planned, loaded, model, held_out)
 

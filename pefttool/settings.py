@@ -57,6 +57,9 @@ class TrainSettings(Section):
         "none", description="recompute activations in the backward pass, by either of PyTorch's ways"
     )
     compile: bool = Field(False, description="torch.compile the model")
+    rehearse: bool = Field(
+        True, description="before step 1, try the longest batch, an evaluation batch and a save; nothing of it remains"
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the order, the initialisation and dropout")
 
 

@@ -55,7 +55,7 @@ def peak(
     from pefttool.memory import HOST, Recorder
 
     with torch.random.fork_rng(devices=[]), _quiet():
-        adapted, setting, processor, slots = _abstract(plan, setting)
+        adapted, setting, processor, slots = _abstract(plan, setting, settled=examples is not None)
         chosen = examples if examples is not None else filler(plan, setting, rows, tokens)
         batch = plan.task.collate(chosen, processor, setting)
         recorder = Recorder(getattr(getattr(adapted.model, "config", None), "vocab_size", None))
@@ -74,7 +74,7 @@ def peak(
             with recorder:
                 _own(recorder, adapted, batch)
                 if slots is not None:
-                    _stream(recorder, slots, adapted.model, plan.choice.device)
+                    _stream(recorder, slots, adapted.model, plan.base_is_mapped)
                 _empty_step(recorder, adapted, optimizer)
                 for parameter in adapted.parameters().values():
                     parameter.register_post_accumulate_grad_hook(becoming_gradient)  # type: ignore[no-untyped-call]
@@ -97,8 +97,11 @@ def peak(
     return recorder.estimate()
 
 
-def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any, Slots | None]:
-    """(adapted, setting, processor, slots): on the meta device, as the run would make it; whether rows are packed."""
+def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Setting, Any, Slots | None]:
+    """(adapted, setting, processor, slots): on the meta device, as the run would make it.
+
+    Unless it is `settled` whether rows are packed, they are where the recipe and the model's attention allow it.
+    """
     import torch
 
     source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, abstract=True)
@@ -120,7 +123,8 @@ def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any, Slot
             parameter.requires_grad_(parameter.is_floating_point())
         adapted = attach.attach(model, plan.adapter, plan.recipe.adapter_options, known)
     techniques.apply(plan, adapted)
-    packs = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
+    may = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
+    packs = setting.packing if settled else may
     if packs:
         from pefttool import attention
 
@@ -150,8 +154,8 @@ def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None
     recorder.own((t for t in batch.values() if isinstance(t, torch.Tensor)), "batch")
 
 
-def _stream(recorder: Recorder, slots: Slots, model: nn.Module, device: str) -> None:
-    """Blocks in host memory, and buffers for those at hand. On a CPU all that is frozen is the mapped file's."""
+def _stream(recorder: Recorder, slots: Slots, model: nn.Module, mapped: bool) -> None:
+    """Blocks in host memory, and buffers for those at hand, unless all that is frozen is `mapped`."""
     import torch
 
     from pefttool.memory import HOST
@@ -160,8 +164,8 @@ def _stream(recorder: Recorder, slots: Slots, model: nn.Module, device: str) -> 
     lane = streaming.Copies(slots.sections, host, torch.device("cpu"), slots.most)
     slots.lane = lane
     recorder.own([host.content], HOST)
-    recorder.own(lane.buffers, HOST if device == "cpu" else "weights")
-    if device == "cpu":
+    recorder.own(lane.buffers, HOST if mapped else "weights")
+    if mapped:
         recorder.own((p for p in model.parameters() if not p.requires_grad), HOST)
         recorder.own(model.buffers(), HOST)
 

@@ -14,3 +14,7 @@ def apply(plan: Plan, adapted: Adapted) -> None:
     checkpointing = plan.recipe.train.gradient_checkpointing
     if checkpointing != "none":
         recompute.install(adapted.model, reentrant=checkpointing == "reentrant")
+    if "activations" in plan.recipe.memory.offload:
+        from pefttool import offload
+
+        offload.install(adapted.model)

@@ -22,6 +22,7 @@ PARTS = {
     "feeding": "base",
     "optimisation": "train",
     "packing": "train",
+    "rehearsal": "train",
     "reload": "artefacts",
     "budget": "train",
     "forecast": "train",

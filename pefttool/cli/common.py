@@ -96,6 +96,7 @@ def recipe_options(command: Command) -> Command:
         click.option("--data", metavar="PATH", help="File or folder with the training rows, or SOURCE:REFERENCE."),
         click.option("--eval-data", metavar="FILE", help="Held-out rows; default: a part of the training rows."),
         click.option("--quantize", metavar="NAME", help="Store the frozen weights in fewer bits."),
+        click.option("--budget", metavar="SIZE", help="Keep the run within this much memory, such as 6GiB."),
         click.option("--out", metavar="DIR", help="The run folder; default: runs/ADAPTER-TASK-NUMBER."),
         click.option(
             "-o",

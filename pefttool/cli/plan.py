@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 @click.command("plan")
 @recipe_options
 @click.option("--for", "device", metavar="DEVICE", help="Plan for another machine: cuda:8GiB, cpu:16GiB, mps:16GiB.")
-@click.option("--budget", metavar="SIZE", help="Choose what keeps the run within it, such as 6GiB, or say what would.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: peak_bytes, parts, and the rest.")
-def plan(device: str | None, budget: str | None, as_json: bool, **flags: Any) -> None:
+def plan(device: str | None, as_json: bool, **flags: Any) -> None:
     """Simulate one training step without weights: what it holds at its peak, and what of.
 
-    A model's config.json is enough; data is not needed.
+    A model's config.json is enough, and data is not needed. With --budget the settings closest to the recipe's that
+    keep to it are chosen, or what would fit is said.
     """
-    recipe = read_recipe(current_registry(), data_optional=True, **{**flags, "budget": budget})
+    recipe = read_recipe(current_registry(), data_optional=True, **flags)
     made = _forecast(recipe, device, _silent if as_json else _say)
     if as_json:
         print_json(made.as_json())

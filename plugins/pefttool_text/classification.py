@@ -147,7 +147,8 @@ class TextClassification(Task):
         import torch
 
         ids = [e["input_ids"] for e in examples]
-        batch = {"input_ids": pad(ids, pad_id(processor)), "attention_mask": attention_mask(ids)}
+        most = setting.sequence_length
+        batch = {"input_ids": pad(ids, pad_id(processor), most=most), "attention_mask": attention_mask(ids, most=most)}
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([e["label"] for e in examples])
         return batch

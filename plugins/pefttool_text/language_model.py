@@ -51,11 +51,11 @@ class LanguageModel(Task):
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
         if setting.packing:
             return packed.collate(examples)
-        ids = [e["input_ids"] for e in examples]
+        ids, most = [e["input_ids"] for e in examples], setting.sequence_length
         return {
-            "input_ids": pad(ids, pad_id(processor)),
-            "attention_mask": attention_mask(ids),
-            "labels": pad([e["labels"] for e in examples], IGNORE),
+            "input_ids": pad(ids, pad_id(processor), most=most),
+            "attention_mask": attention_mask(ids, most=most),
+            "labels": pad([e["labels"] for e in examples], IGNORE, most=most),
         }
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:

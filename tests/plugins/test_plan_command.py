@@ -1,0 +1,116 @@
+"""`pefttool plan` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terminal import Terminal
+from tiny_models import configs
+from transformers import BertConfig, PatchTSTConfig
+
+TINY = ("--adapter", "lora", "-o", "train.sequence_length=32", "-o", "train.batch_size=8")
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> str:
+    """A folder with a config.json and nothing else."""
+    folder = tmp_path / "llama"
+    configs()["llama"].save_pretrained(folder)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    return str(folder)
+
+
+@pytest.fixture
+def plan(terminal: Terminal) -> Any:
+    """Runs `pefttool plan --json` and returns the document."""
+    terminal.allow("lora", "full", "head", "prefix", "text", "bnb")
+
+    def run(*arguments: str) -> Any:
+        code, out, err = terminal.run("plan", *arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+def test_from_a_config_alone(plan: Any, llama: str) -> None:
+    made = plan("--model", llama, "--for", "cuda:8GiB", *TINY, "--quantize", "nf4", "-o", "adapter.r=16")
+    assert (made["task"], made["device"], made["dtype"]) == ("causal-lm", "cuda", "bfloat16")
+    assert sum(made["parts"].values()) == made["peak_bytes"] > 0
+    assert made["total_bytes"] == made["peak_bytes"] + sum(share["bytes"] for share in made["outside"])
+    assert made["fits"] and made["memory_bytes"] == 8 << 30
+    assert made["micro_batch"] == {"rows": 8, "tokens": 32}
+    assert {share["name"] for share in made["outside"]} >= {"CUDA context", "cuBLAS workspace"}
+    assert all(share["source"] for share in made["outside"])
+    more = plan("--model", llama, "--for", "cuda:8GiB", *TINY, "--quantize", "nf4", "-o", "adapter.r=64")
+    assert more["parts"]["adapter"] == 4 * made["parts"]["adapter"]
+
+
+def test_for_this_machine(plan: Any, llama: str) -> None:
+    import psutil
+
+    made = plan("--model", llama, *TINY, "-o", "device=cpu")
+    assert (made["device"], made["memory_bytes"]) == ("cpu", psutil.virtual_memory().total)
+    (process,) = made["outside"]
+    assert process["source"].startswith("measured") and process["bytes"] > 100 << 20
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "memory"),
+    [("cuda", "bfloat16", None), ("cpu:2GiB", None, 2 << 30), ("mps:16GiB", "float32", 16 << 30)],
+)
+def test_for_others(plan: Any, llama: str, device: str, dtype: str | None, memory: int | None) -> None:
+    made = plan("--model", llama, *TINY, "--for", device)
+    assert made["memory_bytes"] == memory and made["fits"] == (None if memory is None else True)
+    assert dtype is None or made["dtype"] == dtype
+
+
+def test_an_encoder_is_planned_as_a_classifier_and_others_have_to_be_named(
+    plan: Any, terminal: Terminal, tmp_path: Path
+) -> None:
+    BertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=1).save_pretrained(
+        tmp_path / "bert"
+    )
+    assert plan("--model", str(tmp_path / "bert"), *TINY)["task"] == "text-classification"
+    PatchTSTConfig().save_pretrained(tmp_path / "series")
+    code, out, err = terminal.run("plan", "--model", str(tmp_path / "series"), *TINY)
+    assert code == 2 and not out and "say --task NAME" in err[-1]
+
+
+def test_a_budget_chooses_settings_and_they_keep_it(plan: Any, llama: str) -> None:
+    there = ("--model", llama, *TINY, "--for", "cuda:8GiB")
+    whole = plan(*there)
+    allowed = f"{whole['total_bytes'] - whole['parts']['activations'] // 4}B"
+    made = plan(*there, "--budget", allowed)
+    assert made["total_bytes"] <= int(allowed[:-1]) < whole["total_bytes"]
+    chosen = made["settings"]
+    assert chosen["train.batch_size"] * chosen["train.gradient_accumulation"] == 8
+    assert chosen["train.batch_size"] < 8
+    again = plan(*there, *(w for k, v in chosen.items() for w in ("-o", f"{k}={json.dumps(v)}")))
+    assert again["peak_bytes"] == made["peak_bytes"]
+
+
+def test_a_budget_that_nothing_fits_is_refused_in_one_line(plan: Any, terminal: Terminal, llama: str) -> None:
+    code, out, err = terminal.run("plan", "--model", llama, *TINY, "--for", "cuda:8GiB", "--budget", "1MiB")
+    assert code == 2 and not out
+    (line,) = (text for text in err if text.startswith("error: "))
+    assert line.startswith("error: memory.budget: 1.00 MiB: this recipe takes at least ")
+
+
+def test_bad_settings_are_refused_with_the_nearest_that_work(plan: Any, terminal: Terminal, llama: str) -> None:
+    code, _, err = terminal.run("plan", "--model", llama, *TINY, "-o", "train.sequence_length=65")
+    assert code == 2 and "65 is longer than the model's 64 positions; use at most 64" in err[-1]
+    for device in ("tpu:8GiB", "cuda:", "cuda:8", "cpu:much"):
+        code, out, err = terminal.run("plan", "--model", llama, *TINY, "--for", device)
+        assert code == 2 and not out and len([e for e in err if e.startswith("error: ")]) == 1
+
+
+def test_the_table_names_every_part_and_how_it_is_known(plan: Any, terminal: Terminal, llama: str) -> None:
+    code, out, _ = terminal.run("plan", "--model", llama, *TINY, "--for", "cuda:1MiB")
+    assert code == 0
+    for word in ("weights", "adapter", "optimizer", "activations", "CUDA context", "assumed", "simulated", "total"):
+        assert word in out
+    assert "does not fit in 1.00 MiB: --budget" in out
