@@ -16,7 +16,7 @@ from pefttool import peft_folder
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.errors import UsageError
-from pefttool.model_files import model_hash
+from pefttool.fingerprint import weight_files
 from pefttool.plan import Plan
 
 RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS = (
@@ -126,7 +126,7 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
             "id": base.local.id,
             "revision": base.local.revision,
             "path": str(base.local.path),
-            "sha256": model_hash(base.local.path),
+            "sha256": weight_files(base.local.path),
         },
         "quantize": plan.facts.quantizer,
         "dtype": plan.choice.dtype,

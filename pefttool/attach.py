@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +13,22 @@ from pefttool.interfaces import Adapter
 from pefttool.values import Facts
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.nn import Parameter
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own)."""
+    """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own).
+
+    `still` are modules that run in evaluation mode while the rest trains: nothing in them or below them does.
+    """
 
     model: nn.Module
     trainable: tuple[str, ...]
     head: tuple[str, ...]
     identity_at_init: bool
+    still: tuple[nn.Module, ...] = ()
 
     def parameters(self) -> dict[str, Parameter]:
         """Everything that trains, by name, adapter first."""
@@ -67,3 +73,21 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
             named[name].data = named[name].data.to(facts.device)
     order = tuple(n for n in named if n in declared)
     return Adapted(attached.model, order, head, attached.identity_at_init)
+
+
+@contextmanager
+def without(adapted: Adapted, adapter: Adapter, head: Mapping[str, Tensor]) -> Iterator[None]:
+    """The base as it was before training: the adapter switched off, and these values in the task head."""
+    import torch
+
+    named = adapted.parameters()
+    trained = {name: named[name].detach().clone() for name in head}
+    with torch.no_grad():
+        try:
+            for name, value in head.items():
+                named[name].copy_(value)
+            with adapter.disabled(adapted.model):
+                yield
+        finally:
+            for name, value in trained.items():
+                named[name].copy_(value)

@@ -30,9 +30,14 @@ WHOLE = 1024
 #: Probabilities of padded rows that are made at a time: 16 MiB.
 BLOCK = 1 << 22
 
-#: Rows of the batch, and tokens of those rows.
-Block = tuple[slice, slice]
+#: Queries of a packed row that are taken at a time: of the keys behind the last of them nothing is computed.
+TILE = 128
+
+#: Rows of the batch, tokens of those rows that ask, and tokens that they see.
+Block = tuple[slice, slice, slice]
 Blocks = tuple[Block, ...]
+#: Rows of the batch, and tokens of those rows.
+Where = tuple[slice, slice]
 
 
 def install(model: nn.Module) -> str | None:
@@ -86,15 +91,14 @@ def attention(
                 module, query, key, value, attention_mask, dropout=dropout, **more
             )
             return output
-        hide = None if attention_mask is None else ~attention_mask
         blocks = _batch_blocks(query, key)
-        return _whole(query, key, value, hide, blocks, scale, causal and hide is None, dropout), None
+        return _whole(query, key, value, attention_mask, blocks, scale, causal, dropout), None
     if unknown:
         raise ValueError(f"packed rows cannot have attention with {unknown[0]!r}")
     if sliding_window is not None and (not causal or sliding_window >= max(segments)):
         sliding_window = None  # no row reaches beyond it
     if target.kind(query) == "cpu" and sliding_window is None and max(segments) <= WHOLE:
-        blocks = tuple((slice(0, 1), rows) for rows in _ranges(segments))
+        blocks = tuple(_row_blocks(segments, causal))
         return _whole(query, key, value, None, blocks, scale, causal, dropout), None
     return _fused(query, key, value, segments, scale, causal, dropout, sliding_window).transpose(1, 2), None
 
@@ -123,7 +127,16 @@ def _batch_blocks(query: Tensor, key: Tensor) -> Blocks:
     """As many rows of the batch at a time as keep the probabilities within `BLOCK`."""
     rows, heads, tokens, _ = query.shape
     size = max(1, BLOCK // (heads * tokens * key.shape[2]))
-    return tuple((slice(start, start + size), slice(None)) for start in range(0, rows, size))
+    return tuple((slice(start, start + size), slice(None), slice(None)) for start in range(0, rows, size))
+
+
+def _row_blocks(segments: Sequence[int], causal: bool) -> Iterator[Block]:
+    """Of every packed row the tokens, `TILE` at a time where each sees only what is before it."""
+    for row in _ranges(segments):
+        step = TILE if causal else row.stop - row.start
+        for start in range(row.start, row.stop, step):
+            stop = min(start + step, row.stop)
+            yield slice(0, 1), slice(start, stop), slice(row.start, stop)
 
 
 def _fused(
@@ -163,7 +176,7 @@ def _whole(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    hide: Tensor | None,
+    mask: Tensor | None,
     blocks: Blocks,
     scale: float,
     causal: bool,
@@ -172,7 +185,7 @@ def _whole(
     if torch.is_autocast_enabled("cpu"):  # inside a Function autocast would round some products and not others
         query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
     with torch.autocast("cpu", enabled=False):
-        result: Tensor = _Whole.apply(query, key, value, hide, blocks, scale, causal, dropout)  # type: ignore[no-untyped-call]
+        result: Tensor = _Whole.apply(query, key, value, mask, blocks, scale, causal and mask is None, dropout)  # type: ignore[no-untyped-call]
     return result.transpose(1, 2)
 
 
@@ -185,7 +198,7 @@ class _Whole(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        hide: Tensor | None,
+        mask: Tensor | None,
         blocks: Blocks,
         scale: float,
         causal: bool,
@@ -195,58 +208,70 @@ class _Whole(torch.autograd.Function):
         output = torch.empty_like(query, memory_format=torch.contiguous_format)
         kept = []
         for block in blocks:
-            q, k, v = (_by_key_head(t, block, key.shape[1]) for t in (query, key, value))
-            p = _probabilities(q, k, hide, block, scale, causal).to(v.dtype)
+            q = _by_key_head(query, block[:2], key.shape[1])
+            k, v = (_by_key_head(t, block[::2], key.shape[1]) for t in (key, value))
+            p = _probabilities(q, k, mask, block, scale, causal).to(v.dtype)
             if dropout:
                 kept.append(keep(p, dropout))
                 p *= kept[-1]
-            _put(output, block, p @ v)
-        ctx.save_for_backward(query, key, value, hide, *kept)  # what is saved can be offloaded or made again
+            _place(output, block[:2]).copy_(_unfold(p @ v, output, block[:2]))
+        ctx.save_for_backward(query, key, value, mask, *kept)  # what is saved can be offloaded or made again
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, hide, *kept = ctx.saved_tensors
+        query, key, value, mask, *kept = ctx.saved_tensors
         heads = key.shape[1]
-        made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)]
+        dq = torch.empty_like(query, memory_format=torch.contiguous_format)
+        # Tiles of a row add to the same keys: their sum is rounded once.
+        wide = torch.float32 if ctx.causal else None
+        dk, dv = (t.new_zeros(t.shape, dtype=wide) for t in (key, value))
         for block, keeps in zip(ctx.blocks, kept or [None] * len(ctx.blocks), strict=True):
-            q, k, v, g = (_by_key_head(t, block, heads) for t in (query, key, value, gradients[0]))
-            p = _probabilities(q, k, hide, block, ctx.scale, ctx.causal)
+            asking, seen = block[:2], block[::2]
+            q, g = (_by_key_head(t, asking, heads) for t in (query, gradients[0]))
+            k, v = (_by_key_head(t, seen, heads) for t in (key, value))
+            p = _probabilities(q, k, mask, block, ctx.scale, ctx.causal)
             d = g @ v.transpose(1, 2)
             dropped = p.to(g.dtype)
             if keeps is not None:
                 d, dropped = d * keeps, dropped * keeps
             # dS = P * (dP - sum(dP * P)), which PyTorch has as one pass
             s = torch._softmax_backward_data(d.float(), p, -1, torch.float32).mul_(ctx.scale).to(q.dtype)
-            _put(made[2], block, dropped.transpose(1, 2) @ g)
-            _put(made[0], block, s @ k)
-            _put(made[1], block, s.transpose(1, 2) @ q)
-        return (*made, None, None, None, None, None)
+            _place(dv, seen).add_(_unfold(dropped.transpose(1, 2) @ g, dv, seen))
+            _place(dq, asking).copy_(_unfold(s @ k, dq, asking))
+            _place(dk, seen).add_(_unfold(s.transpose(1, 2) @ q, dk, seen))
+        return dq, dk.to(key.dtype), dv.to(value.dtype), None, None, None, None, None, None
 
 
-def _by_key_head(tensor: Tensor, block: Block, heads: int) -> Tensor:
-    """[B, H, T, D] -> [b * H_kv, (H / H_kv) * t, D] of one block, contiguous."""
-    rows, tokens = block
-    part = tensor[rows, :, tokens]
+def _place(tensor: Tensor, where: Where) -> Tensor:
+    rows, tokens = where
+    return tensor[rows, :, tokens]
+
+
+def _by_key_head(tensor: Tensor, where: Where, heads: int) -> Tensor:
+    """[B, H, T, D] -> [b * H_kv, (H / H_kv) * t, D] of those rows and tokens, contiguous."""
+    part = _place(tensor, where)
     return part.reshape(part.shape[0] * heads, -1, part.shape[-1])
 
 
-def _put(target: Tensor, block: Block, part: Tensor) -> None:
-    """The inverse of `_by_key_head`."""
-    rows, tokens = block
-    place = target[rows, :, tokens]
-    place.copy_(part.view(place.shape))
+def _unfold(part: Tensor, like: Tensor, where: Where) -> Tensor:
+    """The inverse of `_by_key_head`: `part` in the shape of its place in `like`."""
+    return part.view(_place(like, where).shape)
 
 
-def _probabilities(q: Tensor, k: Tensor, hide: Tensor | None, block: Block, scale: float, causal: bool) -> Tensor:
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, block: Block, scale: float, causal: bool) -> Tensor:
     """[b * H_kv, (H / H_kv) * t, s] in float32: softmax over the keys that each position may see."""
     scores = (q @ k.transpose(1, 2)).float().mul_(scale)
-    if hide is not None:
-        rows = hide[block[0]]
+    if mask is not None:
+        rows = mask[block[0]]
         # A position that sees nothing (padding) gets finite, unused probabilities instead of NaN.
-        scores.view(rows.shape[0], -1, rows.shape[2], rows.shape[3]).masked_fill_(rows, torch.finfo(torch.float32).min)
+        hidden = torch.where(rows, 0.0, torch.finfo(torch.float32).min)
+        scores.view(rows.shape[0], -1, rows.shape[2], rows.shape[3]).add_(hidden)
     elif causal:
-        length = scores.shape[-1]
-        hidden = torch.ones(length, length, dtype=torch.bool, device=q.device).triu_(1)
-        scores.view(-1, length, length).masked_fill_(hidden, float("-inf"))
+        # The keys end where the queries end: only their last square has something to hide. A sum is several times
+        # faster than filling by a mask.
+        seen = scores.shape[-1]
+        tokens = min(seen, block[1].stop - block[1].start) if block[1].stop else seen
+        hidden = torch.full((tokens, tokens), float("-inf"), device=q.device).triu_(1)
+        scores.view(-1, tokens, seen)[:, :, seen - tokens :].add_(hidden)
     return scores.softmax(-1)

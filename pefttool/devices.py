@@ -16,9 +16,13 @@ works or raises; only `auto` may fall back, and every choice carries its reason.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from pefttool import sizes
@@ -257,3 +261,18 @@ def memory_in_use(device: str) -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def compiler_missing(device: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """What torch.compile needs for this device and does not find, and how to get it; or None."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return None if find_spec("triton") else "needs triton on a CUDA device; install it, or drop this"
+    if kind != "cpu":
+        return f"is untested on {kind!r}; drop it"
+    compiler = environment.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return (
+        None
+        if shutil.which(compiler)
+        else f"needs a C++ compiler, and there is no {compiler!r}; install it, or set CXX"
+    )

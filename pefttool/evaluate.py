@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pefttool.batches import to_device
+from pefttool.batches import collate, loss_of, to_device
 from pefttool.errors import RunError
 from pefttool.interfaces import Task
 from pefttool.precision import autocast
@@ -27,18 +27,20 @@ def inference(model: nn.Module, choice: Choice) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.random.fork_rng(devices=_cuda_devices(choice)), torch.no_grad(), autocast(choice):
+        with fork_rng(choice), torch.no_grad(), autocast(choice):
             yield
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _cuda_devices(choice: Choice) -> list[int]:
+def fork_rng(choice: Choice) -> AbstractContextManager[None]:
+    """Whatever draws within, the random state is as before afterwards."""
     import torch
 
     device = torch.device(choice.device)
-    return [device.index or 0] if device.type == "cuda" else []
+    forked: AbstractContextManager[None] = torch.random.fork_rng([device.index or 0] if device.type == "cuda" else [])
+    return forked
 
 
 def evaluate(
@@ -77,8 +79,8 @@ def forward(
     waiting = [list(batch) for batch in reversed(batches)]
 
     def one(batch: Sequence[int]) -> tuple[float, float, list[dict[str, Any]] | None]:
-        tensors = task.collate([examples[i] for i in batch], processor, setting)
-        loss = task.loss(model, to_device(tensors, choice.device), setting)
+        tensors = collate([examples[i] for i in batch], task, processor, setting)
+        loss = loss_of(task, model, to_device(tensors, choice.device), setting)
         found = None if loss.outputs is None else task.decode(loss.outputs, setting)
         return float(loss.sum.double()), float(loss.weight), found
 

@@ -81,6 +81,11 @@ class Adapter(ABC):
         """A context in which `model` answers as the base would (before/after comparisons). Default: cannot."""
         raise NotImplementedError(f"adapter {self.name!r} cannot be switched off")
 
+    @property
+    def switches_off(self) -> bool:
+        """Whether the adapter has a `disabled` of its own."""
+        return type(self).disabled is not Adapter.disabled
+
 
 class Task(ABC):
     """What a row means: encoding, loss, predictions, metrics. One object serves all runs: keep no state in it."""
@@ -93,6 +98,9 @@ class Task(ABC):
     generative: ClassVar[bool] = False
     #: `collate` and `loss` can lay rows one behind another in one sequence, and `check_packing` says for which models.
     packs: ClassVar[bool] = False
+    #: `encode` and `collate` depend on their arguments alone (a row's values, not its place): on no file that a row
+    #: names, and on no chance. Then encoded rows, and what a frozen model makes of them, are kept for the next run.
+    repeatable: ClassVar[bool] = False
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections.abc import Collection, Iterable
@@ -127,15 +126,6 @@ def tensor_names(path: Path, label: str) -> set[str]:
             f"model {label}: {path} has {size} bytes where its header promises {8 + length + end}: get the file again"
         )
     return set(tensors)
-
-
-def model_hash(folder: Path) -> str:
-    """SHA-256 over the model's config and weights, by file name."""
-    digest = hashlib.sha256()
-    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        with file.open("rb") as handle:
-            digest.update(f"{file.name} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _read_object(path: Path, label: str) -> dict[str, Any]:

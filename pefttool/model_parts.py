@@ -74,6 +74,30 @@ def train_only(model: nn.Module, names: Iterable[str]) -> None:
         parameter.requires_grad_(train)
 
 
+def held_by(model: nn.Module) -> Iterator[Tensor]:
+    """Every tensor that the model keeps: parameters, buffers, attributes, and what bitsandbytes ties to a weight."""
+    from torch import Tensor
+
+    for module in model.modules():
+        own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+        for value in own:
+            if isinstance(value, Tensor):
+                yield value
+                yield from _tied(value)
+
+
+def _tied(weight: Tensor) -> Iterator[Tensor]:
+    from torch import Tensor
+
+    for value in vars(weight).values():
+        state = value
+        while state is not None and not isinstance(state, Tensor) and hasattr(state, "absmax"):
+            yield from (t for t in vars(state).values() if isinstance(t, Tensor))
+            state = getattr(state, "state2", None)
+        if isinstance(value, Tensor):
+            yield value
+
+
 def put_skeletons(model: nn.Module, quantizer: Quantizer, names: Iterable[str]) -> None:
     """Replace linears of a model on the meta device by what the quantizer would store them as, without weights."""
     import torch
@@ -115,27 +139,3 @@ def _tables(module: nn.Module) -> Iterator[dict[str, Any]]:
     own = vars(module)
     yield own
     yield from (held for held in own.values() if type(held) is dict)
-
-
-def held_by(model: nn.Module) -> Iterator[Tensor]:
-    """Every tensor that the model keeps: parameters, buffers, attributes, and what bitsandbytes ties to a weight."""
-    from torch import Tensor
-
-    for module in model.modules():
-        own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-        for value in own:
-            if isinstance(value, Tensor):
-                yield value
-                yield from _tied(value)
-
-
-def _tied(weight: Tensor) -> Iterator[Tensor]:
-    from torch import Tensor
-
-    for value in vars(weight).values():
-        state = value
-        while state is not None and not isinstance(state, Tensor) and hasattr(state, "absmax"):
-            yield from (t for t in vars(state).values() if isinstance(t, Tensor))
-            state = getattr(state, "state2", None)
-        if isinstance(value, Tensor):
-            yield value

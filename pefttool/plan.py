@@ -198,6 +198,11 @@ def techniques_refused(plan: Plan) -> list[Problem]:
         found.append(Problem("memory.offload", message))
     if plan.recipe.memory.stream:
         found += _stream_refused(plan)
+    missing = devices.compiler_missing(device) if plan.recipe.train.compile else None
+    if missing is not None:
+        found.append(Problem("train.compile", missing))
+    elif plan.recipe.train.compile and not plan.facts.layers:
+        found.append(Problem("train.compile", f"{plan.facts.architecture} has no repeated blocks; drop it"))
     refusal = devices.optimizer_refused(plan.recipe.train.optimizer, device)
     if refusal is not None:
         found.append(Problem("train.optimizer", refusal))

@@ -7,8 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, batches, budget, corpus, packing, plan, simulate, sizes, techniques, train
-from pefttool.batches import Encoded, by_length
+from pefttool import (
+    artefacts,
+    attach,
+    base,
+    batches,
+    budget,
+    corpus,
+    features,
+    hub,
+    packing,
+    plan,
+    simulate,
+    sizes,
+    techniques,
+    train,
+)
+from pefttool.batches import FEATURES, Encoded, by_length
 from pefttool.errors import PefttoolError
 from pefttool.evaluate import evaluate, predict
 from pefttool.events import DataReady, Notice, Progress, RunFinished, RunStarted
@@ -16,6 +31,7 @@ from pefttool.observers import Emitter
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.rehearsal import Rehearsed
+from pefttool.store import Store
 
 #: Held-out rows whose answers are shown before and after.
 SAMPLES = 3
@@ -72,16 +88,33 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
         lacking = f"{loaded.local.path} lacks {len(loaded.missing)} weights of {loaded.facts.architecture}"
         text = f"{lacking}, such as {loaded.missing[0]}: they start at random, and stay so where nothing trains them"
         emit(Notice(text=text, level="warning"))
-    data, held_out = _encode(planned, loaded, rows, emit)
+    store = _store(emit) if planned.recipe.data.cache else None
+    data, held_out = _encode(planned, loaded, rows, store, emit)
 
-    loaded = _settle(planned, loaded, loaded.model, data, emit)
-    before, shown = _look(planned, loaded, loaded.model, held_out, emit)
+    # The base's answers: before anything is attached, unless they can be had later, where they cost less. Adapters that
+    # can be switched off show them after training, so that the first step need not wait; and where attaching adds
+    # nothing, there may be features by then.
+    later = planned.adapter.switches_off
+    adds = not (planned.adapter.frozen_backbone or planned.adapter.trains_base)
+    look = None
+    if adds and not later:
+        loaded = _settle(planned, loaded, loaded.model, data, emit)
+        look = _look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     techniques.apply(planned, adapted)
-    if loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
+    if look is None or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
+    ranks = accelerator.num_processes
+    adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, store, emit, ranks)
+    if look is None and not later:
+        look = _look(planned, loaded, adapted.model, held_out, emit)
+    untrained = {name: p.detach().clone() for name, p in adapted.parameters().items() if name in adapted.head}
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
     after = _answers(planned, loaded, adapted.model, held_out)
+    if look is None:
+        with attach.without(adapted, planned.adapter, untrained):
+            look = _look(planned, loaded, adapted.model, held_out, emit)
+    before, shown = look
     memory = _compare_memory(planned, loaded, data, result.rehearsed, emit) if writes else {}
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
@@ -112,13 +145,23 @@ def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:
         emit(Notice(text=text.removeprefix("warning: "), level="warning" if warns else "info"))
 
 
-def _encode(planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, emit: Emitter) -> tuple[Encoded, Encoded]:
+def _store(emit: Emitter) -> Store:
+    return Store(hub.cache_folder() / "made", lambda text: emit(Notice(text=text, level="warning")))
+
+
+def _encode(
+    planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, store: Store | None, emit: Emitter
+) -> tuple[Encoded, Encoded]:
     def progress(done: int, total: int) -> None:
         emit(Progress(what="encoding", done=done, total=total))
 
     train_rows, eval_rows = (planned.task.prepare(part, loaded.model) for part in (rows.train, rows.eval))
-    data = batches.encode(train_rows, planned.task, loaded.processor, loaded.setting, progress)
-    held_out = batches.encode(eval_rows, planned.task, loaded.processor, loaded.setting)
+    data, held_out = (
+        batches.encode(
+            part, planned.task, loaded.processor, loaded.setting, told, store, batches.rows_key(planned, loaded, part)
+        )
+        for part, told in ((train_rows, progress), (eval_rows, None))
+    )
     dropped = (*data.dropped, *held_out.dropped)
     if dropped:
         emit(
@@ -154,12 +197,15 @@ def _compare_memory(
     """What `pefttool plan` would have said of the longest batch, beside what was measured; a difference is said."""
     if rehearsed is None or rehearsed.peak_bytes is None:
         return {}
-    chosen = [data.examples[i] for i in rehearsed.rows]
+    chosen = [{k: v for k, v in data.examples[i].items() if k != FEATURES} for i in rehearsed.rows]
+    cached = FEATURES in data.examples[0]
     simulated = simulate.peak(planned, loaded.setting, len(chosen), 0, chosen).peak_bytes
     measured = rehearsed.peak_bytes
     difference = (simulated - measured) / measured
     text = f"memory: {sizes.show(simulated)} of tensors simulated, {sizes.show(measured)} measured ({difference:+.1%})"
-    if abs(difference) > SURPRISING:
+    if cached:
+        text += ": what is frozen does not run, its features are kept"
+    if abs(difference) > SURPRISING and not (cached and difference > 0):
         emit(Notice(text=f"{text}: `pefttool plan` is wrong for this run; please report it", level="warning"))
     else:
         emit(Notice(text=text))

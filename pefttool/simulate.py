@@ -98,7 +98,7 @@ def peak(
 
 
 def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Setting, Any, Slots | None]:
-    """(adapted, setting, processor, slots): on the meta device, as the run would make it.
+    """(adapted, setting, processor, slots of streamed blocks): on the meta device, as the run would make it.
 
     Unless it is `settled` whether rows are packed, they are where the recipe and the model's attention allow it.
     """
@@ -122,7 +122,7 @@ def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Set
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         adapted = attach.attach(model, plan.adapter, plan.recipe.adapter_options, known)
-    techniques.apply(plan, adapted)
+    techniques.apply(plan, adapted, simulated=True)
     may = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
     packs = setting.packing if settled else may
     if packs:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool import checkpoint
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.batches import Batches, Encoded, Position, by_length, to_device
+from pefttool.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
 from pefttool.errors import RunError
@@ -112,7 +112,8 @@ class Loop:
         )
         self.total_steps = self.batches.total_steps(self.settings.epochs, self.settings.max_steps)
         self.every = self.settings.evaluate_every or self.batches.steps_per_epoch
-        plan.adapter.prepare(adapted.model, (self._collate(rows) for step in self.batches.epoch(0) for rows in step))
+        batches = (self._collate(rows) for step in self.batches.epoch(0) for rows in step)
+        plan.adapter.prepare(adapted.model, ({k: v for k, v in b.items() if k != FEATURES} for b in batches))
         self.parameters = adapted.parameters()
         self.optimizer = make_optimizer(adapted, plan.adapter, self.settings)
         self.scheduler = make_schedule(self.optimizer, self.settings, self.total_steps)
@@ -168,11 +169,10 @@ class Loop:
         )
 
     def _training_mode(self) -> None:
-        """Dropout where something trains; a backbone that stays frozen gives its evaluation features."""
+        """Dropout where something trains; what is frozen below that gives its evaluation features."""
         self.adapted.model.train()
-        if self.plan.adapter.frozen_backbone and not self.adapted.trainable:
-            backbone, _ = self.plan.task.split(self.adapted.model)
-            backbone.eval()
+        for module in self.adapted.still:
+            module.eval()
 
     def _step(self, model: nn.Module, micro_batches: list[list[int]], progress: Progress) -> None:
         began = time.monotonic()
@@ -275,7 +275,7 @@ class Loop:
 
     def _collate(self, rows: list[int]) -> dict[str, Tensor]:
         examples = [self.data.examples[r] for r in rows]
-        tensors = self.plan.task.collate(examples, self.base.processor, self.base.setting)
+        tensors = collate(examples, self.plan.task, self.base.processor, self.base.setting)
         return to_device(tensors, self.plan.choice.device)
 
     def _over_ranks(self, loss: float) -> float:

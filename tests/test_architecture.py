@@ -20,6 +20,8 @@ PARTS = {
     "checkpoint": "train",
     "evaluate": "train",
     "feeding": "base",
+    "features": "train",
+    "frozen": "train",
     "optimisation": "train",
     "packing": "train",
     "rehearsal": "train",

@@ -1,4 +1,4 @@
-"""peft's LoRA layers on top of ours: the update is added inside the product, where peft's own conditions allow it.
+"""peft's LoRA layers, the update added inside the product of a quantised or plain layer, where peft's own conditions allow it.
 
 Otherwise (dropout on the input, DoRA and other variants, several active adapters, merged or disabled ones, hooks on
 the base layer) peft's forward pass composes it from two products and a sum, as always.
@@ -13,6 +13,7 @@ from peft.tuners.lora.bnb import Linear8bitLt as PeftLinear8bitLt
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 
+from pefttool_kernels import linear
 from pefttool_kernels.modules import FusedLinear4bit, FusedLinear8bit
 from pefttool_kernels.ops import LowRank
 
@@ -63,17 +64,20 @@ class FusedLora8bit(PeftLinear8bitLt):
 
 
 class FusedLora(PeftLinear):
-    """peft's `lora.Linear` over a plain layer that can add an update itself: it has `product(x, update)`."""
+    """peft's `lora.Linear` over a plain frozen `nn.Linear`, or a layer that has a `product(x, update)` of its own."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As peft's: x [..., in_features] -> [..., out_features] in x's dtype."""
+        """As peft's: x [..., in_features] -> [..., out_features] in the base's own output dtype."""
         plain = update(self) if not args and not kwargs else "it was called with more than an input"
-        if isinstance(plain, str):
-            composed: Tensor = super().forward(x, *args, **kwargs)
-            return composed
-        product: Any = self.base_layer.product
-        result: Tensor = product(x, plain)
-        return result
+        if not isinstance(plain, str):
+            own: Any = getattr(self.base_layer, "product", None)
+            if own is not None:
+                result: Tensor = own(x, plain)
+                return result
+            if linear.refusal(x, self.base_layer, plain) is None:
+                return linear.product(x, self.base_layer.weight, self.base_layer.bias, plain)
+        composed: Tensor = super().forward(x, *args, **kwargs)
+        return composed
 
 
 FUSED: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {
@@ -83,14 +87,16 @@ FUSED: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {
 
 
 def fuse(model: nn.Module) -> list[nn.Module]:
-    """Let every LoRA layer of `model` that stands on one of our linear layers add its update there; return them."""
+    """Let every LoRA layer of `model` on one of our linear layers, or a plain one, add its update there; return them."""
     fused = []
     for module in model.modules():
         base, own = FUSED.get(type(module), (None, None))
         if base is not None and isinstance(module.base_layer, base):
             module.__class__ = own
             fused.append(module)
-        elif type(module) is PeftLinear and hasattr(module.base_layer, "product"):
+        elif type(module) is PeftLinear and (
+            type(module.base_layer) is nn.Linear or hasattr(module.base_layer, "product")
+        ):
             module.__class__ = FusedLora
             fused.append(module)
     return fused

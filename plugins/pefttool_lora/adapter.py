@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -75,8 +74,7 @@ class LoraAdapter(Adapter):
 
 
 def _fuse(model: nn.Module) -> None:
-    """Let the update be added inside the products of quantised layers, whose makers imported one of these modules."""
-    if {"pefttool_kernels.modules", "pefttool_kernels.stated"} & sys.modules.keys():
-        from pefttool_kernels import lora
+    """Let the update be added inside the products of plain and quantised layers, instead of composed beside them."""
+    from pefttool_kernels import lora
 
-        lora.fuse(model)
+    lora.fuse(model)

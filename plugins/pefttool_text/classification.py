@@ -38,6 +38,7 @@ class TextClassification(Task):
     name = "text-classification"
     Options = ClassificationOptions
     primary = ("accuracy", "max")
+    repeatable = True
     peft_task_type = "SEQ_CLS"
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:all-minilm-l6-v2",

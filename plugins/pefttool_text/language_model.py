@@ -20,6 +20,7 @@ class LanguageModel(Task):
 
     generative = True
     packs = True
+    repeatable = True
     peft_task_type = "CAUSAL_LM"
 
     def defaults(self) -> Mapping[str, Any]:

@@ -17,8 +17,7 @@ from pefttool import schema
 from pefttool.errors import PefttoolError, Refused, UsageError
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
-from pefttool.settings import RESERVED, Document
-from pefttool.validation import short
+from pefttool.settings import Document
 
 REGISTRY = make_registry()
 GOOD: dict[str, Any] = {"model": "m", "adapter": "alpha", "task": "plain", "data": {"train": "rows.jsonl"}}
@@ -170,15 +169,6 @@ def test_options_without_a_default_and_options_without_a_task() -> None:
     assert only({**GOOD, "adapter": "beta"}) == "adapter.tokens: none given, and it has no default"
     line = only({**GOOD, "task": {"column": "x"}})
     assert line == "task: options are given without task.name: add --task NAME"
-
-
-@pytest.mark.parametrize("key", RESERVED)
-def test_reserved_keys_are_refused_unless_at_their_default(key: str) -> None:
-    section, name = key.split(".")
-    default = Document().model_dump(mode="json")[section][name]
-    assert resolve({**GOOD, section: {name: default}}).model == "m"
-    value = {"null": "6GiB", "false": True, '"none"': "reentrant", "[]": ["activations"]}[json.dumps(default)]
-    assert only({**GOOD, section: {name: value}}).startswith(f"{key}: {short(value)} is not possible yet")
 
 
 @pytest.mark.parametrize("value", [".inf", ".nan", "1e400", "-1", "0"])

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pefttool import ModelError, facts, hub, registry, streamed_base
 from pefttool.base import load_model
-from pefttool.model_files import model_hash
+from pefttool.fingerprint import weight_files
 from pefttool.packed_file import PackedFile
 from pefttool.pretrained import LocalPretrained
 from pefttool.streaming import Copies, Mapped, Slots, Views
@@ -226,12 +226,12 @@ def test_the_file_is_made_once_and_again_when_the_model_changes(monkeypatch, tmp
     path.write_bytes(path.read_bytes()[:-1])
     load()
     assert len(made) == 2
-    before = model_hash(folder)
+    before = weight_files(folder)
     model = LlamaForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] += 1
     model.save_pretrained(folder)
-    assert model_hash(folder) != before
+    assert weight_files(folder) != before
     load()
     assert len(made) == 3
 

@@ -10,7 +10,7 @@ from pefttool.values import Row, Setting
 from pefttool_text.batching import IGNORE, attention_mask, pad
 from pefttool_text.causal_lm import CausalLM
 from pefttool_text.classification import TextClassification
-from pefttool_text.pooling import MeanPooled, mean_pool
+from pefttool_text.pooling import MeanPool, MeanPooled
 
 CLASSIFY, CONTINUE = TextClassification(), CausalLM()
 
@@ -82,8 +82,8 @@ def test_padding_is_marked_by_the_mask_not_by_a_token():
 
 def test_mean_pooling_leaves_padding_out():
     hidden = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]]])
-    assert mean_pool(hidden, torch.tensor([[1, 1, 0]])).tolist() == [[2.0, 3.0]]
-    assert mean_pool(hidden, torch.tensor([[0, 0, 0]])).tolist() == [[0.0, 0.0]]
+    assert MeanPool()(hidden, torch.tensor([[1, 1, 0]])).tolist() == [[2.0, 3.0]]
+    assert MeanPool()(hidden, torch.tensor([[0, 0, 0]])).tolist() == [[0.0, 0.0]]
 
 
 class Embedding(torch.nn.Module):
