@@ -11,6 +11,7 @@ from pefttool.cli.common import current_registry, read_recipe, recipe_options
 from pefttool.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from pefttool.feeding import Feeding
     from pefttool.forecast import Forecast
     from pefttool.recipe import Recipe
 
@@ -27,10 +28,22 @@ def plan(device: str | None, as_json: bool, **flags: Any) -> None:
     """
     recipe = read_recipe(current_registry(), data_optional=True, **flags)
     made = _forecast(recipe, device, _silent if as_json else _say)
+    feeding = _feeding(made)
     if as_json:
-        print_json(made.as_json())
-    else:
-        _show(made)
+        print_json({**made.as_json(), "feeding": feeding and feeding.as_json()})
+        return
+    _show(made)
+    if feeding is not None:
+        click.echo(f"· {feeding}")
+
+
+def _feeding(made: Forecast) -> Feeding | None:
+    """Measured where blocks are streamed, and once: rates of this machine, whatever is planned for."""
+    if not made.plan.recipe.memory.stream:
+        return None
+    from pefttool import feeding
+
+    return feeding.floor(made.plan)
 
 
 def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], object]) -> Forecast:
