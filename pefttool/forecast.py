@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from pefttool import corpus, feeding, outside, simulate
+from pefttool import corpus, outside, simulate
 from pefttool.batches import Batches, rows_key
 from pefttool.columns import PackedRows
 from pefttool.errors import DataError
-from pefttool.feeding import Feeding
 from pefttool.memory import Estimate
 from pefttool.outside import Outside
 from pefttool.plan import Plan
@@ -27,7 +26,7 @@ TRAIN_KEYS = ("batch_size", "batch_tokens", "gradient_accumulation", "sequence_l
 class Forecast:
     """The largest micro-batch is `rows` rows of up to `tokens` tokens: with `measured_lengths` that of the plan's data.
 
-    `memory` is what the device has, if that is known; `feeding` how long a step with streamed blocks takes at least.
+    `memory` is what the device has, if that is known.
     """
 
     plan: Plan
@@ -37,7 +36,6 @@ class Forecast:
     outside: tuple[Outside, ...]
     memory: int | None = None
     measured_lengths: bool = False
-    feeding: Feeding | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -59,7 +57,6 @@ class Forecast:
             "phase": self.estimate.phase,
             "outside": [vars(share) for share in self.outside],
             "total_bytes": self.total_bytes,
-            "feeding": None if self.feeding is None else {**vars(self.feeding), "seconds": self.feeding.seconds},
             "memory_bytes": self.memory,
             "fits": self.fits,
         }
@@ -121,11 +118,6 @@ def make(plan: Plan, memory: int | None = None, data: Known | None = None) -> Fo
         estimate = simulate.peak_of(plan, data.setting, chosen)
     shares = outside.shares(plan, estimate)
     return Forecast(plan, rows, tokens, estimate, shares, memory, measured_lengths=chosen is not None)
-
-
-def fed(made: Forecast) -> Forecast:
-    """With the floor under a step's time where blocks are streamed: measured here, in a second or two."""
-    return replace(made, feeding=feeding.floor(made.plan)) if made.plan.recipe.memory.stream else made
 
 
 def largest(settings: TrainSettings) -> tuple[int, int]:

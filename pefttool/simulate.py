@@ -72,7 +72,7 @@ def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]],
             with recorder:
                 _own(recorder, adapted, batch)
                 if slots is not None:
-                    _stream(recorder, slots, adapted.model, plan.choice.device)
+                    _stream(recorder, slots, adapted.model, plan.base_is_mapped)
                 _empty_step(recorder, adapted, optimizer)
                 for parameter in adapted.parameters().values():
                     parameter.register_post_accumulate_grad_hook(becoming_gradient)  # type: ignore[no-untyped-call]
@@ -149,8 +149,8 @@ def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None
     recorder.own((t for t in batch.values() if isinstance(t, torch.Tensor)), "batch")
 
 
-def _stream(recorder: Recorder, slots: Slots, model: nn.Module, device: str) -> None:
-    """Blocks in host memory, and buffers for those at hand. On a CPU all that is frozen is the mapped file's."""
+def _stream(recorder: Recorder, slots: Slots, model: nn.Module, mapped: bool) -> None:
+    """Blocks in host memory, and buffers for those at hand, unless all that is frozen is `mapped`."""
     import torch
 
     from pefttool.memory import HOST
@@ -159,8 +159,8 @@ def _stream(recorder: Recorder, slots: Slots, model: nn.Module, device: str) -> 
     lane = streaming.Copies(slots.sections, host, torch.device("cpu"), slots.most)
     slots.lane = lane
     recorder.own([host.content], HOST)
-    recorder.own(lane.buffers, HOST if device == "cpu" else "weights")
-    if device == "cpu":
+    recorder.own(lane.buffers, HOST if mapped else "weights")
+    if mapped:
         recorder.own((p for p in model.parameters() if not p.requires_grad), HOST)
         recorder.own(model.buffers(), HOST)
 

@@ -11,6 +11,7 @@ from pefttool.cli.common import current_registry, read_recipe, recipe_options
 from pefttool.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from pefttool.feeding import Feeding
     from pefttool.forecast import Forecast
     from pefttool.recipe import Recipe
 
@@ -28,10 +29,22 @@ def plan(device: str | None, as_json: bool, **flags: Any) -> None:
     """
     recipe = read_recipe(current_registry(), data_optional=True, **flags)
     made = _forecast(recipe, device, _silent if as_json else _say)
+    feeding = _feeding(made)
     if as_json:
-        print_json(made.as_json())
-    else:
-        _show(made)
+        print_json({**made.as_json(), "feeding": feeding and feeding.as_json()})
+        return
+    _show(made)
+    if feeding is not None:
+        click.echo(f"· {feeding}")
+
+
+def _feeding(made: Forecast) -> Feeding | None:
+    """Measured where blocks are streamed, and once: rates of this machine, whatever is planned for."""
+    if not made.plan.recipe.memory.stream:
+        return None
+    from pefttool import feeding
+
+    return feeding.floor(made.plan)
 
 
 def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], None]) -> Forecast:
@@ -49,10 +62,9 @@ def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], None]) ->
         memory = forecast.memory_here(planned.choice.device)
     data = forecast.known(planned, store.of_user(say))
     if recipe.memory.budget is None:
-        return forecast.fed(forecast.make(planned, memory, data))
+        return forecast.make(planned, memory, data)
     allowed = sizes.parse(recipe.memory.budget)
-    found = replace(budget.fit(planned, allowed, data, say), memory=allowed if memory is None else min(memory, allowed))
-    return forecast.fed(found)
+    return replace(budget.fit(planned, allowed, data, say), memory=allowed if memory is None else min(memory, allowed))
 
 
 def _silent(text: str) -> None:
@@ -75,11 +87,6 @@ def _show(made: Forecast) -> None:
         f"· {planned.facts.architecture}, {planned.facts.parameters:,} parameters; micro-batches of {made.rows} x"
         f" {made.tokens} tokens ({longest}); the peak is in: {estimate.phase}"
     )
-    if made.feeding is not None:
-        click.echo(
-            f"· a step fetches {sizes.show(made.feeding.bytes)} of frozen blocks: at least"
-            f" {made.feeding.seconds:.1f} s ({made.feeding.source})"
-        )
     rows = [(name, sizes.show(size), "simulated") for name, size in estimate.parts.items() if size]
     rows.append(("tensors", sizes.show(estimate.peak_bytes), "simulated: the sum"))
     rows += [(share.name, sizes.show(share.bytes), share.source) for share in made.outside]

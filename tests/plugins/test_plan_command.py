@@ -11,6 +11,7 @@ from terminal import Terminal
 from tiny_models import configs
 from transformers import BertConfig, PatchTSTConfig
 
+from pefttool import sizes
 from pefttool.registry import Registry
 
 TINY = ("--adapter", "lora", "-o", "train.sequence_length=32", "-o", "train.batch_size=8")
@@ -49,6 +50,21 @@ def test_from_a_config_alone(plan: Any, llama: str) -> None:
     assert all(share["source"] for share in made["outside"])
     more = plan("--model", llama, "--for", "cuda:8GiB", *TINY, "--quantize", "nf4", "-o", "adapter.r=64")
     assert more["parts"]["adapter"] == 4 * made["parts"]["adapter"]
+
+
+def test_a_streamed_step_has_a_floor(
+    plan: Any, llama: str, terminal: Terminal, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path))
+    monkeypatch.setattr("pefttool.feeding.reading_rate", lambda file: 1000.0)
+    arguments = ("--model", llama, "--for", "cuda:8GiB", *TINY, "--quantize", "nf4")
+    assert plan(*arguments)["feeding"] is None
+    once = plan(*arguments, "-o", "memory.stream=true")["feeding"]
+    assert once["bytes"] > 0 and once["seconds"] == once["bytes"] / 1000.0 and once["source"].startswith("measured")
+    four = plan(*arguments, "-o", "memory.stream=true", "-o", "train.gradient_accumulation=4")["feeding"]
+    assert four["bytes"] == 4 * once["bytes"]
+    _, out, _ = terminal.run("plan", *arguments, "-o", "memory.stream=true")
+    assert f"· a step fetches {sizes.show(once['bytes'])} at 1000 B/s (measured: " in out
 
 
 def test_for_this_machine(plan: Any, llama: str) -> None:
