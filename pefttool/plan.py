@@ -179,8 +179,6 @@ def check(plan: Plan) -> list[Problem]:
     if "embeddings" in resolved.memory.offload and plan.adapter.trains_base:
         message = f"adapter {plan.adapter.name!r} trains the embeddings, which then have to stay; drop embeddings"
         problems.append(Problem("memory.offload", message))
-    if "activations" in resolved.memory.offload:
-        problems.append(Problem("memory.offload", "activations cannot be offloaded yet; drop activations"))
     problems += plan.task.check(resolved.task_options, plan.facts)
     return problems + refused
 
@@ -218,8 +216,6 @@ def techniques_refused(plan: Plan) -> list[Problem]:
         message = f"the blocks of {plan.facts.architecture} cannot compute their activations again; use none"
         found.append(Problem("train.gradient_checkpointing", message))
     offloaded, device = plan.recipe.memory.offload, plan.choice.device
-    if "embeddings" in offloaded:
-        found.append(Problem("memory.offload", "'embeddings' is not possible yet; remove it"))
     if "activations" in offloaded and not device.startswith("cuda"):
         message = f"'activations': on {device} they are in host memory already; drop it"
         found.append(Problem("memory.offload", message))

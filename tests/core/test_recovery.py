@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,8 +79,17 @@ def halving_at(loop: Any, steps: Counter[int]) -> None:
             loop.emit.after[step - 1] = smaller
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collecting_is_quick() -> Iterator[None]:
+    """Every failure collects garbage: not among all that was imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-@settings(max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(planned=failures)
 def test_failures_at_any_point_change_nothing(tmp_path: Path, packed: bool, planned: Any) -> None:
     """To the bit a run that was split so from the start; within rounding one that never was; the same rows."""
