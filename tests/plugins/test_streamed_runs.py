@@ -66,7 +66,7 @@ def test_and_on_a_real_model(tmp_path: Path, adapter: str) -> None:
         ("lora", ("memory.stream=true",), "memory.stream", r"only quantised blocks .* add quantize \(able: .*nf4"),
         ("full", ("memory.stream=true",), "memory.stream", "adapter 'full' trains the blocks, which then have to stay"),
         ("full", ("memory.offload=[embeddings]",), "memory.offload", "adapter 'full' trains the embeddings"),
-        ("lora", ("memory.offload=[activations]",), "memory.offload", "they are in host memory already"),
+        ("lora", ("memory.offload=[activations]",), "memory.offload", "'activations': on cpu they are in host memory"),
     ],
 )
 def test_what_cannot_be_is_refused_by_the_plan(registry: Registry, adapter, settings, key, reason) -> None:
