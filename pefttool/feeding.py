@@ -7,8 +7,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pefttool import hub, streamed_base
+from pefttool import hub, sizes, streamed_base
 from pefttool.plan import Plan
 from pefttool.streaming import Slots
 
@@ -28,6 +29,13 @@ class Feeding:
     @property
     def seconds(self) -> float:
         return self.bytes / self.rate
+
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "seconds": self.seconds}
+
+    def __str__(self) -> str:
+        amount = f"{sizes.show(self.bytes)} at {sizes.show(int(self.rate))}/s ({self.source})"
+        return f"a step fetches {amount}: {self.seconds:.3g} s at least, until the system has the file in memory"
 
 
 def floor(plan: Plan) -> Feeding:

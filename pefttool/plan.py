@@ -43,8 +43,13 @@ class Plan:
 
     @property
     def tables_on_host(self) -> bool:
-        """Embeddings and output layer stay in host memory; on a CPU they lie there anyway."""
-        return "embeddings" in self.recipe.memory.offload and self.choice.device != "cpu"
+        """Embeddings and output layer stay in host memory."""
+        return "embeddings" in self.recipe.memory.offload
+
+    @property
+    def base_is_mapped(self) -> bool:
+        """All that is frozen are views of a file, which no allocator handed out."""
+        return self.recipe.memory.stream and self.choice.device == "cpu"
 
     def as_json(self) -> dict[str, Any]:
         """What `plan.json` holds: the decisions, not the recipe (which lies beside it)."""
@@ -174,16 +179,37 @@ def check(plan: Plan) -> list[Problem]:
         refusal = plan.quantizer.refuses(plan.quantizer.Options(), plan.facts)
         if refusal:
             problems.append(Problem("quantize", refusal))
-    if resolved.memory.stream:
-        problems += _check_stream(plan)
-    if "embeddings" in resolved.memory.offload and plan.adapter.trains_base:
-        message = f"adapter {plan.adapter.name!r} trains the embeddings, which then have to stay; drop embeddings"
-        problems.append(Problem("memory.offload", message))
     problems += plan.task.check(resolved.task_options, plan.facts)
     return problems + refused
 
 
-def _check_stream(plan: Plan) -> list[Problem]:
+def techniques_refused(plan: Plan) -> list[Problem]:
+    """What makes training smaller or faster, and cannot here; what an adapter cannot do it says itself."""
+    found = []
+    if plan.facts.recomputes and not plan.facts.recomputable:
+        message = f"the blocks of {plan.facts.architecture} cannot compute their activations again; use none"
+        found.append(Problem("train.gradient_checkpointing", message))
+    offloaded, device = plan.recipe.memory.offload, plan.choice.device
+    if offloaded and not device.startswith("cuda"):
+        message = f"{', '.join(map(repr, offloaded))}: on {device} they are in host memory already; drop it"
+        found.append(Problem("memory.offload", message))
+    elif "embeddings" in offloaded and plan.adapter.trains_base:
+        message = f"'embeddings': adapter {plan.adapter.name!r} trains them, so that they have to stay; drop it"
+        found.append(Problem("memory.offload", message))
+    if plan.recipe.memory.stream:
+        found += _stream_refused(plan)
+    missing = devices.compiler_missing(device) if plan.recipe.train.compile else None
+    if missing is not None:
+        found.append(Problem("train.compile", missing))
+    elif plan.recipe.train.compile and not plan.facts.layers:
+        found.append(Problem("train.compile", f"{plan.facts.architecture} has no repeated blocks; drop it"))
+    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, device)
+    if refusal is not None:
+        found.append(Problem("train.optimizer", refusal))
+    return found
+
+
+def _stream_refused(plan: Plan) -> list[Problem]:
     """Why the frozen blocks of this model cannot be fetched when they are needed."""
     able = ", ".join(name for name, quantizer in plan.registry.quantizers.items() if quantizer.streams) or "none"
     found = []
@@ -207,24 +233,3 @@ def _check_stream(plan: Plan) -> list[Problem]:
     if plan.recipe.train.compile:
         found.append("a compiled model cannot fetch its blocks; drop it, or train.compile")
     return [Problem("memory.stream", message) for message in found]
-
-
-def techniques_refused(plan: Plan) -> list[Problem]:
-    """What makes training smaller or faster, and cannot here; what an adapter cannot do it says itself."""
-    found = []
-    if plan.facts.recomputes and not plan.facts.recomputable:
-        message = f"the blocks of {plan.facts.architecture} cannot compute their activations again; use none"
-        found.append(Problem("train.gradient_checkpointing", message))
-    offloaded, device = plan.recipe.memory.offload, plan.choice.device
-    if "activations" in offloaded and not device.startswith("cuda"):
-        message = f"'activations': on {device} they are in host memory already; drop it"
-        found.append(Problem("memory.offload", message))
-    missing = devices.compiler_missing(device) if plan.recipe.train.compile else None
-    if missing is not None:
-        found.append(Problem("train.compile", missing))
-    elif plan.recipe.train.compile and not plan.facts.layers:
-        found.append(Problem("train.compile", f"{plan.facts.architecture} has no repeated blocks; drop it"))
-    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, device)
-    if refusal is not None:
-        found.append(Problem("train.optimizer", refusal))
-    return found

@@ -89,7 +89,8 @@ def prime(loop: Loop) -> None:
 def lasting(loop: Loop) -> list[Tensor]:
     """What is there before the step and after it: the model with all that it holds, and the optimiser's state."""
     state = (value for values in loop.optimizer.state.values() for value in values.values())
-    return [*held_by(loop.adapted.model), *(value for value in state if hasattr(value, "untyped_storage"))]
+    model = loop.parameters.values() if loop.plan.base_is_mapped else held_by(loop.adapted.model)
+    return [*model, *(value for value in state if hasattr(value, "untyped_storage"))]
 
 
 def evaluate_longest(loop: Loop) -> None:

@@ -38,16 +38,15 @@ def filler(plan: Plan, setting: Setting, rows: int, tokens: int) -> list[Mapping
         raise UsageError(f"task {plan.task.name!r} cannot be planned: it offers no row to simulate with") from None
 
 
-def peak(
-    plan: Plan,
-    setting: Setting,
-    rows: int,
-    tokens: int,
-    examples: Sequence[Mapping[str, Any]] | None = None,
-) -> Estimate:
-    """The most that one optimiser step over a micro-batch holds at a time, and one evaluation of it.
+def peak(plan: Plan, setting: Setting, rows: int, tokens: int) -> Estimate:
+    """`peak_of` a micro-batch of `rows` rows of `tokens` tokens. UsageError for a task that has none to offer."""
+    return peak_of(plan, setting, filler(plan, setting, rows, tokens))
 
-    The micro-batch is `rows` rows of `tokens` tokens, or these `examples`.
+
+def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]], settled: bool = False) -> Estimate:
+    """The most that one optimiser step over a micro-batch of these encoded rows holds at a time, and an evaluation.
+
+    Unless it is `settled` by `setting` whether rows are packed, they are where recipe and model allow it.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -55,9 +54,8 @@ def peak(
     from pefttool.memory import HOST, Recorder
 
     with torch.random.fork_rng(devices=[]), _quiet():
-        adapted, setting, processor, slots = _abstract(plan, setting, settled=examples is not None)
-        chosen = examples if examples is not None else filler(plan, setting, rows, tokens)
-        batch = plan.task.collate(chosen, processor, setting)
+        adapted, setting, processor, slots = _abstract(plan, setting, settled)
+        batch = plan.task.collate(examples, processor, setting)
         recorder = Recorder(getattr(getattr(adapted.model, "config", None), "vocab_size", None))
         choice = replace(plan.choice, device="cpu", grad_scaler=False)
 
@@ -74,7 +72,7 @@ def peak(
             with recorder:
                 _own(recorder, adapted, batch)
                 if slots is not None:
-                    _stream(recorder, slots, adapted.model, plan.choice.device)
+                    _stream(recorder, slots, adapted.model, plan.base_is_mapped)
                 _empty_step(recorder, adapted, optimizer)
                 for parameter in adapted.parameters().values():
                     parameter.register_post_accumulate_grad_hook(becoming_gradient)  # type: ignore[no-untyped-call]
@@ -82,7 +80,7 @@ def peak(
                     adapted.model.train(),
                     list(adapted.parameters().values()),
                     [(batch, True)],
-                    float(sum(example["weight"] for example in chosen)),
+                    float(sum(example["weight"] for example in examples)),
                     plan.task,
                     setting,
                     choice,
@@ -98,10 +96,7 @@ def peak(
 
 
 def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Setting, Any, Slots | None]:
-    """(adapted, setting, processor, slots of streamed blocks): on the meta device, as the run would make it.
-
-    Unless it is `settled` whether rows are packed, they are where the recipe and the model's attention allow it.
-    """
+    """(adapted, setting, processor, slots of streamed blocks): on the meta device, as the run would make it."""
     import torch
 
     source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, abstract=True)
@@ -154,8 +149,8 @@ def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None
     recorder.own((t for t in batch.values() if isinstance(t, torch.Tensor)), "batch")
 
 
-def _stream(recorder: Recorder, slots: Slots, model: nn.Module, device: str) -> None:
-    """Blocks in host memory, and buffers for those at hand. On a CPU all that is frozen is the mapped file's."""
+def _stream(recorder: Recorder, slots: Slots, model: nn.Module, mapped: bool) -> None:
+    """Blocks in host memory, and buffers for those at hand, unless all that is frozen is `mapped`."""
     import torch
 
     from pefttool.memory import HOST
@@ -164,8 +159,8 @@ def _stream(recorder: Recorder, slots: Slots, model: nn.Module, device: str) -> 
     lane = streaming.Copies(slots.sections, host, torch.device("cpu"), slots.most)
     slots.lane = lane
     recorder.own([host.content], HOST)
-    recorder.own(lane.buffers, HOST if device == "cpu" else "weights")
-    if device == "cpu":
+    recorder.own(lane.buffers, HOST if mapped else "weights")
+    if mapped:
         recorder.own((p for p in model.parameters() if not p.requires_grad), HOST)
         recorder.own(model.buffers(), HOST)
 

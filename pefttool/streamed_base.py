@@ -6,17 +6,14 @@ from. To make it, the quantised model has to fit in host memory once; to train f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import hub, streaming
+from pefttool import fingerprint, hub, streaming
 from pefttool.errors import ModelError
-from pefttool.fingerprint import weight_files
 from pefttool.interfaces import Quantizer, Task
 from pefttool.model_parts import put_skeletons, replace_tensors
 from pefttool.packed_file import PackedFile, Section, Unreadable, write
@@ -28,10 +25,8 @@ from pefttool.values import Facts, Loaded, Setting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Of this layout of the file; another number makes every file anew.
+#: Of what is in the file, and where; another number makes every file anew.
 FORMAT = 1
-#: What decides about the bytes of a quantised weight.
-PACKAGES = ("torch", "transformers", "bitsandbytes")
 #: Gives the same model quantised and in host memory, and the names of its weights that the folder lacks.
 Resident = Callable[[], tuple["nn.Module", tuple[str, ...]]]
 
@@ -64,15 +59,16 @@ def load(
 
 
 def file_for(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dtype: str) -> Path:
-    """Where the file of this model lies, or would lie."""
-    made_of = [
-        FORMAT,
-        {package: version(package) for package in PACKAGES},
-        weight_files(path),
-        [quantizer.name, quantizer.Options().model_dump(mode="json"), dtype],
-        [task.name, setting.labels],
-    ]
-    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    """Where the file of this model lies, or would lie: a hash of all that its bytes depend on. It is never stale."""
+    code = fingerprint.code([quantizer])
+    del code["pefttool"]  # FORMAT stands for it: not every change of ours is worth quantising anew
+    key = fingerprint.key(
+        format=FORMAT,
+        code=code,
+        weights=fingerprint.weight_files(path),
+        quantizer=[quantizer.name, quantizer.Options().model_dump(mode="json"), dtype],
+        task=[task.name, setting.labels],
+    )
     return hub.cache_folder() / "streamed" / f"{key[:32]}.safetensors"
 
 

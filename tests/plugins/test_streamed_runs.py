@@ -65,19 +65,30 @@ def test_and_on_a_real_model(tmp_path: Path, adapter: str) -> None:
     [
         ("lora", ("memory.stream=true",), "memory.stream", r"only quantised blocks .* add quantize \(able: .*nf4"),
         ("full", ("memory.stream=true",), "memory.stream", "adapter 'full' trains the blocks, which then have to stay"),
-        ("full", ("memory.offload=[embeddings]",), "memory.offload", "adapter 'full' trains the embeddings"),
-        ("lora", ("memory.offload=[activations]",), "memory.offload", "'activations': on cpu they are in host memory"),
+        ("lora", ("memory.offload=[embeddings]",), "memory.offload", "'embeddings': on cpu they are in host memory"),
+        (
+            "full",
+            ("memory.offload=[embeddings]", "device=cuda"),
+            "memory.offload",
+            "'embeddings': adapter 'full' trains them",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_the_plan(registry: Registry, adapter, settings, key, reason) -> None:
+    machine = CARD if "device=cuda" in settings else None
     with pytest.raises(Refused, match=f"{key}: {reason}"):
-        real_step.planned(registry, adapter, "chat", f"model={MODEL}", *DATA, *settings)
+        made(registry, adapter, MODEL, *settings, machine=machine)
+
+
+def made(registry: Registry, adapter: str, model: object, *settings: str, machine: DeviceFacts | None = None):
+    overrides = (f"model={model}", *DATA, *settings)
+    document = recipe.combine({}, {"adapter.name": adapter, "task.name": "chat"}, overrides)
+    return plan.make(recipe.resolve(document, registry), registry, machine=machine)
 
 
 def peak(registry: Registry, model: object, *settings: str, machine: DeviceFacts | None = None, tokens: int = 64):
-    arguments = (f"model={model}", *DATA, "quantize=nf4", f"train.sequence_length={tokens}", *settings)
-    document = recipe.combine({}, {"adapter.name": "lora", "task.name": "chat"}, arguments)
-    chosen = plan.make(recipe.resolve(document, registry), registry, machine=machine)
+    arguments = ("quantize=nf4", f"train.sequence_length={tokens}", *settings)
+    chosen = made(registry, "lora", model, *arguments, machine=machine)
     return chosen, simulate.peak(chosen, chosen.setting(), 2, tokens)
 
 

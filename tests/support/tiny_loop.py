@@ -99,6 +99,7 @@ def build(folder: Path, packed: bool, dropout: float = 0.0, count: int = 24, **s
         adapter=adapter,
         choice=SimpleNamespace(device="cpu", autocast=None, grad_scaler=False),
         facts=SimpleNamespace(parameters=0),
+        base_is_mapped=False,
     )
     tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=0)
     base: Any = SimpleNamespace(processor=tokenizer, setting=Setting(CausalLM.Options(), packing=packed))
