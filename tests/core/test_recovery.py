@@ -115,9 +115,13 @@ def test_failures_at_any_point_change_nothing(tmp_path: Path, packed: bool, plan
     assert list(dict.fromkeys(order[0])) == list(dict.fromkeys(order[1]))  # rows in the order of their first try
 
 
-def test_a_step_done_again_draws_what_it_drew(tmp_path: Path) -> None:
-    """With dropout: an update that failed before it was applied leaves the run as it was, to the bit."""
-    plain, disturbed = (build(tmp_path, True, dropout=0.3) for _ in range(2))
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+def test_a_step_done_again_draws_what_it_drew(tmp_path: Path, scaled: bool) -> None:
+    """With dropout: an update that failed before it was applied leaves the run as it was, to the bit.
+
+    Scaled gradients (float16): the scaler has already seen those of the failed attempt.
+    """
+    plain, disturbed = (build(tmp_path, True, dropout=0.3, scaled=scaled) for _ in range(2))
     raised = inject(disturbed, [(2, "optimizer", 0, ERRORS[0]), (5, "optimizer", 0, ERRORS[4])])
     for loop in (plain, disturbed):
         torch.manual_seed(4)
