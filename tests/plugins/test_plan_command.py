@@ -52,8 +52,6 @@ def test_from_a_config_alone(plan: Any, llama: str) -> None:
 
 
 def test_a_streamed_step_has_a_floor(plan, llama, terminal, monkeypatch, tmp_path) -> None:
-    plan: Any, llama: str, terminal: Terminal, monkeypatch: Any, tmp_path: Path
-) -> None:
     monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path))
     monkeypatch.setattr("pefttool.feeding.reading_rate", lambda file: 1000.0)
     arguments = ("--model", llama, "--for", "cuda:8GiB", *TINY, "--quantize", "nf4")
