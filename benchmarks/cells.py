@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -83,7 +84,7 @@ def read_events(events: Sequence[Mapping[str, Any]], job: Job, began: float) -> 
     finished = next(event for event in events if event["type"] == "RunFinished")
     looked = sum(
         event["monotonic"] - before["monotonic"]
-        for before, event in zip(events, events[1:], strict=False)
+        for before, event in itertools.pairwise(events)
         if event["type"] in LOOKS and event["monotonic"] < steps[-1]["monotonic"]
     )
     epochs = job.epochs

@@ -82,7 +82,7 @@ def take_turns(job: Job, cells: Mapping[str, Cell], rounds: int) -> dict[str, li
         for name in names[number % len(names) :] + names[: number % len(names)]:
             measured = cells[name](number)
             found[name].append(measured)
-            said = f"{measured.speed(job.unit):.0f} {job.unit}/s, {measured.wall:.1f} s, {job.metric} {measured.quality:.3f}"
+            said = f"{measured.speed(job.unit):.0f} {job.unit}/s, {job.metric} {measured.quality:.3f}"
             print(f"{job.name}, round {number + 1}, {name}: {said}", file=sys.stderr, flush=True)
         check_equal_work(job, {name: runs[-1] for name, runs in found.items()})
     return found

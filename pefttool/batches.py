@@ -16,7 +16,6 @@ from pefttool.values import Loss, Row, Setting
 if TYPE_CHECKING:
     from torch import nn
 
-    from pefttool.base import Base
     from pefttool.plan import Plan
     from pefttool.store import Store
 
@@ -106,7 +105,7 @@ def _encode(
     return examples
 
 
-def rows_key(plan: Plan, base: Base, rows: Sequence[Row]) -> str | None:
+def rows_key(plan: Plan, processor: Any, setting: Setting, rows: Sequence[Row]) -> str | None:
     """A hash over everything that these rows, once encoded, depend on; None where that cannot be known."""
     if not plan.task.repeatable:
         return None
@@ -116,9 +115,9 @@ def rows_key(plan: Plan, base: Base, rows: Sequence[Row]) -> str | None:
             what="encoded rows",
             rows=fingerprint.rows(rows),
             task=[plan.task.name, owner.distribution, owner.version],
-            setting={**asdict(base.setting), "options": base.setting.options.model_dump(mode="json")},
-            processor=[type(base.processor).__qualname__, fingerprint.processor_files(base.local.path)],
-            code=fingerprint.code([plan.task, base.processor]),
+            setting={**asdict(setting), "options": setting.options.model_dump(mode="json")},
+            processor=[type(processor).__qualname__, fingerprint.processor_files(plan.model.path)],
+            code=fingerprint.code([plan.task, processor]),
         )
     except (fingerprint.Unknowable, OSError):
         return None

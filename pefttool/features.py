@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import fingerprint, frozen
 from pefttool.batches import FEATURES, Batches, Encoded, to_device
+from pefttool.compiling import eagerly
 from pefttool.evaluate import inference
 from pefttool.events import Notice, Progress
 from pefttool.frozen import BatchFeatures, Frontier
@@ -122,8 +123,10 @@ class _Maker:
             text = f"{size >> 20} MiB for {len(data.examples)} rows, and the limit is {LIMIT >> 20} MiB"
             self.emit(Notice(text=f"features are not cached: {text}; the frozen part runs at every step"))
             return None
-        key = self._key(data, shape)
-        if key is None:
+        try:
+            key = self.key(data, shape)
+        except (fingerprint.Unknowable, OSError) as error:
+            self.emit(Notice(text=f"features are not cached: {error}; the frozen part runs at every step"))
             return None
         tensors = self.store.load(key)
         if tensors is None and worth:
@@ -135,30 +138,29 @@ class _Maker:
                     tensors = self.store.load(key)
         return None if tensors is None else Kept(self.frontier, tensors[NAME], starts)
 
-    def _key(self, data: Encoded, shape: tuple[int, ...]) -> str | None:
-        """A hash over everything that the features depend on, or None where that cannot be known."""
+    def key(self, data: Encoded, shape: tuple[int, ...]) -> str:
+        """A hash over everything that the features depend on. Raises Unknowable, or OSError, where that has none."""
+        if data.key is None:
+            raise fingerprint.Unknowable("what the rows depend on is not known")
         model, plan = self.adapted.model, self.plan
         trained = set(self.adapted.parameters())
         config: Any = getattr(model, "config", None)
         described = config.to_dict() if hasattr(config, "to_dict") else {}
         plugins = [plan.task, plan.adapter, *([plan.quantizer] if plan.quantizer else [])]
         state = {**model.state_dict(), **dict(model.named_buffers())}
-        try:
-            return fingerprint.key(
-                what="features",
-                rows=_required(data.key),
-                weights=fingerprint.weight_files(self.base.local.path),
-                state=fingerprint.tensors({n: t for n, t in state.items() if n not in trained}),
-                model=[repr(model), {k: repr(v) for k, v in described.items() if k != "_name_or_path"}],
-                attention=str(getattr(config, "_attn_implementation", None)),
-                frontier=[self.frontier.name, str(self.frontier.field), str(self.frontier.like), shape],
-                choice=[*_arithmetic(plan), str(self.frontier.dtype)],
-                quantizer=[plan.quantizer.name, _dump(plan.quantizer.Options())] if plan.quantizer else None,
-                setting={**asdict(self.base.setting), "options": _dump(self.base.setting.options)},
-                code=fingerprint.code([*plugins, *model.modules()]),
-            )
-        except (fingerprint.Unknowable, OSError):
-            return None
+        return fingerprint.key(
+            what="features",
+            rows=data.key,
+            weights=fingerprint.weight_files(self.base.local.path),
+            state=fingerprint.tensors({n: t for n, t in state.items() if n not in trained}),
+            model=[repr(model), {k: repr(v) for k, v in described.items() if k != "_name_or_path"}],
+            attention=str(getattr(config, "_attn_implementation", None)),
+            frontier=[self.frontier.name, str(self.frontier.field), str(self.frontier.like), shape],
+            choice=[*_arithmetic(plan), str(self.frontier.dtype)],
+            quantizer=[plan.quantizer.name, _dump(plan.quantizer.Options())] if plan.quantizer else None,
+            setting={**asdict(self.base.setting), "options": _dump(self.base.setting.options)},
+            code=fingerprint.code([*plugins, *model.modules()]),
+        )
 
     def _compute(self, data: Encoded, starts: Sequence[int], put: Put) -> None:
         """Run the frozen part over all rows, those of similar length together, longest first."""
@@ -168,7 +170,7 @@ class _Maker:
         tokens = max(TOKENS, lengths[order[0]])
         waiting = Batches(lengths, 1, 1, 0, tokens, base.setting.packing).fill(order)[::-1]
         done = 0
-        with inference(model, plan.choice):
+        with inference(model, plan.choice), eagerly(plan.recipe.train.compile):
             while waiting:
                 rows = waiting.pop()
                 batch = plan.task.collate([data.examples[i] for i in rows], base.processor, base.setting)
@@ -191,12 +193,6 @@ class _Maker:
         with frozen.stopping_after(frontier.module) as outputs:
             self.plan.task.loss(model, batch, self.base.setting)
         return frontier.of(outputs[0])
-
-
-def _required(key: str | None) -> str:
-    if key is None:
-        raise fingerprint.Unknowable("what the rows depend on is not known")
-    return key
 
 
 def _arithmetic(plan: Plan) -> list[str]:

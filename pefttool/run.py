@@ -15,11 +15,12 @@ from pefttool import (
     budget,
     corpus,
     features,
-    hub,
+    forecast,
     packing,
     plan,
     simulate,
     sizes,
+    store,
     techniques,
     train,
 )
@@ -67,8 +68,9 @@ def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False) -> Fini
 
 def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: Any, emit: Emitter) -> Finished:
     planned = plan.make(recipe, registry, accelerator.num_processes)
+    kept = store.of_user(lambda text: emit(Notice(text=text, level="warning")))
     if planned.recipe.memory.budget is not None:
-        planned = budget.fit(planned, sizes.parse(planned.recipe.memory.budget)).plan
+        planned = budget.fit(planned, sizes.parse(planned.recipe.memory.budget), forecast.known(planned, kept)).plan
     folder = artefacts.choose_folder(planned)
     accelerator.wait_for_everyone()  # before any rank makes the folder, all have chosen the same one
     writes = accelerator.is_main_process
@@ -88,8 +90,8 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
         lacking = f"{loaded.local.path} lacks {len(loaded.missing)} weights of {loaded.facts.architecture}"
         text = f"{lacking}, such as {loaded.missing[0]}: they start at random, and stay so where nothing trains them"
         emit(Notice(text=text, level="warning"))
-    store = _store(emit) if planned.recipe.data.cache else None
-    data, held_out = _encode(planned, loaded, rows, store, emit)
+    cache = kept if planned.recipe.data.cache else None
+    data, held_out = _encode(planned, loaded, rows, cache, emit)
 
     # The base's answers: before anything is attached, unless they can be had later, where they cost less. Adapters that
     # can be switched off show them after training, so that the first step need not wait; and where attaching adds
@@ -105,7 +107,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     if look is None or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
     ranks = accelerator.num_processes
-    adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, store, emit, ranks)
+    adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, cache, emit, ranks)
     if look is None and not later:
         look = _look(planned, loaded, adapted.model, held_out, emit)
     untrained = {name: p.detach().clone() for name, p in adapted.parameters().items() if name in adapted.head}
@@ -145,20 +147,17 @@ def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:
         emit(Notice(text=text.removeprefix("warning: "), level="warning" if warns else "info"))
 
 
-def _store(emit: Emitter) -> Store:
-    return Store(hub.cache_folder() / "made", lambda text: emit(Notice(text=text, level="warning")))
-
-
 def _encode(
-    planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, store: Store | None, emit: Emitter
+    planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, cache: Store | None, emit: Emitter
 ) -> tuple[Encoded, Encoded]:
     def progress(done: int, total: int) -> None:
         emit(Progress(what="encoding", done=done, total=total))
 
     train_rows, eval_rows = (planned.task.prepare(part, loaded.model) for part in (rows.train, rows.eval))
+    processor, setting = loaded.processor, loaded.setting
     data, held_out = (
         batches.encode(
-            part, planned.task, loaded.processor, loaded.setting, told, store, batches.rows_key(planned, loaded, part)
+            part, planned.task, processor, setting, told, cache, batches.rows_key(planned, processor, setting, part)
         )
         for part, told in ((train_rows, progress), (eval_rows, None))
     )
@@ -199,7 +198,7 @@ def _compare_memory(
         return {}
     chosen = [{k: v for k, v in data.examples[i].items() if k != FEATURES} for i in rehearsed.rows]
     cached = FEATURES in data.examples[0]
-    simulated = simulate.peak(planned, loaded.setting, len(chosen), 0, chosen).peak_bytes
+    simulated = simulate.peak_of(planned, loaded.setting, chosen, settled=True).peak_bytes
     measured = rehearsed.peak_bytes
     difference = (simulated - measured) / measured
     text = f"memory: {sizes.show(simulated)} of tensors simulated, {sizes.show(measured)} measured ({difference:+.1%})"

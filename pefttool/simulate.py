@@ -38,16 +38,15 @@ def filler(plan: Plan, setting: Setting, rows: int, tokens: int) -> list[Mapping
         raise UsageError(f"task {plan.task.name!r} cannot be planned: it offers no row to simulate with") from None
 
 
-def peak(
-    plan: Plan,
-    setting: Setting,
-    rows: int,
-    tokens: int,
-    examples: Sequence[Mapping[str, Any]] | None = None,
-) -> Estimate:
-    """The most that one optimiser step over a micro-batch holds at a time, and one evaluation of it.
+def peak(plan: Plan, setting: Setting, rows: int, tokens: int) -> Estimate:
+    """`peak_of` a micro-batch of `rows` rows of `tokens` tokens. UsageError for a task that has none to offer."""
+    return peak_of(plan, setting, filler(plan, setting, rows, tokens))
 
-    The micro-batch is `rows` rows of `tokens` tokens, or these `examples`.
+
+def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]], settled: bool = False) -> Estimate:
+    """The most that one optimiser step over a micro-batch of these encoded rows holds at a time, and an evaluation.
+
+    Unless it is `settled` by `setting` whether rows are packed, they are where recipe and model allow it.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -55,9 +54,8 @@ def peak(
     from pefttool.memory import HOST, Recorder
 
     with torch.random.fork_rng(devices=[]), _quiet():
-        adapted, setting, processor, slots = _abstract(plan, setting, settled=examples is not None)
-        chosen = examples if examples is not None else filler(plan, setting, rows, tokens)
-        batch = plan.task.collate(chosen, processor, setting)
+        adapted, setting, processor, slots = _abstract(plan, setting, settled)
+        batch = plan.task.collate(examples, processor, setting)
         recorder = Recorder(getattr(getattr(adapted.model, "config", None), "vocab_size", None))
         choice = replace(plan.choice, device="cpu", grad_scaler=False)
 
@@ -82,7 +80,7 @@ def peak(
                     adapted.model.train(),
                     list(adapted.parameters().values()),
                     [(batch, True)],
-                    float(sum(example["weight"] for example in chosen)),
+                    float(sum(example["weight"] for example in examples)),
                     plan.task,
                     setting,
                     choice,
@@ -98,10 +96,7 @@ def peak(
 
 
 def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Setting, Any, Slots | None]:
-    """(adapted, setting, processor, slots of streamed blocks): on the meta device, as the run would make it.
-
-    Unless it is `settled` whether rows are packed, they are where the recipe and the model's attention allow it.
-    """
+    """(adapted, setting, processor, slots of streamed blocks): on the meta device, as the run would make it."""
     import torch
 
     source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, abstract=True)

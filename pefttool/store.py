@@ -47,6 +47,13 @@ Shapes = Mapping[str, tuple["torch.dtype", tuple[int, ...]]]
 Put = Callable[[str, int, "Tensor"], None]
 
 
+def of_user(tell: Callable[[str], None]) -> Store:
+    """The store in the user's cache folder, which all runs share."""
+    from pefttool.hub import cache_folder
+
+    return Store(cache_folder() / "made", tell)
+
+
 class _Unwritable(Exception):
     """The disk is full, read-only, or not there."""
 

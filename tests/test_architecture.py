@@ -28,6 +28,7 @@ PARTS = {
     "reload": "artefacts",
     "budget": "train",
     "forecast": "train",
+    "outside": "plan",
     "simulate": "train",
     "streamed_base": "base",
     "techniques": "attach",

@@ -1,4 +1,4 @@
-"""peft's LoRA layers, the update added inside the product of a quantised or plain layer, where peft's own conditions allow it.
+"""peft's LoRA layers: the update is added inside the base's product, where peft's own conditions allow it.
 
 Otherwise (dropout on the input, DoRA and other variants, several active adapters, merged or disabled ones, hooks on
 the base layer) peft's forward pass composes it from two products and a sum, as always.
@@ -87,7 +87,7 @@ FUSED: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {
 
 
 def fuse(model: nn.Module) -> list[nn.Module]:
-    """Let every LoRA layer of `model` on one of our linear layers, or a plain one, add its update there; return them."""
+    """Let every LoRA layer of `model` on a plain linear layer or one of ours add its update there; return them."""
     fused = []
     for module in model.modules():
         base, own = FUSED.get(type(module), (None, None))

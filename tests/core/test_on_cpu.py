@@ -9,6 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from pefttool import attention, dropout, on_cpu
 
@@ -40,6 +41,53 @@ def test_padded_attention_against_its_definition(block, heads, key_heads, keys, 
     assert close(found, expected)
     for ours, theirs in zip(torch.autograd.grad(found, singles, upstream.float()), truth, strict=True):
         assert close(ours, theirs)
+
+
+@pytest.mark.parametrize("tile", [1, 3, 128])
+@pytest.mark.parametrize("causal", [True, False])
+def test_packed_attention_by_tiles_against_its_definition(tile, causal, monkeypatch):
+    monkeypatch.setattr(attention, "TILE", tile)
+    segments = (7, 1, 10, 3)
+    tensors = inputs(6, 2, 21, 21, rows=1)
+    row = torch.repeat_interleave(torch.arange(4), torch.tensor(segments))
+    mask = row[:, None] == row[None, :]
+    if causal:
+        mask = mask.tril()
+    expected = scaled_dot_product_attention(*tensors, attn_mask=mask, enable_gqa=True).transpose(1, 2)
+    upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    truth = torch.autograd.grad(expected, tensors, upstream)
+    singles = [t.detach().float().requires_grad_() for t in tensors]
+    found, _ = attention.attention(nn.Identity(), *singles, None, is_causal=causal, segments=segments)
+    assert close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found, singles, upstream.float()), truth, strict=True):
+        assert close(ours, theirs)
+
+
+def test_in_bfloat16_tiles_are_no_further_from_the_truth_than_whole_probabilities():
+    """Against transformers' eager attention; geometric mean over output and gradients."""
+    made = [t.detach().bfloat16() for t in inputs(6, 2, 300, 300, rows=1)]
+    upstream = torch.randn(1, 300, 6, 6, generator=torch.Generator().manual_seed(1)).bfloat16()
+
+    def results(fast: bool, dtype: torch.dtype) -> list[Tensor]:
+        leaves = [t.to(dtype).requires_grad_() for t in made]
+        if fast:
+            output, _ = attention.attention(nn.Identity(), *leaves, None, segments=(300,))
+        else:
+            module = nn.Module()
+            module.num_key_value_groups = 3  # type: ignore[assignment]
+            hidden = torch.full((300, 300), float("-inf"), dtype=dtype).triu_(1)
+            output, _ = eager_attention_forward(module, *leaves, hidden, scaling=6**-0.5)
+        return [
+            output.detach().double(),
+            *(t.double() for t in torch.autograd.grad(output, leaves, upstream.to(dtype))),
+        ]
+
+    truth = results(False, torch.float64)
+    mine, theirs = (
+        torch.stack([(r - t).norm() for r, t in zip(results(fast, torch.bfloat16), truth, strict=True)])
+        for fast in (True, False)
+    )
+    assert float((mine / theirs).log().mean().exp()) <= 1.0
 
 
 def test_a_row_of_padding_alone_is_finite():

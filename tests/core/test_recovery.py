@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -267,3 +268,27 @@ def test_random_state_is_gone_back_to() -> None:
     first = torch.rand(3)
     state.restore()
     assert torch.rand(3).equal(first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space that can be lifted again")
+def test_the_allocator_really_fails(tmp_path: Path) -> None:
+    """PyTorch's own error, under a limit of address space; half as many rows fit."""
+    import resource
+
+    loop = build(tmp_path, False, batch_size=8, max_steps=3)
+
+    def greedy(module: Any, inputs: Any, options: Any) -> None:
+        if torch.is_grad_enabled():
+            torch.empty(options["input_ids"].shape[0] << 26, dtype=torch.uint8)  # 64 MiB a row
+
+    loop.adapted.model.register_forward_pre_hook(greedy, with_kwargs=True)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (400 << 20), before[1]))
+        loop.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    (notice,) = [text for text in loop.emit.notices if "memory ran out" in text]
+    assert notice.startswith("step 1: memory ran out (forward)") and loop.halvings == 1
+    assert [e.rows for e in loop.emit.of(events.StepDone)] == [8, 8, 8]

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from pefttool import NotMergeable, UsageError
+from pefttool import attach as core
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions, resolve, unmatched
 
@@ -56,6 +57,24 @@ def test_starts_as_the_base_and_leaves_its_bytes_alone(models: Path, kind: str, 
         without = tiny.logits(attached.model)
     if not heads:  # the head trains in place
         assert torch.equal(without, outputs)
+
+
+@pytest.mark.parametrize(("kind", "nf4"), BASES, ids=IDS)
+def test_after_training_the_base_can_be_looked_at_as_it_was(models: Path, kind: str, nf4: bool) -> None:
+    """Head included; and what was learnt is there again afterwards, also after an error."""
+    model = tiny.load_base(models, kind, nf4)
+    outputs = tiny.logits(model)
+    facts = tiny.known(model, kind, quantizer="nf4" if nf4 else None)
+    adapted = core.attach(model, ADAPTER, LoraOptions(), facts)
+    untrained = {name: adapted.parameters()[name].detach().clone() for name in adapted.head}
+    tiny.train(adapted.model, list(adapted.parameters().values()))
+    learnt = tiny.logits(adapted.model)
+    assert not torch.equal(learnt, outputs)
+    with core.without(adapted, ADAPTER, untrained):
+        assert torch.equal(tiny.logits(adapted.model), outputs)
+    with pytest.raises(KeyError), core.without(adapted, ADAPTER, untrained):
+        raise KeyError
+    assert torch.equal(tiny.logits(adapted.model), learnt)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

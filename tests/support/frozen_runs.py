@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from pefttool import recipe, run
 from pefttool.registry import Registry
@@ -117,7 +118,8 @@ def watching(seen: Seen, registry: Registry, task: str) -> Iterator[None]:
     clip, encode = torch.nn.utils.clip_grad_norm_, registry.tasks[task].encode
 
     def clipping(parameters: Any, *arguments: Any, **named: Any) -> Any:
-        seen.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
+        if not isinstance(parameters[0], FakeTensor):  # a simulated step is none
+            seen.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters])
         return clip(parameters, *arguments, **named)
 
     def encoding(*arguments: Any) -> Any:
