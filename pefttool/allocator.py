@@ -17,8 +17,20 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # mallopt's names for them: <malloc.h>
 #: larger and still go back.
 KEPT_BLOCK = 256 << 20
 KEPT_TOTAL = 512 << 20
+#: Where memory is dear, blocks from here on are mapped, and unmapped when they are freed.
+GIVEN_BACK = 1 << 20
 #: Whoever sets one of these has decided already, or runs another allocator.
 DECIDED = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES", "LD_PRELOAD")
+
+
+def give_back_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
+    """Ask glibc, for the rest of this process, to map every larger block by itself. Whether it was asked.
+
+    Left alone it raises its own threshold when such a block is freed, and keeps what comes after.
+    """
+    if platform.libc_ver()[0] != "glibc" or any(environment.get(name) for name in DECIDED):
+        return False
+    return bool(ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, GIVEN_BACK))
 
 
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:

@@ -16,6 +16,7 @@ from pefttool import peft_folder
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.errors import UsageError
+from pefttool.fingerprint import weight_files
 from pefttool.plan import Plan
 
 RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS = (
@@ -125,7 +126,7 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
             "id": base.local.id,
             "revision": base.local.revision,
             "path": str(base.local.path),
-            "sha256": model_hash(base.local.path),
+            "sha256": weight_files(base.local.path),
         },
         "quantize": plan.facts.quantizer,
         "dtype": plan.choice.dtype,
@@ -138,15 +139,6 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
         "seed": base.setting.seed,
         "template_sha256": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
     }
-
-
-def model_hash(folder: Path) -> str:
-    """SHA-256 over the model's config and weights, by file name."""
-    digest = hashlib.sha256()
-    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        with file.open("rb") as handle:
-            digest.update(f"{file.name} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def write_metrics(

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adapted:
-    """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own)."""
+    """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own).
+
+    `still` are modules that run in evaluation mode while the rest trains: nothing in them or below them does.
+    """
 
     model: nn.Module
     trainable: tuple[str, ...]
     head: tuple[str, ...]
     identity_at_init: bool
+    still: tuple[nn.Module, ...] = ()
 
     def parameters(self) -> dict[str, Parameter]:
         """Everything that trains, by name, adapter first."""
@@ -64,6 +68,9 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
         raise PluginError(
             f"adapter {adapter.name!r}: {low[0]!r} trains in {named[low[0]].dtype}, expected float32: mend its attach()"
         )
+    for name in training:  # what an adapter made where the embeddings are, and those may be in host memory
+        if not named[name].is_meta:
+            named[name].data = named[name].data.to(facts.device)
     order = tuple(n for n in named if n in declared)
     return Adapted(attached.model, order, head, attached.identity_at_init)
 

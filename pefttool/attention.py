@@ -83,7 +83,7 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     unknown = [name for name in UNKNOWN if options.get(name) is not None]
     if segments is None:
-        if unknown or not _whole_is_faster(query, key, attention_mask, module.training):
+        if unknown or not _whole_is_faster(query, key, attention_mask, causal, module.training):
             from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
             more = {**options, "scaling": scaling, "is_causal": is_causal, "sliding_window": sliding_window}
@@ -103,12 +103,15 @@ def attention(
     return _fused(query, key, value, segments, scale, causal, dropout, sliding_window).transpose(1, 2), None
 
 
-def _whole_is_faster(query: Tensor, key: Tensor, mask: Tensor | None, training: bool = False) -> bool:
+def _whole_is_faster(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, training: bool = False) -> bool:
     """Padded rows on a CPU that need gradients, and whose mask is one that hides.
 
     Training without gradients is the first pass of a reentrant checkpoint: it has to do what the second will.
     """
-    known = key.shape[2] == query.shape[2] if mask is None else mask.dtype == torch.bool
+    if mask is None:
+        known = not causal or key.shape[2] == query.shape[2]
+    else:
+        known = mask.dtype == torch.bool
     needs = query.requires_grad or key.requires_grad if torch.is_grad_enabled() else training
     return known and needs and target.kind(query) == "cpu" and key.shape[2] <= WHOLE
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import facts, hub
+from pefttool import facts, hub, streamed_base
 from pefttool.interfaces import Quantizer, Task
 from pefttool.plan import Plan
 from pefttool.precision import torch_dtype
-from pefttool.pretrained import LocalPretrained
+from pefttool.pretrained import LocalPretrained, one_tensor_at_a_time
 from pefttool.values import Facts, Setting
 
 if TYPE_CHECKING:
@@ -37,9 +37,11 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None) -> Base:
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
     setting = plan.setting(labels)
-    model, processor, missing = load_model(
-        local.path, plan.task, setting, plan.quantizer, plan.facts, plan.choice.device, plan.choice.dtype
-    )
+    model, processor, missing = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
+    if plan.tables_on_host:
+        from pefttool import host_tables
+
+        host_tables.install(model)
     known = facts.inspect(
         model,
         plan.task,
@@ -51,6 +53,25 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None) -> Base:
         seed=setting.seed,
     )
     return Base(model, processor, setting, known, local, missing)
+
+
+def _resident(plan: Plan, path: Path, setting: Setting) -> tuple[nn.Module, Any, tuple[str, ...]]:
+    choice = plan.choice
+    return load_model(path, plan.task, setting, plan.quantizer, plan.facts, choice.device, choice.dtype)
+
+
+def _streamed(plan: Plan, path: Path, setting: Setting) -> tuple[nn.Module, Any, tuple[str, ...]]:
+    assert plan.quantizer is not None
+    on_host, dtype = replace(plan.facts, device="cpu"), plan.choice.dtype
+
+    def resident() -> tuple[nn.Module, tuple[str, ...]]:
+        with one_tensor_at_a_time():
+            model, _, missing = load_model(path, plan.task, setting, plan.quantizer, on_host, "cpu", dtype)
+        return model, missing
+
+    return streamed_base.load(
+        path, plan.task, setting, plan.quantizer, plan.facts, plan.choice.device, dtype, resident, plan.tables_on_host
+    )[:3]
 
 
 def load_model(

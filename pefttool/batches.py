@@ -5,25 +5,38 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
+from pefttool import columns, fingerprint
 from pefttool.errors import DataError
 from pefttool.interfaces import Task
-from pefttool.values import Row, Setting
+from pefttool.values import Loss, Row, Setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pefttool.plan import Plan
+    from pefttool.store import Store
 
 #: Rows are sorted by length within windows of this many batches: long enough to save padding, short enough that an
 #: epoch is not ordered by length.
 WINDOW = 50
+#: What an example, or a batch, carries under this name: the outputs of the frozen part of the model, computed before.
+FEATURES = "frozen features"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoded rows, and what they add up to. `dropped` rows have nothing to train (all of it was truncated)."""
+    """Encoded rows, and what they add up to. `dropped` rows have nothing to train (all of it was truncated).
+
+    `key` is a hash over everything that the examples depend on, where that can be known.
+    """
 
     examples: tuple[Mapping[str, Any], ...]
     rows: tuple[Row, ...]
     dropped: tuple[Row, ...]
+    key: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -44,31 +57,70 @@ def encode(
     processor: Any,
     setting: Setting,
     progress: Callable[[int, int], None] | None = None,
+    store: Store | None = None,
+    key: str | None = None,
 ) -> Encoded:
     """Encode every row; rows without a single unit of loss are left out and reported.
 
+    With a `store` and a `key`, rows that were encoded before are read instead, and others are kept for the next time.
     Raises DataError for a row that the task finds wrong once encoded, and if nothing at all would be trained.
     """
-    examples, kept, dropped = [], [], []
-    for i, row in enumerate(rows):
-        example = task.encode(row, processor, setting)
-        complaint = task.check_encoded(example, processor)
-        if complaint:
-            raise DataError(f"{row.place}: {complaint}")
-        if example["weight"] > 0:
-            examples.append(example)
-            kept.append(row)
-        else:
-            dropped.append(row)
-        if progress is not None and (i % 200 == 0 or i + 1 == len(rows)):
-            progress(i + 1, len(rows))
-    if not examples:
+    kept = store.load(key) if store is not None and key is not None else None
+    if kept is None:
+        examples: Sequence[Mapping[str, Any]] = _encode(rows, task, processor, setting, progress)
+        packed = columns.pack(examples) if store is not None and key is not None else None
+        if packed is not None and store is not None and key is not None:
+            store.save(key, packed)
+            kept = store.load(key)
+    if kept is not None:
+        examples = columns.PackedRows(kept)  # what is read the next time is used this time, too
+    both = [(example, row) for example, row in zip(examples, rows, strict=True)]
+    good = [(example, row) for example, row in both if example["weight"] > 0]
+    if not good:
         where = f" (the first is {rows[0].place})" if rows else ""
         raise DataError(
             f"none of the {len(rows)} rows has a trained token{where}: answers are empty, or"
             f" train.sequence_length={setting.sequence_length} cuts them off; raise it"
         )
-    return Encoded(tuple(examples), tuple(kept), tuple(dropped))
+    dropped = tuple(row for example, row in both if not example["weight"] > 0)
+    return Encoded(tuple(e for e, _ in good), tuple(row for _, row in good), dropped, key)
+
+
+def _encode(
+    rows: Sequence[Row],
+    task: Task,
+    processor: Any,
+    setting: Setting,
+    progress: Callable[[int, int], None] | None,
+) -> list[Mapping[str, Any]]:
+    examples: list[Mapping[str, Any]] = []
+    for i, row in enumerate(rows):
+        example = task.encode(row, processor, setting)
+        complaint = task.check_encoded(example, processor)
+        if complaint:
+            raise DataError(f"{row.place}: {complaint}")
+        examples.append(example)
+        if progress is not None and (i % 200 == 0 or i + 1 == len(rows)):
+            progress(i + 1, len(rows))
+    return examples
+
+
+def rows_key(plan: Plan, processor: Any, setting: Setting, rows: Sequence[Row]) -> str | None:
+    """A hash over everything that these rows, once encoded, depend on; None where that cannot be known."""
+    if not plan.task.repeatable:
+        return None
+    owner = plan.registry.tasks.owner(plan.task.name)
+    try:
+        return fingerprint.key(
+            what="encoded rows",
+            rows=fingerprint.rows(rows),
+            task=[plan.task.name, owner.distribution, owner.version],
+            setting={**asdict(setting), "options": setting.options.model_dump(mode="json")},
+            processor=[type(processor).__qualname__, fingerprint.processor_files(plan.model.path)],
+            code=fingerprint.code([plan.task, processor]),
+        )
+    except (fingerprint.Unknowable, OSError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -114,15 +166,15 @@ class Batches:
         order = list(range(len(self.lengths)))
         shuffler.shuffle(order)
         if self.packed:
-            batches = self._fill(order)  # nothing is padded: nothing is gained by sorting
+            batches = self.fill(order)  # nothing is padded: nothing is gained by sorting
         else:
             window, batches = self.batch_size * WINDOW, []
             for start in range(0, len(order), window):
-                batches += self._fill(sorted(order[start : start + window], key=lambda i: self.lengths[i]))
+                batches += self.fill(sorted(order[start : start + window], key=lambda i: self.lengths[i]))
             shuffler.shuffle(batches)
         return [batches[i : i + self.micro_batches] for i in range(0, len(batches), self.micro_batches)]
 
-    def _fill(self, order: Sequence[int]) -> list[list[int]]:
+    def fill(self, order: Sequence[int]) -> list[list[int]]:
         """These rows, in their order, in batches of `batch_size` rows, or of at most `tokens` tokens."""
         if self.tokens is None:
             return [list(order[i : i + self.batch_size]) for i in range(0, len(order), self.batch_size)]
@@ -153,6 +205,23 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Row numbers in batches of similar length, longest first (so that a lack of memory shows at once)."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def collate(examples: Sequence[Mapping[str, Any]], task: Task, processor: Any, setting: Setting) -> dict[str, Any]:
+    """One batch on the CPU, with the rows' features where they have some."""
+    batch: dict[str, Any] = task.collate(examples, processor, setting)
+    if FEATURES in examples[0]:
+        features = examples[0][FEATURES].kept
+        batch[FEATURES] = features.batch([e[FEATURES].row for e in examples], batch)
+    return batch
+
+
+def loss_of(task: Task, model: nn.Module, batch: Mapping[str, Any], setting: Setting) -> Loss:
+    """The task's loss; where the batch carries features, what lies below them does not run."""
+    if FEATURES not in batch:
+        return task.loss(model, batch, setting)
+    with batch[FEATURES].standing_in():
+        return task.loss(model, {name: value for name, value in batch.items() if name != FEATURES}, setting)
 
 
 def to_device(batch: Mapping[str, Any], device: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pefttool import forecast, plan, sizes
 from pefttool.errors import UsageError
-from pefttool.forecast import Forecast
+from pefttool.forecast import Forecast, Known
 from pefttool.plan import Plan
 
 #: What is tried, each on top of those before it: (key, value, as it is said).
@@ -33,19 +33,20 @@ class _Candidate:
     said: tuple[str, ...]
 
 
-def fit(given: Plan, budget: int, say: Say = lambda text: None) -> Forecast:
+def fit(given: Plan, budget: int, data: Known | None = None, say: Say = lambda text: None) -> Forecast:
     """The forecast of the first plan on the ladder that takes at most `budget` bytes, everything counted.
 
-    `say` is told what is simulated. Raises UsageError with the least that the recipe takes, and what would fit.
+    `data` are rows encoded before; `say` is told what is simulated. Raises UsageError with the least that the recipe
+    takes, and what would fit.
     """
     least: Forecast | None = None
     said: tuple[str, ...] = ()
     for candidate in _ladder(given):
-        smallest = _simulate(candidate.plan, _divisor(candidate.plan), say)
+        smallest = _simulate(candidate.plan, _divisor(candidate.plan), data, say)
         if least is None or smallest.total_bytes < least.total_bytes:
             least, said = smallest, candidate.said
         if smallest.total_bytes <= budget:
-            found = _largest_within(candidate.plan, smallest, budget, say)
+            found = _largest_within(candidate.plan, smallest, budget, data, say)
             return replace(found, plan=_noticed(given, found.plan, candidate.said, budget))
     assert least is not None
     raise UsageError(_refusal(given, least, said, budget, say))
@@ -98,28 +99,27 @@ def _divisor(given: Plan) -> int:
     return by
 
 
-def _simulate(given: Plan, by: int, say: Say) -> Forecast:
-    made = _divided(given, by) if by > 1 else given
-    rows, tokens = forecast.largest(made.recipe.train)
-    say(f"simulating {rows} x {tokens} tokens")
-    return forecast.make(made)
+def _simulate(given: Plan, by: int, data: Known | None, say: Say) -> Forecast:
+    made = forecast.make(_divided(given, by) if by > 1 else given, data=data)
+    say(f"simulated: {made.rows} x {made.tokens} tokens take {sizes.show(made.total_bytes)}")
+    return made
 
 
-def _largest_within(given: Plan, smallest: Forecast, budget: int, say: Say) -> Forecast:
+def _largest_within(given: Plan, smallest: Forecast, budget: int, data: Known | None, say: Say) -> Forecast:
     """The largest micro-batch that fits: the peak grows linearly with it, so two points tell where to look."""
     by = _divisor(given)
     if by == 1:
         return smallest
-    whole = _simulate(given, 1, say)
+    whole = _simulate(given, 1, data, say)
     if whole.total_bytes <= budget:
         return whole
-    a_row = (whole.total_bytes - smallest.total_bytes) / (whole.rows - smallest.rows)
+    a_row = (whole.total_bytes - smallest.total_bytes) / max(1, whole.rows - smallest.rows)
     rows = smallest.rows + (budget - smallest.total_bytes) / max(a_row, 1e-9)
     divisor = 2
     while divisor < by and whole.rows / divisor > rows:
         divisor *= 2
     while divisor < by:
-        found = _simulate(given, divisor, say)
+        found = _simulate(given, divisor, data, say)
         if found.total_bytes <= budget:
             return found
         divisor *= 2
@@ -151,7 +151,7 @@ def _length_within(least: Forecast, budget: int, say: Say) -> int | None:
     length = least.tokens // 2
     while length >= SHORTEST:
         shorter = _with(least.plan, {"train.sequence_length": length})
-        if _simulate(shorter, 1, say).total_bytes <= budget:
+        if _simulate(shorter, 1, None, say).total_bytes <= budget:
             return length
         length //= 2
     return None

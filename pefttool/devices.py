@@ -16,9 +16,13 @@ works or raises; only `auto` may fall back, and every choice carries its reason.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from pefttool import sizes
@@ -246,3 +250,29 @@ def optimizer_refused(name: str, device: str) -> str | None:
             None if name == "adamw_8bit" else f"{name!r} moves its state out of a CUDA device; on a CPU use adamw_8bit"
         )
     return f"{name!r}: bitsandbytes has no optimisers for {kind!r}; use adamw"
+
+
+def memory_in_use(device: str) -> int:
+    """Bytes: the peak allocated on a CUDA device, or the resident memory of this process."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def compiler_missing(device: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """What torch.compile needs for this device and does not find, and how to get it; or None."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return None if find_spec("triton") else "needs triton on a CUDA device; install it, or drop this"
+    if kind != "cpu":
+        return f"is untested on {kind!r}; drop it"
+    compiler = environment.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return (
+        None
+        if shutil.which(compiler)
+        else f"needs a C++ compiler, and there is no {compiler!r}; install it, or set CXX"
+    )

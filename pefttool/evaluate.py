@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pefttool.batches import to_device
+from pefttool.batches import collate, loss_of, to_device
+from pefttool.errors import RunError
 from pefttool.interfaces import Task
 from pefttool.precision import autocast
+from pefttool.recovery import halves, out_of_memory, release
 from pefttool.values import Row, Setting
 
 if TYPE_CHECKING:
@@ -25,18 +27,20 @@ def inference(model: nn.Module, choice: Choice) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.random.fork_rng(devices=_cuda_devices(choice)), torch.no_grad(), autocast(choice):
+        with fork_rng(choice), torch.no_grad(), autocast(choice):
             yield
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _cuda_devices(choice: Choice) -> list[int]:
+def fork_rng(choice: Choice) -> AbstractContextManager[None]:
+    """Whatever draws within, the random state is as before afterwards."""
     import torch
 
     device = torch.device(choice.device)
-    return [device.index or 0] if device.type == "cuda" else []
+    forked: AbstractContextManager[None] = torch.random.fork_rng([device.index or 0] if device.type == "cuda" else [])
+    return forked
 
 
 def evaluate(
@@ -48,26 +52,61 @@ def evaluate(
     processor: Any,
     setting: Setting,
     choice: Choice,
+    smaller: Callable[[str], object] | None = None,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """(metrics, predictions in the rows' order). The loss is the mean over all units of all rows."""
-    import torch
+    """(metrics, predictions in the rows' order). The loss is the mean over all units of all rows.
 
-    total = torch.zeros((), dtype=torch.float64)
-    weight = 0.0
-    predictions: list[dict[str, Any]] = [{} for _ in rows]
+    With `smaller`, a batch that does not fit in memory is halved, and all that follow; it is told so.
+    """
+    loss, predictions = forward(model, task, examples, batches, processor, setting, choice, smaller)
+    return task.metrics(predictions, rows, loss, setting), predictions
+
+
+def forward(
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Any],
+    batches: Sequence[Sequence[int]],
+    processor: Any,
+    setting: Setting,
+    choice: Choice,
+    smaller: Callable[[str], object] | None = None,
+) -> tuple[float, list[dict[str, Any]]]:
+    """(mean loss, predictions by example: empty if the task decodes none) of these batches of `examples`."""
+    total = weight = 0.0
+    predictions: list[dict[str, Any]] = [{} for _ in examples]
     decoded = False
+    waiting = [list(batch) for batch in reversed(batches)]
+
+    def one(batch: Sequence[int]) -> tuple[float, float, list[dict[str, Any]] | None]:
+        tensors = collate([examples[i] for i in batch], task, processor, setting)
+        loss = loss_of(task, model, to_device(tensors, choice.device), setting)
+        found = None if loss.outputs is None else task.decode(loss.outputs, setting)
+        return float(loss.sum.double()), float(loss.weight), found
+
     with inference(model, choice):
-        for batch in batches:
-            tensors = task.collate([examples[i] for i in batch], processor, setting)
-            loss = task.loss(model, to_device(tensors, choice.device), setting)
-            total += loss.sum.double().cpu()
-            weight += float(loss.weight)
-            if loss.outputs is not None:
-                decoded = True
-                for i, prediction in zip(batch, task.decode(loss.outputs, setting), strict=True):
-                    predictions[i] = prediction
-    predictions = predictions if decoded else []
-    return task.metrics(predictions, rows, float(total) / weight, setting), predictions
+        while waiting:
+            batch = waiting.pop()
+            try:
+                summed, units, found = one(batch)
+            except (RuntimeError, MemoryError) as error:
+                if smaller is None or not out_of_memory(error):
+                    raise
+            else:
+                total, weight = total + summed, weight + units
+                if found is not None:
+                    decoded = True
+                    for i, prediction in zip(batch, found, strict=True):
+                        predictions[i] = prediction
+                continue
+            release(choice.device)
+            lengths = [int(example["length"]) for example in examples]
+            if len(batch) < 2:
+                message = f"memory ran out in evaluation with one row of {lengths[batch[0]]} tokens"
+                raise RunError(f"{message}: lower train.sequence_length ({setting.sequence_length})")
+            waiting = [half for later in (*waiting, batch) for half in reversed(halves(later, lengths))]
+            smaller(f"memory ran out in evaluation: its batches are halved, to {len(waiting[-1])} rows at a time")
+    return total / weight, predictions if decoded else []
 
 
 def predict(

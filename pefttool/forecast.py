@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool import outside, simulate
+from pefttool import corpus, outside, simulate
+from pefttool.batches import Batches, rows_key
+from pefttool.columns import PackedRows
+from pefttool.errors import DataError
 from pefttool.memory import Estimate
 from pefttool.outside import Outside
 from pefttool.plan import Plan
+from pefttool.pretrained import LocalPretrained
+from pefttool.rehearsal import longest_batch
 from pefttool.settings import TrainSettings
+from pefttool.store import Store
+from pefttool.values import Setting
 
 TRAIN_KEYS = ("batch_size", "batch_tokens", "gradient_accumulation", "sequence_length", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The largest micro-batch is `rows` rows of `tokens` tokens; `memory` is what the device has, if that is known."""
+    """The largest micro-batch is `rows` rows of up to `tokens` tokens: with `measured_lengths` that of the plan's data.
+
+    `memory` is what the device has, if that is known.
+    """
 
     plan: Plan
     rows: int
@@ -24,6 +35,7 @@ class Forecast:
     estimate: Estimate
     outside: tuple[Outside, ...]
     memory: int | None = None
+    measured_lengths: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -39,7 +51,7 @@ class Forecast:
             **self.plan.as_json(),
             "parameters": self.plan.facts.parameters,
             "settings": self._settings(),
-            "micro_batch": {"rows": self.rows, "tokens": self.tokens},
+            "micro_batch": {"rows": self.rows, "tokens": self.tokens, "of_this_data": self.measured_lengths},
             "peak_bytes": self.estimate.peak_bytes,
             "parts": dict(self.estimate.parts),
             "phase": self.estimate.phase,
@@ -56,11 +68,56 @@ class Forecast:
         return {f"{section}.{key}": recipe[section][key] for section, names in keys.items() for key in names}
 
 
-def make(plan: Plan, memory: int | None = None) -> Forecast:
-    """Simulate the largest micro-batch that the recipe allows. Raises UsageError where a task cannot be simulated."""
-    rows, tokens = largest(plan.recipe.train)
-    estimate = simulate.peak(plan, plan.setting(), rows, tokens)
-    return Forecast(plan, rows, tokens, estimate, outside.shares(plan.choice.device, estimate), memory)
+@dataclass(frozen=True)
+class Known:
+    """Training rows that were encoded before, and the setting they were encoded for."""
+
+    setting: Setting
+    examples: Sequence[Mapping[str, Any]]
+
+    def longest_batch(self, plan: Plan) -> list[Mapping[str, Any]] | None:
+        """The micro-batch of the whole run that takes most; None where rows would be encoded otherwise."""
+        train = plan.recipe.train
+        if self.setting != plan.setting(self.setting.labels):
+            return None
+        packs = train.packing is not False and plan.adapter.packs and plan.task.packs
+        lengths = tuple(int(example["length"]) for example in self.examples)
+        order = Batches(lengths, train.batch_size, train.gradient_accumulation, train.seed, train.batch_tokens, packs)
+        rows = longest_batch(order, order.total_steps(train.epochs, train.max_steps))
+        return [self.examples[row] for row in rows]
+
+
+def known(plan: Plan, store: Store) -> Known | None:
+    """The rows of a plan's data if a run has encoded and kept them; None if not, or if the data cannot be used."""
+    if plan.recipe.data.train is None or not plan.recipe.data.cache:
+        return None
+    try:
+        rows = corpus.load(plan.recipe, plan.registry)
+    except DataError:
+        return None  # a run says what is wrong with it
+    setting = plan.setting(rows.labels)
+    processor = plan.task.load(LocalPretrained(plan.model.path, abstract=True), setting).processor
+    key = rows_key(plan, processor, setting, rows.train)
+    kept = store.load(key) if key is not None else None
+    if kept is None:
+        return None
+    return Known(setting, [example for example in PackedRows(kept) if example["weight"] > 0])
+
+
+def make(plan: Plan, memory: int | None = None, data: Known | None = None) -> Forecast:
+    """Simulate the largest micro-batch of this data, or without any the largest that the recipe allows.
+
+    Raises UsageError where a task cannot be simulated without data.
+    """
+    chosen = data.longest_batch(plan) if data is not None else None
+    if data is None or chosen is None:
+        rows, tokens = largest(plan.recipe.train)
+        estimate = simulate.peak(plan, plan.setting(), rows, tokens)
+    else:
+        rows, tokens = len(chosen), max(int(example["length"]) for example in chosen)
+        estimate = simulate.peak_of(plan, data.setting, chosen)
+    shares = outside.shares(plan, estimate)
+    return Forecast(plan, rows, tokens, estimate, shares, memory, measured_lengths=chosen is not None)
 
 
 def largest(settings: TrainSettings) -> tuple[int, int]:

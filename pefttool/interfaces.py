@@ -6,7 +6,7 @@ Shapes in docstrings: B rows in a batch, T tokens, V vocabulary, C classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -98,6 +98,9 @@ class Task(ABC):
     generative: ClassVar[bool] = False
     #: `collate` and `loss` can lay rows one behind another in one sequence, and `check_packing` says for which models.
     packs: ClassVar[bool] = False
+    #: `encode` and `collate` depend on their arguments alone (a row's values, not its place): on no file that a row
+    #: names, and on no chance. Then encoded rows, and what a frozen model makes of them, are kept for the next run.
+    repeatable: ClassVar[bool] = False
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
@@ -234,6 +237,8 @@ class Quantizer(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]] = Options
+    #: `stored` and `stream` are there: frozen blocks can be fetched when they are needed (`memory.stream`).
+    streams: ClassVar[bool] = False
 
     def refuses(self, options: Any, facts: Facts) -> str | None:
         """Why this model, device or dtype cannot be quantised, or None; asked before weights are loaded."""
@@ -249,6 +254,18 @@ class Quantizer(ABC):
     @abstractmethod
     def skeleton(self, linear: nn.Linear, options: Any) -> nn.Module:
         """A stand-in of the same storage size with plain parameters, which simulation can hold."""
+
+    def stored(self, linear: nn.Module) -> Mapping[str, Tensor]:
+        """What a quantised linear is made of, bias apart: named as the parameters of its `skeleton`, and as large."""
+        raise NotImplementedError(f"quantizer {self.name!r} does not say what its layers are made of")
+
+    def stream(self, skeleton: nn.Module, fetch: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Let a `skeleton` hold nothing, and call `fetch()` for what `stored` names whenever it needs it.
+
+        It keeps none of these tensors, and saves none for the backward pass, which fetches again. Its outputs and
+        gradients are those of the quantised linear, bit by bit.
+        """
+        raise NotImplementedError(f"quantizer {self.name!r} cannot stream its layers")
 
     @abstractmethod
     def dequantize(self, linear: nn.Module) -> Tensor:

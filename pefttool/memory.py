@@ -5,6 +5,7 @@ Afterwards, because what a storage is for is often known only later: that it bec
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pefttool import target
 
 #: What a peak is made of, in the order in which it is shown.
 BLOCK = 512  # PyTorch's CUDA allocator rounds every block up to a multiple of this
+LARGEST_MASK = 1 << 20  # of the masks that get values in a simulation
 HOST = "host"  # a part that does not count: it does not lie on the device
 PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "workspace", "batch")
 
@@ -90,7 +92,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        if inputs and not any(isinstance(value, FakeTensor) for value in inputs):
+        if not any(isinstance(value, FakeTensor) for value in inputs) and (inputs or _a_mask(func, args)):
             with unset_fake_temporarily():
                 output = func(*args, **kwargs)
         else:
@@ -159,6 +161,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if total in self._parts:
                     self._parts[places[total]] = self._parts[total]
         return [(places.get(number, number), size, phase) for number, size, phase in filter(None, timeline)]
+
+
+def _a_mask(func: Any, args: Any) -> bool:
+    """Ones that may become part of a mask: models ask whether a mask hides anything, and do without it if not."""
+    return func is torch.ops.aten.ones.default and math.prod(args[0]) <= LARGEST_MASK
 
 
 def _by_phase(phase: str) -> str:

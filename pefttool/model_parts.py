@@ -1,14 +1,16 @@
-"""Parts of a model that several adapters need: the transformers model inside, the last blocks, float32 training."""
+"""Parts of a model that several others need: the transformers model inside, the last blocks, stand-ins, tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pefttool.values import Facts, Problem
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from pefttool.interfaces import Quantizer
 
 KEY = "adapter.train_last_layers"
 
@@ -70,3 +72,70 @@ def train_only(model: nn.Module, names: Iterable[str]) -> None:
         if train:
             parameter.data = parameter.data.float()
         parameter.requires_grad_(train)
+
+
+def held_by(model: nn.Module) -> Iterator[Tensor]:
+    """Every tensor that the model keeps: parameters, buffers, attributes, and what bitsandbytes ties to a weight."""
+    from torch import Tensor
+
+    for module in model.modules():
+        own = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+        for value in own:
+            if isinstance(value, Tensor):
+                yield value
+                yield from _tied(value)
+
+
+def _tied(weight: Tensor) -> Iterator[Tensor]:
+    from torch import Tensor
+
+    for value in vars(weight).values():
+        state = value
+        while state is not None and not isinstance(state, Tensor) and hasattr(state, "absmax"):
+            yield from (t for t in vars(state).values() if isinstance(t, Tensor))
+            state = getattr(state, "state2", None)
+        if isinstance(value, Tensor):
+            yield value
+
+
+def put_skeletons(model: nn.Module, quantizer: Quantizer, names: Iterable[str]) -> None:
+    """Replace linears of a model on the meta device by what the quantizer would store them as, without weights."""
+    import torch
+
+    with torch.device("meta"):
+        for name in names:
+            linear: Any = model.get_submodule(name)
+            model.set_submodule(name, quantizer.skeleton(linear, quantizer.Options()))
+
+
+def replace_tensors(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> None:
+    """Give every parameter and buffer another tensor, `make(name, tensor)`; what was shared stays shared.
+
+    Tensors that a module keeps aside, as plain attributes, are replaced too.
+    """
+    import torch
+
+    made: dict[int, Any] = {}
+
+    def replaced(name: str, tensor: Tensor) -> Any:
+        if id(tensor) not in made:
+            new: Any = make(name, tensor)
+            if isinstance(tensor, torch.nn.Parameter):
+                new = torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
+            made[id(tensor)] = (new, tensor)  # the original is kept, so that its id stays its own
+        return made[id(tensor)][0]
+
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        replaced(name, tensor)
+    for prefix, module in model.named_modules():
+        for held in _tables(module):
+            for key, tensor in list(held.items()):
+                if isinstance(tensor, torch.Tensor):
+                    held[key] = replaced(f"{prefix}.{key}", tensor)
+
+
+def _tables(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Where else a module may keep tensors: in plain attributes, and in dictionaries (peft's virtual tokens)."""
+    own = vars(module)
+    yield own
+    yield from (held for held in own.values() if type(held) is dict)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pefttool.batches import loss_of
 from pefttool.errors import RunError
 from pefttool.interfaces import Adapter, Task
 from pefttool.precision import autocast
@@ -126,7 +127,7 @@ def optimizer_step(
         with nullcontext() if last else no_sync():
             entering("forward")
             with autocast(choice):
-                loss = task.loss(model, batch, setting)
+                loss = loss_of(task, model, batch, setting)
             # DistributedDataParallel averages gradients over ranks: undo its division.
             scaled = loss.sum * (ranks / weight if counts else 0.0)
             entering("backward")

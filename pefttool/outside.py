@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pefttool.memory import BLOCK, Estimate
+from pefttool.plan import Plan
 
 #: A CUDA context with PyTorch's kernels loaded. Nobody can ask for it beforehand, and no card was there to measure one.
 CUDA_CONTEXT = 450 << 20
@@ -21,9 +22,9 @@ class Outside:
     source: str
 
 
-def shares(device: str, estimate: Estimate) -> tuple[Outside, ...]:
-    """What a run on `device` (a `torch.device` string) takes besides the tensors of `estimate`."""
-    kind = device.partition(":")[0]
+def shares(plan: Plan, estimate: Estimate) -> tuple[Outside, ...]:
+    """What the planned run takes on its device besides the tensors of `estimate`."""
+    kind = plan.choice.device.partition(":")[0]
     if kind == "cuda":
         return (
             Outside("CUDA context", CUDA_CONTEXT, "assumed: no card was there to measure it"),
@@ -37,4 +38,8 @@ def shares(device: str, estimate: Estimate) -> tuple[Outside, ...]:
     import psutil
 
     resident = int(psutil.Process().memory_info().rss)
-    return (Outside("Python and libraries", resident, "measured: this process, which has no weights"),)
+    process = Outside("Python and libraries", resident, "measured: this process, which has no weights")
+    if not plan.recipe.train.keep_best:
+        return (process,)
+    best = Outside("the best step's parameters", estimate.parts["adapter"], "calculated: train.keep_best copies them")
+    return process, best

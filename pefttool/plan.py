@@ -41,6 +41,16 @@ class Plan:
             seed=self.recipe.train.seed,
         )
 
+    @property
+    def tables_on_host(self) -> bool:
+        """Embeddings and output layer stay in host memory."""
+        return "embeddings" in self.recipe.memory.offload
+
+    @property
+    def base_is_mapped(self) -> bool:
+        """All that is frozen are views of a file, which no allocator handed out."""
+        return self.recipe.memory.stream and self.choice.device == "cpu"
+
     def as_json(self) -> dict[str, Any]:
         """What `plan.json` holds: the decisions, not the recipe (which lies beside it)."""
         return {
@@ -179,7 +189,47 @@ def techniques_refused(plan: Plan) -> list[Problem]:
     if plan.facts.recomputes and not plan.facts.recomputable:
         message = f"the blocks of {plan.facts.architecture} cannot compute their activations again; use none"
         found.append(Problem("train.gradient_checkpointing", message))
-    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, plan.choice.device)
+    offloaded, device = plan.recipe.memory.offload, plan.choice.device
+    if offloaded and not device.startswith("cuda"):
+        message = f"{', '.join(map(repr, offloaded))}: on {device} they are in host memory already; drop it"
+        found.append(Problem("memory.offload", message))
+    elif "embeddings" in offloaded and plan.adapter.trains_base:
+        message = f"'embeddings': adapter {plan.adapter.name!r} trains them, so that they have to stay; drop it"
+        found.append(Problem("memory.offload", message))
+    if plan.recipe.memory.stream:
+        found += _stream_refused(plan)
+    missing = devices.compiler_missing(device) if plan.recipe.train.compile else None
+    if missing is not None:
+        found.append(Problem("train.compile", missing))
+    elif plan.recipe.train.compile and not plan.facts.layers:
+        found.append(Problem("train.compile", f"{plan.facts.architecture} has no repeated blocks; drop it"))
+    refusal = devices.optimizer_refused(plan.recipe.train.optimizer, device)
     if refusal is not None:
         found.append(Problem("train.optimizer", refusal))
     return found
+
+
+def _stream_refused(plan: Plan) -> list[Problem]:
+    """Why the frozen blocks of this model cannot be fetched when they are needed."""
+    able = ", ".join(name for name, quantizer in plan.registry.quantizers.items() if quantizer.streams) or "none"
+    found = []
+    if plan.adapter.trains_base:
+        found.append(
+            f"adapter {plan.adapter.name!r} trains the blocks, which then have to stay; drop it, or use another adapter"
+        )
+    elif plan.quantizer is None:
+        found.append(f"only quantised blocks can be streamed; add quantize (able: {able}), or drop it")
+    elif not plan.quantizer.streams:
+        found.append(
+            f"quantizer {plan.quantizer.name!r} cannot stream its layers; use another (able: {able}), or drop it"
+        )
+    blocks = tuple(f"{layer}." for layer in plan.facts.layers)
+    if not any(name.startswith(blocks) for name in plan.facts.linear_modules):
+        found.append(f"{plan.facts.architecture} has no repeated blocks with linear layers; drop it")
+    if plan.facts.world_size > 1:
+        found.append(
+            f"{plan.facts.world_size} processes: blocks are streamed to one device only; start one, or drop it"
+        )
+    if plan.recipe.train.compile:
+        found.append("a compiled model cannot fetch its blocks; drop it, or train.compile")
+    return [Problem("memory.stream", message) for message in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ from pefttool.interfaces import Pretrained
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+#: transformers' own switch, which it reads whenever it loads a model.
+READ_WHEN_NEEDED = "HF_DEACTIVATE_ASYNC_LOAD"
 
 
 class LocalPretrained(Pretrained):
@@ -44,6 +49,7 @@ class LocalPretrained(Pretrained):
             if self.abstract:
                 with torch.device("meta"):
                     built: nn.Module = auto_class.from_config(config, dtype=self.arguments.get("dtype"))
+                _set_generation(built, self.path)
                 return built
             with quiet_loading():
                 built, report = auto_class.from_pretrained(
@@ -73,6 +79,14 @@ class LocalPretrained(Pretrained):
             ) from error
 
 
+def _set_generation(model: Any, path: Path) -> None:
+    """How the folder says that its model generates: `from_pretrained` reads it, `from_config` does not."""
+    from transformers import GenerationConfig
+
+    if hasattr(model, "generation_config") and model.can_generate() and (path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
@@ -95,3 +109,17 @@ def quiet_loading() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def one_tensor_at_a_time() -> Iterator[None]:
+    """Within, transformers reads a weight when it is quantised: else it reads ahead, up to the whole model."""
+    before = os.environ.get(READ_WHEN_NEEDED)
+    os.environ[READ_WHEN_NEEDED] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[READ_WHEN_NEEDED]
+        else:
+            os.environ[READ_WHEN_NEEDED] = before

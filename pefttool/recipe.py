@@ -15,7 +15,6 @@ from pefttool import yaml_text
 from pefttool.errors import PluginError, Refused, UsageError, suggest
 from pefttool.registry import Kind, Registry
 from pefttool.settings import (
-    RESERVED,
     DataSettings,
     Document,
     GenerationSettings,
@@ -174,7 +173,6 @@ def resolve(
     train_given = document.get("train")
     _layer_defaults(document, registry, chosen_task, chosen_adapter)
     core = validate(Document, document, "", complaints)
-    _check_reserved(document, complaints)
     adapter_options = task_options = None
     if chosen_adapter is not None:
         adapter_options = _section_options(registry.adapters[chosen_adapter].Options, document, "adapter", complaints)
@@ -288,14 +286,6 @@ def _section_options(
 ) -> Options | None:
     values = {k: v for k, v in _mapping(document.get(section)).items() if k != "name"}
     return validate(options, values, f"{section}.", complaints)
-
-
-def _check_reserved(document: Mapping[str, Any], complaints: list[str]) -> None:
-    defaults = Document().model_dump(mode="json")
-    for key in RESERVED:
-        value = _get(document, key)
-        if value not in (None, _get(defaults, key)):
-            complaints.append(f"{key}: {short(value)} is not possible yet: this key is reserved; remove it")
 
 
 def _check_steps(train: Mapping[str, Any], complaints: list[str]) -> None:

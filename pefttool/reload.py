@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import devices, facts, hub, peft_folder
-from pefttool.artefacts import ADAPTER, ADAPTER_FACTS, model_hash
+from pefttool.artefacts import ADAPTER, ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.errors import ModelError, UsageError
+from pefttool.fingerprint import weight_files
 from pefttool.interfaces import Task
 from pefttool.registry import Registry
 from pefttool.values import Facts, Setting
@@ -99,7 +100,7 @@ def _choose(device: str, dtype: str | None, trained_in: str) -> devices.Choice:
 
 def _base_path(base: dict[str, Any], registry: Registry) -> Path:
     local = hub.resolve(base["reference"], registry, weights=True)
-    if model_hash(local.path) != base["sha256"]:
+    if weight_files(local.path) != base["sha256"]:
         raise ModelError(
             f"the base at {local.path} is not the one this adapter was trained on (its hash differs):"
             " restore it, or train again"

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, batches, budget, corpus, packing, plan, sizes, techniques, train
-from pefttool.batches import Encoded, by_length
+from pefttool import (
+    artefacts,
+    attach,
+    base,
+    batches,
+    budget,
+    corpus,
+    features,
+    forecast,
+    packing,
+    plan,
+    simulate,
+    sizes,
+    store,
+    techniques,
+    train,
+)
+from pefttool.batches import FEATURES, Encoded, by_length
 from pefttool.errors import PefttoolError
 from pefttool.evaluate import evaluate, predict
 from pefttool.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.observers import Emitter
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
+from pefttool.rehearsal import Rehearsed
+from pefttool.store import Store
 
 #: Held-out rows whose answers are shown before and after.
 SAMPLES = 3
+#: A simulated peak this far from the measured one is a mistake in the simulation.
+SURPRISING = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,8 +68,9 @@ def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False) -> Fini
 
 def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: Any, emit: Emitter) -> Finished:
     planned = plan.make(recipe, registry, accelerator.num_processes)
+    kept = store.of_user(lambda text: emit(Notice(text=text, level="warning")))
     if planned.recipe.memory.budget is not None:
-        planned = budget.fit(planned, sizes.parse(planned.recipe.memory.budget)).plan
+        planned = budget.fit(planned, sizes.parse(planned.recipe.memory.budget), forecast.known(planned, kept)).plan
     folder = artefacts.choose_folder(planned)
     accelerator.wait_for_everyone()  # before any rank makes the folder, all have chosen the same one
     writes = accelerator.is_main_process
@@ -70,22 +90,34 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
         lacking = f"{loaded.local.path} lacks {len(loaded.missing)} weights of {loaded.facts.architecture}"
         text = f"{lacking}, such as {loaded.missing[0]}: they start at random, and stay so where nothing trains them"
         emit(Notice(text=text, level="warning"))
-    data, held_out = _encode(planned, loaded, rows, emit)
+    cache = kept if planned.recipe.data.cache else None
+    data, held_out = _encode(planned, loaded, rows, cache, emit)
 
-    # An adapter that can be switched off shows the base's answers after training: the first step need not wait.
+    # The base's answers: before anything is attached, unless they can be had later, where they cost less. Adapters that
+    # can be switched off show them after training, so that the first step need not wait; and where attaching adds
+    # nothing, there may be features by then.
+    later = planned.adapter.switches_off
+    adds = not (planned.adapter.frozen_backbone or planned.adapter.trains_base)
     look = None
-    if not planned.adapter.switches_off:
+    if adds and not later:
         loaded = _settle(planned, loaded, loaded.model, data, emit)
-        look = _look(planned, loaded, loaded.model, held_out)
+        look = _look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     techniques.apply(planned, adapted)
     if look is None or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
+    ranks = accelerator.num_processes
+    adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, cache, emit, ranks)
+    if look is None and not later:
+        look = _look(planned, loaded, adapted.model, held_out, emit)
     untrained = {name: p.detach().clone() for name, p in adapted.parameters().items() if name in adapted.head}
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
     after = _answers(planned, loaded, adapted.model, held_out)
-    with attach.without(adapted, planned.adapter, untrained) if look is None else nullcontext():
-        before, shown = look or _look(planned, loaded, adapted.model, held_out)
+    if look is None:
+        with attach.without(adapted, planned.adapter, untrained):
+            look = _look(planned, loaded, adapted.model, held_out, emit)
+    before, shown = look
+    memory = _compare_memory(planned, loaded, data, result.rehearsed, emit) if writes else {}
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
     )
@@ -102,6 +134,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
             steps=result.steps,
             best_step=result.best_step,
             reason=result.reason,
+            memory=memory,
         )
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
@@ -114,13 +147,20 @@ def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:
         emit(Notice(text=text.removeprefix("warning: "), level="warning" if warns else "info"))
 
 
-def _encode(planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, emit: Emitter) -> tuple[Encoded, Encoded]:
+def _encode(
+    planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, cache: Store | None, emit: Emitter
+) -> tuple[Encoded, Encoded]:
     def progress(done: int, total: int) -> None:
         emit(Progress(what="encoding", done=done, total=total))
 
     train_rows, eval_rows = (planned.task.prepare(part, loaded.model) for part in (rows.train, rows.eval))
-    data = batches.encode(train_rows, planned.task, loaded.processor, loaded.setting, progress)
-    held_out = batches.encode(eval_rows, planned.task, loaded.processor, loaded.setting)
+    processor, setting = loaded.processor, loaded.setting
+    data, held_out = (
+        batches.encode(
+            part, planned.task, processor, setting, told, cache, batches.rows_key(planned, processor, setting, part)
+        )
+        for part, told in ((train_rows, progress), (eval_rows, None))
+    )
     dropped = (*data.dropped, *held_out.dropped)
     if dropped:
         emit(
@@ -150,11 +190,43 @@ def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, em
     return settled
 
 
-def _look(planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded) -> tuple[dict[str, float], list[Any]]:
+def _compare_memory(
+    planned: plan.Plan, loaded: base.Base, data: Encoded, rehearsed: Rehearsed | None, emit: Emitter
+) -> dict[str, int]:
+    """What `pefttool plan` would have said of the longest batch, beside what was measured; a difference is said."""
+    if rehearsed is None or rehearsed.peak_bytes is None:
+        return {}
+    chosen = [{k: v for k, v in data.examples[i].items() if k != FEATURES} for i in rehearsed.rows]
+    cached = FEATURES in data.examples[0]
+    simulated = simulate.peak_of(planned, loaded.setting, chosen, settled=True).peak_bytes
+    measured = rehearsed.peak_bytes
+    difference = (simulated - measured) / measured
+    text = f"memory: {sizes.show(simulated)} of tensors simulated, {sizes.show(measured)} measured ({difference:+.1%})"
+    if cached:
+        text += ": what is frozen does not run, its features are kept"
+    if abs(difference) > SURPRISING and not (cached and difference > 0):
+        emit(Notice(text=f"{text}: `pefttool plan` is wrong for this run; please report it", level="warning"))
+    else:
+        emit(Notice(text=text))
+    return {"simulated_bytes": simulated, "measured_bytes": measured}
+
+
+def _look(
+    planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded, emit: Emitter
+) -> tuple[dict[str, float], list[Any]]:
     """Held-out metrics and answers of the base, before anything is attached."""
     order = by_length([e["length"] for e in held_out.examples], planned.recipe.train.batch_size)
+    alone = planned.facts.world_size == 1
     metrics, _ = evaluate(
-        model, planned.task, held_out.examples, held_out.rows, order, loaded.processor, loaded.setting, planned.choice
+        model,
+        planned.task,
+        held_out.examples,
+        held_out.rows,
+        order,
+        loaded.processor,
+        loaded.setting,
+        planned.choice,
+        (lambda text: emit(Notice(text=text, level="warning"))) if alone else None,
     )
     return metrics, _answers(planned, loaded, model, held_out)
 

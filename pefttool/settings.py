@@ -22,6 +22,7 @@ class DataSettings(Section):
         None, ge=1, description="use at most this many training rows, chosen by the seed"
     )
     max_eval_rows: int | None = Field(None, ge=1, description="use at most this many held-out rows, chosen by the seed")
+    cache: bool = Field(True, description="keep encoded rows, and features of what stays frozen, for the next run")
 
 
 class TrainSettings(Section):
@@ -56,7 +57,10 @@ class TrainSettings(Section):
     gradient_checkpointing: Literal["none", "non-reentrant", "reentrant"] = Field(
         "none", description="recompute activations in the backward pass, by either of PyTorch's ways"
     )
-    compile: bool = Field(False, description="torch.compile the model")
+    compile: bool = Field(False, description="torch.compile the blocks but their attention: a slow first step")
+    rehearse: bool = Field(
+        True, description="before step 1, try the longest batch, an evaluation batch and a save; nothing of it remains"
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of the split, the order, the initialisation and dropout")
 
 
@@ -99,11 +103,3 @@ class Document(Section):
         "auto", description="of the frozen weights and the arithmetic"
     )
     out: str | None = Field(None, description="the run folder; default: runs/ADAPTER-TASK-NUMBER")
-
-
-#: Keys whose mechanism is not built yet: any value but the default is refused.
-RESERVED = (
-    "train.compile",
-    "memory.stream",
-    "memory.offload",
-)

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import attach, target, techniques
+from pefttool import attach, streaming, target, techniques
 from pefttool.errors import UsageError
+from pefttool.model_parts import put_skeletons, replace_tensors
 from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import autocast, torch_dtype
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from pefttool.attach import Adapted
     from pefttool.memory import Estimate, Recorder
+    from pefttool.streaming import Slots
     from pefttool.values import Setting
 
 
@@ -36,16 +38,15 @@ def filler(plan: Plan, setting: Setting, rows: int, tokens: int) -> list[Mapping
         raise UsageError(f"task {plan.task.name!r} cannot be planned: it offers no row to simulate with") from None
 
 
-def peak(
-    plan: Plan,
-    setting: Setting,
-    rows: int,
-    tokens: int,
-    examples: Sequence[Mapping[str, Any]] | None = None,
-) -> Estimate:
-    """The most that one optimiser step over a micro-batch holds at a time, and one evaluation of it.
+def peak(plan: Plan, setting: Setting, rows: int, tokens: int) -> Estimate:
+    """`peak_of` a micro-batch of `rows` rows of `tokens` tokens. UsageError for a task that has none to offer."""
+    return peak_of(plan, setting, filler(plan, setting, rows, tokens))
 
-    The micro-batch is `rows` rows of `tokens` tokens, or these `examples`.
+
+def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]], settled: bool = False) -> Estimate:
+    """The most that one optimiser step over a micro-batch of these encoded rows holds at a time, and an evaluation.
+
+    Unless it is `settled` by `setting` whether rows are packed, they are where recipe and model allow it.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -53,9 +54,8 @@ def peak(
     from pefttool.memory import HOST, Recorder
 
     with torch.random.fork_rng(devices=[]), _quiet():
-        adapted, setting, processor = _abstract(plan, setting)
-        chosen = examples if examples is not None else filler(plan, setting, rows, tokens)
-        batch = plan.task.collate(chosen, processor, setting)
+        adapted, setting, processor, slots = _abstract(plan, setting, settled)
+        batch = plan.task.collate(examples, processor, setting)
         recorder = Recorder(getattr(getattr(adapted.model, "config", None), "vocab_size", None))
         choice = replace(plan.choice, device="cpu", grad_scaler=False)
 
@@ -71,6 +71,8 @@ def peak(
             optimizer = make_optimizer(adapted, plan.adapter, plan.recipe.train)
             with recorder:
                 _own(recorder, adapted, batch)
+                if slots is not None:
+                    _stream(recorder, slots, adapted.model, plan.base_is_mapped)
                 _empty_step(recorder, adapted, optimizer)
                 for parameter in adapted.parameters().values():
                     parameter.register_post_accumulate_grad_hook(becoming_gradient)  # type: ignore[no-untyped-call]
@@ -78,7 +80,7 @@ def peak(
                     adapted.model.train(),
                     list(adapted.parameters().values()),
                     [(batch, True)],
-                    float(sum(example["weight"] for example in chosen)),
+                    float(sum(example["weight"] for example in examples)),
                     plan.task,
                     setting,
                     choice,
@@ -93,70 +95,87 @@ def peak(
     return recorder.estimate()
 
 
-def _abstract(plan: Plan, setting: Setting) -> tuple[Adapted, Setting, Any]:
-    """(adapted, setting, processor): on the meta device, as the run would make it; whether rows would be packed."""
+def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Setting, Any, Slots | None]:
+    """(adapted, setting, processor, slots of streamed blocks): on the meta device, as the run would make it."""
     import torch
 
     source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, abstract=True)
     loaded = plan.task.load(source, setting)
     model = loaded.model
-    known = replace(plan.facts, labels=setting.labels)
+    known, slots = replace(plan.facts, labels=setting.labels), None
+    if plan.tables_on_host:
+        from pefttool import host_tables
+
+        host_tables.install(model)
+    if plan.quantizer is not None:
+        put_skeletons(model, plan.quantizer, known.linear_modules)
+        if plan.recipe.memory.stream:
+            slots = streaming.attach(model, known.layers, known.linear_modules, plan.quantizer)
     with torch.device("meta"):
-        if plan.quantizer is not None:
-            for name in known.linear_modules:
-                linear: Any = model.get_submodule(name)
-                model.set_submodule(name, plan.quantizer.skeleton(linear, plan.quantizer.Options()))
         for name in known.head_modules:
             model.get_submodule(name).to(dtype=torch.float32)
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         adapted = attach.attach(model, plan.adapter, plan.recipe.adapter_options, known)
-    techniques.apply(plan, adapted)
-    packs = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
+    techniques.apply(plan, adapted, simulated=True)
+    may = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
+    packs = setting.packing if settled else may
     if packs:
         from pefttool import attention
 
         packs = attention.install(adapted.model) is None
-    return adapted, replace(setting, packing=packs), loaded.processor
+    return adapted, replace(setting, packing=packs), loaded.processor, slots
 
 
 def _make_fake(model: nn.Module) -> None:
-    """Give every parameter and buffer a fake tensor on the CPU; what was shared stays shared."""
+    """Give every parameter and buffer a fake tensor on the CPU."""
     import torch
 
-    made: dict[int, Any] = {}
-
-    def fake(tensor: Tensor) -> Any:
-        if id(tensor) not in made:
-            empty: Any = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-            if isinstance(tensor, torch.nn.Parameter):
-                empty = torch.nn.Parameter(empty, requires_grad=tensor.requires_grad)
-            made[id(tensor)] = (empty, tensor)  # the original is kept, so that its id stays its own
-        return made[id(tensor)][0]
-
-    for module in model.modules():
-        for held in _tables(module):
-            for name, tensor in list(held.items()):
-                if isinstance(tensor, torch.Tensor):
-                    held[name] = fake(tensor)
-
-
-def _tables(module: nn.Module) -> Iterator[dict[str, Any]]:
-    """Where else a module may keep tensors: in plain attributes, and in dictionaries (peft's virtual tokens)."""
-    own = vars(module)
-    yield own
-    yield from (held for held in own.values() if type(held) is dict)
+    replace_tensors(model, lambda name, tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
 
 
 def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None:
     import torch
 
+    from pefttool import host_tables
+    from pefttool.memory import HOST
+
     trained = {id(p) for p in adapted.parameters().values()}
     everything = [*adapted.model.parameters(), *adapted.model.buffers()]
     recorder.enter("loading")
     recorder.own((t for t in everything if id(t) not in trained), "weights")
+    recorder.own(host_tables.parameters(adapted.model), HOST)
     recorder.own(adapted.parameters().values(), "adapter")
     recorder.own((t for t in batch.values() if isinstance(t, torch.Tensor)), "batch")
+
+
+def _stream(recorder: Recorder, slots: Slots, model: nn.Module, mapped: bool) -> None:
+    """Blocks in host memory, and buffers for those at hand, unless all that is frozen is `mapped`."""
+    import torch
+
+    from pefttool.memory import HOST
+
+    host = AnyBlock(torch.empty(max(section.size for section in slots.sections), dtype=torch.uint8))
+    lane = streaming.Copies(slots.sections, host, torch.device("cpu"), slots.most)
+    slots.lane = lane
+    recorder.own([host.content], HOST)
+    recorder.own(lane.buffers, HOST if mapped else "weights")
+    if mapped:
+        recorder.own((p for p in model.parameters() if not p.requires_grad), HOST)
+        recorder.own(model.buffers(), HOST)
+
+
+class AnyBlock:
+    """Host memory in which all blocks are one."""
+
+    def __init__(self, content: Tensor) -> None:
+        self.content = content
+
+    def flat(self, block: int) -> Tensor:
+        return self.content
+
+    def release(self, block: int) -> None:
+        pass
 
 
 def _empty_step(recorder: Recorder, adapted: Adapted, optimizer: Any) -> None:

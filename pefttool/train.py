@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pefttool import checkpoint
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.batches import Batches, Encoded, Position, by_length, to_device
+from pefttool.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
 from pefttool.checkpoint import Best, Progress
+from pefttool.devices import memory_in_use
 from pefttool.errors import RunError
 from pefttool.evaluate import evaluate
 from pefttool.events import Control, Evaluated, Notice, Saved, StepDone, TrainFinished, TrainStarted
@@ -23,6 +24,8 @@ from pefttool.observers import Emitter
 from pefttool.optimisation import StepResult, make_optimizer, make_schedule, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import grad_scaler
+from pefttool.recovery import Attempt, RandomState, out_of_memory, release, split
+from pefttool.rehearsal import Rehearsed, rehearse
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,6 +43,7 @@ class Result:
     best_step: int
     metrics: Mapping[str, float]
     reason: str
+    rehearsed: Rehearsed | None = None
 
 
 def train(
@@ -108,19 +112,21 @@ class Loop:
         )
         self.total_steps = self.batches.total_steps(self.settings.epochs, self.settings.max_steps)
         self.every = self.settings.evaluate_every or self.batches.steps_per_epoch
-        plan.adapter.prepare(adapted.model, (self._collate(rows) for step in self.batches.epoch(0) for rows in step))
+        batches = (self._collate(rows) for step in self.batches.epoch(0) for rows in step)
+        plan.adapter.prepare(adapted.model, ({k: v for k, v in b.items() if k != FEATURES} for b in batches))
         self.parameters = adapted.parameters()
         self.optimizer = make_optimizer(adapted, plan.adapter, self.settings)
         self.scheduler = make_schedule(self.optimizer, self.settings, self.total_steps)
         self.scaler = grad_scaler(plan.choice)
         self.best, self.best_parameters, self.metrics = Best(), {}, {}  # type: tuple[Best, dict[str, Tensor], Mapping[str, float]]
-        self.skipped = 0
+        self.skipped = self.halvings = 0
 
     def run(self) -> Result:
         model = self._distributed()
+        self._training_mode()
+        rehearsed = rehearse(self, model) if self.settings.rehearse else None
         self._started()
         began = time.monotonic()
-        self._training_mode()
         progress = Progress(0, Position(), self.best)
         reason = "all steps done"
         steps = self.batches.steps()
@@ -143,7 +149,9 @@ class Loop:
                 break
         delivered = self._deliver_best(progress.step)
         self.emit(TrainFinished(reason=reason, best_step=delivered, seconds=time.monotonic() - began))
-        return Result(progress.step, delivered, self.metrics, reason)
+        if self.halvings:
+            rehearsed = None  # the batch that was rehearsed is none of this run's
+        return Result(progress.step, delivered, self.metrics, reason, rehearsed)
 
     def _distributed(self) -> nn.Module:
         # Only the model is prepared: a prepared scheduler steps world-size times, a prepared loader repeats rows.
@@ -161,33 +169,16 @@ class Loop:
         )
 
     def _training_mode(self) -> None:
-        """Dropout where something trains; a backbone that stays frozen gives its evaluation features."""
+        """Dropout where something trains; what is frozen below that gives its evaluation features."""
         self.adapted.model.train()
-        if self.plan.adapter.frozen_backbone and not self.adapted.trainable:
-            backbone, _ = self.plan.task.split(self.adapted.model)
-            backbone.eval()
+        for module in self.adapted.still:
+            module.eval()
 
     def _step(self, model: nn.Module, micro_batches: list[list[int]], progress: Progress) -> None:
         began = time.monotonic()
         rows = [i for batch in micro_batches for i in batch]
         rate = self.optimizer.param_groups[0]["lr"]
-        try:
-            result = optimizer_step(
-                model,
-                list(self.parameters.values()),
-                self._micro_batches(micro_batches),
-                float(sum(self.data.examples[i]["weight"] for i in rows)),
-                self.plan.task,
-                self.base.setting,
-                self.plan.choice,
-                self.optimizer,
-                self.scaler,
-                self.settings.max_grad_norm,
-                self.ranks,
-                lambda: self.accelerator.no_sync(model),
-            )
-        except RunError as error:
-            raise RunError(f"step {progress.step}: {error}") from error
+        result = self.optimise(model, micro_batches, f"step {progress.step}")
         self._count_skipped(result, progress.step)
         self.scheduler.step()
         self.plan.adapter.after_step(self.adapted.model, progress.step)
@@ -204,6 +195,75 @@ class Loop:
             )
         )
 
+    def optimise(self, model: nn.Module, micro_batches: list[list[int]], name: str) -> StepResult:
+        """One optimiser step over these rows, whole or not at all; `name` is what messages call it.
+
+        Where memory runs out, the step begins again with the micro-batches halved, for this and all later steps.
+        """
+        weight = float(sum(self.data.examples[i]["weight"] for batch in micro_batches for i in batch))
+        random = RandomState(self.plan.choice.device)
+        once_more = True
+        while True:
+            attempt = Attempt(self.optimizer)
+            try:
+                return optimizer_step(
+                    model,
+                    list(self.parameters.values()),
+                    self._micro_batches(split(micro_batches, self.batches.lengths, self.halvings)),
+                    weight,
+                    self.plan.task,
+                    self.base.setting,
+                    self.plan.choice,
+                    self.optimizer,
+                    self.scaler,
+                    self.settings.max_grad_norm,
+                    self.ranks,
+                    lambda: self.accelerator.no_sync(model),
+                    attempt.enter,
+                )
+            except RunError as error:
+                raise RunError(f"{name}: {error}") from error
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            self._free()
+            self._smaller(micro_batches, attempt, name, once_more)
+            once_more = once_more and attempt.phase != "optimizer"
+            random.restore()
+
+    def _free(self) -> None:
+        """Forget a step that failed: its gradients, and what the scaler knows of them."""
+        self.optimizer.zero_grad(set_to_none=True)
+        scale = self.scaler.state_dict()
+        self.scaler = grad_scaler(self.plan.choice)
+        self.scaler.load_state_dict(scale)
+        release(self.plan.choice.device)
+
+    def _smaller(self, micro_batches: list[list[int]], attempt: Attempt, name: str, once_more: bool) -> None:
+        """Decide how a step that failed is tried again, and say so. Raises RunError where it cannot."""
+        lengths, failed = self.batches.lengths, f"{name}: memory ran out"
+        if self.ranks > 1:  # the others wait for this one's gradients: they cannot be told
+            rank = f"{failed} in process {self.accelerator.process_index} of {self.ranks}"
+            raise RunError(f"{rank}: lower train.batch_size ({self.settings.batch_size}), or use train.batch_tokens")
+        if attempt.phase == "optimizer":
+            if attempt.applied or not once_more:
+                raise RunError(f"{failed} in the update itself: use a train.optimizer with less state")
+            self.emit(Notice(text=f"{failed} before the update was applied: the step is done again", level="warning"))
+            return
+        now, later = (split(micro_batches, lengths, self.halvings + more) for more in (0, 1))
+        if now == later:
+            longest = max(lengths[row] for batch in now for row in batch)
+            raise RunError(
+                f"{failed} with one row of {longest} tokens: lower train.sequence_length"
+                f" ({self.settings.sequence_length}), or set train.gradient_checkpointing: non-reentrant"
+            )
+        self.halvings += 1
+        text = (
+            f"{failed} ({attempt.phase}): from here on micro-batches are halved {self.halvings} times, to at most"
+            f" {max(map(len, later))} rows here, and gradients accumulated: steps have the same rows as before"
+        )
+        self.emit(Notice(text=text, level="warning"))
+
     def _micro_batches(self, micro_batches: list[list[int]]) -> Iterator[tuple[dict[str, Tensor], bool]]:
         """This rank's share; a filler where there are fewer than ranks, since every rank must take part."""
         rank = self.accelerator.process_index
@@ -215,7 +275,7 @@ class Loop:
 
     def _collate(self, rows: list[int]) -> dict[str, Tensor]:
         examples = [self.data.examples[r] for r in rows]
-        tensors = self.plan.task.collate(examples, self.base.processor, self.base.setting)
+        tensors = collate(examples, self.plan.task, self.base.processor, self.base.setting)
         return to_device(tensors, self.plan.choice.device)
 
     def _over_ranks(self, loss: float) -> float:
@@ -245,6 +305,7 @@ class Loop:
             self.base.processor,
             self.base.setting,
             self.plan.choice,
+            self.fewer_rows,
         )
         name, direction = self.plan.task.primary
         value = metrics[name]
@@ -259,6 +320,11 @@ class Loop:
         else:
             self.best = replace(self.best, since=self.best.since + 1)
         self.emit(Evaluated(metrics=metrics, primary=name, best=better))
+
+    @property
+    def fewer_rows(self) -> Callable[[str], object] | None:
+        """Who is told that evaluation halved its batches; None where it may not: ranks must find the same figures."""
+        return None if self.ranks > 1 else lambda text: self.emit(Notice(text=text, level="warning"))
 
     def _checkpoint(self, progress: Progress) -> None:
         if self.accelerator.is_main_process:
@@ -282,14 +348,3 @@ class Loop:
             )
         )
         return self.best.step
-
-
-def memory_in_use(device: str) -> int:
-    """Bytes: the peak allocated on a CUDA device, or the resident memory of this process."""
-    import torch
-
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)

@@ -19,12 +19,18 @@ STAGES = ("recipe", "plan", "corpus", "base", "attach", "batches", "train", "art
 PARTS = {
     "checkpoint": "train",
     "evaluate": "train",
+    "feeding": "base",
+    "features": "train",
+    "frozen": "train",
     "optimisation": "train",
     "packing": "train",
+    "rehearsal": "train",
     "reload": "artefacts",
     "budget": "train",
     "forecast": "train",
+    "outside": "plan",
     "simulate": "train",
+    "streamed_base": "base",
     "techniques": "attach",
     "testing": "artefacts",
 }

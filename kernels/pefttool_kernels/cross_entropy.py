@@ -52,21 +52,41 @@ def linear_cross_entropy(
     in autocast's dtype. ValueError for a weight or bias that would need a gradient, for shapes and dtypes that do not
     fit, and for another reduction.
     """
-    _check(hidden, weight, labels, bias, reduction)
-    hidden, weight, bias = (_autocast(tensor) for tensor in (hidden, weight, bias))
-    assert hidden is not None and weight is not None
-    if weight.dtype != hidden.dtype or (bias is not None and bias.dtype != hidden.dtype):
-        raise ValueError(f"hidden is {hidden.dtype}, weight {weight.dtype}: convert one of them, or use autocast")
-    gradient = torch.is_grad_enabled() and hidden.requires_grad
+    check(hidden, weight, labels, bias, reduction)
+    hidden, weight, bias, gradient = prepared(hidden, weight, bias)
     total: Tensor
     total, _ = torch.ops.pefttool.linear_cross_entropy(hidden, weight, labels, bias, ignore_index, gradient)
+    return reduced(total, labels, ignore_index, reduction)
+
+
+def prepared(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, convert: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+    """(hidden, weight, bias, whether a gradient is wanted): in autocast's dtype, where it is on.
+
+    Without `convert` weight and bias stay as they are, for whoever converts them part by part. ValueError for dtypes
+    that do not fit.
+    """
+    automatic = torch.is_autocast_enabled(hidden.device.type)
+    hidden = _autocast(hidden)
+    if convert:
+        weight, bias = _autocast(weight), None if bias is None else _autocast(bias)
+    differs = weight.dtype != hidden.dtype or (bias is not None and bias.dtype != hidden.dtype)
+    if differs and (convert or not automatic):
+        raise ValueError(f"hidden is {hidden.dtype}, weight {weight.dtype}: convert one of them, or use autocast")
+    return hidden, weight, bias, torch.is_grad_enabled() and hidden.requires_grad
+
+
+def reduced(total: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> Tensor:
+    """The sum of all losses, or their mean."""
     if reduction == "sum":
         return total
     count = (labels != ignore_index).sum()
     return torch.where(count > 0, total / count.clamp(min=1), torch.nan)
 
 
-def _check(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, reduction: str) -> None:
+def check(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, reduction: str) -> None:
+    """Raise ValueError for what `linear_cross_entropy` does not compute."""
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction {reduction!r}: 'sum' or 'mean' was expected")
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1] or labels.shape != hidden.shape[:1]:
@@ -80,8 +100,8 @@ def _check(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, 
             )
 
 
-def _autocast(tensor: Tensor | None) -> Tensor | None:
-    if tensor is None or not torch.is_autocast_enabled(tensor.device.type):
+def _autocast(tensor: Tensor) -> Tensor:
+    if not torch.is_autocast_enabled(tensor.device.type):
         return tensor
     return tensor.to(torch.get_autocast_dtype(tensor.device.type))
 
@@ -213,13 +233,15 @@ def _stated(
     return workspace_bytes(tokens, hidden.shape[1], weight.shape[0], hidden.dtype, gradient, kind)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """What is kept of an operator that gives (loss, its gradient for hidden)."""
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1])
     ctx.dtype = inputs[0].dtype
 
 
-def _backward(ctx: Any, loss_gradient: Tensor | None, dx_gradient: Tensor | None) -> tuple[Any, ...]:
+def backward(ctx: Any, loss_gradient: Tensor | None, dx_gradient: Tensor | None) -> tuple[Any, ...]:
+    """The gradient that was made in the forward pass, scaled. RuntimeError for a second derivative."""
     if dx_gradient is not None:
         raise RuntimeError("linear_cross_entropy has no second derivative")
     (dx,) = ctx.saved_tensors
@@ -227,5 +249,5 @@ def _backward(ctx: Any, loss_gradient: Tensor | None, dx_gradient: Tensor | None
     return dh, None, None, None, None, None
 
 
-_operator.register_autograd(_backward, setup_context=_keep)
+_operator.register_autograd(backward, setup_context=keep)
 torch.ops.pefttool.linear_cross_entropy.workspace_bytes = _stated  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
     linear_4bit(x, weight, bias, lora, ...)   x [..., K] W^T + bias + scaling (x A^T) B^T  ->  [..., N]
     linear_8bit(x, weight, bias, lora, ...)   the same, of a weight with 8 bits and a scale a row
+    linear_fetched(x, fetch, bias, lora, ...) either of them, by a weight that is fetched whenever it is needed
     dequantize_4bit(weight, dtype)            W [N, K]
 
 The functions here take a view of the stored weight (`layout`). Below them stand `torch.ops.pefttool.*`, which take its
@@ -72,6 +73,20 @@ def linear_8bit(
     x = _autocast(x)
     output: Tensor = torch.ops.pefttool.linear_8bit(x, *weight.arguments(), bias, *_parts(lora), backend)
     return output
+
+
+def linear_fetched(
+    x: Tensor,
+    fetch: Callable[[], FourBitWeight | EightBitWeight],
+    bias: Tensor | None = None,
+    lora: LowRank | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """`linear_4bit` or `linear_8bit`, bit by bit, by the weight that `fetch()` gives: now, and again in backward.
+
+    Nothing of the weight is kept in between.
+    """
+    return autograd.fetched(_autocast(x), fetch, bias, *_parts(lora), backend)
 
 
 def dequantize_4bit(weight: FourBitWeight, dtype: torch.dtype, backend: str = "auto") -> Tensor:

@@ -11,6 +11,7 @@ from pefttool.cli.common import current_registry, read_recipe, recipe_options
 from pefttool.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from pefttool.feeding import Feeding
     from pefttool.forecast import Forecast
     from pefttool.recipe import Recipe
 
@@ -20,23 +21,36 @@ if TYPE_CHECKING:
 @click.option("--for", "device", metavar="DEVICE", help="Plan for another machine: cuda:8GiB, cpu:16GiB, mps:16GiB.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: peak_bytes, parts, and the rest.")
 def plan(device: str | None, as_json: bool, **flags: Any) -> None:
-    """Simulate one training step without weights: what it holds at its peak, and what of.
+    """What a run would take, and whether it fits, before it starts.
 
-    A model's config.json is enough, and data is not needed. With --budget the settings closest to the recipe's that
-    keep to it are chosen, or what would fit is said.
+    One training step is simulated without weights: what it holds at its peak, and what of. A model's config.json is
+    enough, and data is not needed. With --budget the settings closest to the recipe's that keep to it are chosen, or
+    what would fit is said.
     """
     recipe = read_recipe(current_registry(), data_optional=True, **flags)
     made = _forecast(recipe, device, _silent if as_json else _say)
+    feeding = _feeding(made)
     if as_json:
-        print_json(made.as_json())
-    else:
-        _show(made)
+        print_json({**made.as_json(), "feeding": feeding and feeding.as_json()})
+        return
+    _show(made)
+    if feeding is not None:
+        click.echo(f"· {feeding}")
 
 
-def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], object]) -> Forecast:
+def _feeding(made: Forecast) -> Feeding | None:
+    """Measured where blocks are streamed, and once: rates of this machine, whatever is planned for."""
+    if not made.plan.recipe.memory.stream:
+        return None
+    from pefttool import feeding
+
+    return feeding.floor(made.plan)
+
+
+def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], None]) -> Forecast:
     from dataclasses import replace
 
-    from pefttool import budget, devices, forecast, sizes
+    from pefttool import budget, devices, forecast, sizes, store
     from pefttool import plan as plans
 
     machine, memory = devices.report(), None
@@ -46,10 +60,11 @@ def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], object]) 
     planned = plans.make(recipe, current_registry(), machine=machine)
     if device is None:
         memory = forecast.memory_here(planned.choice.device)
+    data = forecast.known(planned, store.of_user(say))
     if recipe.memory.budget is None:
-        return forecast.make(planned, memory)
+        return forecast.make(planned, memory, data)
     allowed = sizes.parse(recipe.memory.budget)
-    return replace(budget.fit(planned, allowed, say), memory=allowed if memory is None else min(memory, allowed))
+    return replace(budget.fit(planned, allowed, data, say), memory=allowed if memory is None else min(memory, allowed))
 
 
 def _silent(text: str) -> None:
@@ -67,9 +82,10 @@ def _show(made: Forecast) -> None:
     click.echo(f"{planned.adapter.name} · {planned.task.name} · {planned.model.id}")
     for notice in planned.notices:
         click.echo(f"· {notice}")
+    longest = "the longest of this data" if made.measured_lengths else "the longest possible"
     click.echo(
         f"· {planned.facts.architecture}, {planned.facts.parameters:,} parameters; micro-batches of {made.rows} x"
-        f" {made.tokens} tokens; the peak is in: {estimate.phase}"
+        f" {made.tokens} tokens ({longest}); the peak is in: {estimate.phase}"
     )
     rows = [(name, sizes.show(size), "simulated") for name, size in estimate.parts.items() if size]
     rows.append(("tensors", sizes.show(estimate.peak_bytes), "simulated: the sum"))

@@ -20,7 +20,7 @@ WEIGHT, OUTPUT = 0.2, 0.02
 
 def check_quantizer(quantizer: Quantizer) -> None:
     """Outputs near the base's, weights that can be read, gradients that pass through, a stand-in of the same size,
-    and bytes that stay. Raises ContractViolation."""
+    streaming that changes nothing (where it is offered), and bytes that stay. Raises ContractViolation."""
     what = f"quantizer {quantizer.name!r}"
     plain, facts = load_base("decoder")
     refusal = quantizer.refuses(quantizer.Options(), facts)
@@ -34,6 +34,9 @@ def check_quantizer(quantizer: Quantizer) -> None:
     for name in facts.linear_modules:
         layer, original = model.get_submodule(name), plain.get_submodule(name)
         _check_layer(quantizer, f"{what}: {name}", layer, original)
+    if quantizer.streams:
+        for name in facts.linear_modules:
+            _check_streams(quantizer, f"{what}: {name}", model.get_submodule(name), plain.get_submodule(name))
     _check_stays(quantizer, what)
 
 
@@ -66,6 +69,39 @@ def _check_layer(quantizer: Quantizer, what: str, layer: nn.Module, original: An
     require(stored == real, what, f"the skeleton stores {stored} bytes, the real layer {real}")
     found = tuple(stand_in(x).shape)
     require(found == tuple(upstream.shape), what, f"the skeleton's output is {found}, not {tuple(upstream.shape)}")
+
+
+def _check_streams(quantizer: Quantizer, what: str, layer: nn.Module, original: Any) -> None:
+    """A stand-in that fetches `stored` answers as the layer does, bit by bit, and keeps nothing of it."""
+    import torch
+
+    stored = dict(quantizer.stored(layer))
+    with torch.device("meta"):
+        bare = torch.nn.Linear(original.in_features, original.out_features, bias=original.bias is not None)
+        stand_in = quantizer.skeleton(bare.to(original.weight.dtype), quantizer.Options())
+    parts = {n: (p.shape, p.dtype) for n, p in stand_in.named_parameters() if n != "bias"}
+    found = {name: (tensor.shape, tensor.dtype) for name, tensor in stored.items()}
+    require(found == parts, what, f"stored gives {found}, the skeleton has {parts}")
+    fetched: list[int] = []
+
+    def fetch() -> dict[str, Any]:
+        fetched.append(1)
+        return {name: tensor.clone() for name, tensor in stored.items()}
+
+    quantizer.stream(stand_in, fetch)
+    kept = storage_bytes(stand_in)
+    bias: Any = getattr(layer, "bias", None)
+    if bias is not None:
+        stand_in.bias = torch.nn.Parameter(bias.detach().clone(), requires_grad=False)
+        kept -= bias.numel() * bias.element_size()
+    require(kept == 0, what, f"a streamed layer keeps {kept} bytes of its weight")
+    x = torch.randn(3, original.in_features, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    outputs = [layer.train()(x), stand_in.train()(x)]
+    layer.eval()
+    gradients = [torch.autograd.grad(output, x, torch.ones_like(output))[0] for output in outputs]
+    require(outputs[0].equal(outputs[1]), what, "a streamed layer's output differs from the layer's own")
+    require(gradients[0].equal(gradients[1]), what, "a streamed layer's gradient differs from the layer's own")
+    require(len(fetched) == 2, what, f"a streamed layer fetched {len(fetched)} times in a forward and backward pass")
 
 
 def _check_stays(quantizer: Quantizer, what: str) -> None:

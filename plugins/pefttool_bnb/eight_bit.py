@@ -7,6 +7,7 @@ row, except the columns that pass the threshold.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, Quantizer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 class Int8(Quantizer):
     name = "int8"
     Options = EightBitOptions
+    streams = True
 
     def refuses(self, options: EightBitOptions, facts: Facts) -> str | None:
         return loading.refusal(self.name, facts)
@@ -44,12 +46,22 @@ class Int8(Quantizer):
     def skeleton(self, linear: nn.Linear, options: EightBitOptions) -> nn.Module:
         from pefttool_bnb.skeleton import EightBitSkeleton
 
-        return EightBitSkeleton(linear)
+        return EightBitSkeleton(linear, options.backend)
+
+    def stored(self, linear: nn.Module) -> dict[str, Tensor]:
+        values, scales = _stored(linear)
+        return {"weight": values, "SCB": scales}
+
+    def stream(self, skeleton: Any, fetch: Callable[[], Mapping[str, Tensor]]) -> None:
+        skeleton.stream(fetch)
 
     def dequantize(self, linear: nn.Module) -> Tensor:
-        """`[out_features, in_features]`, float32. The layer's state takes the weight over at its first forward pass."""
-        weight: Any = linear.weight
-        state: Any = linear.state
-        values, scales = (weight.CB, weight.SCB) if weight.CB is not None else (state.CB, state.SCB)
-        dequantized: Tensor = loading.bitsandbytes().functional.int8_vectorwise_dequant(values, scales)
+        """`[out_features, in_features]`, float32."""
+        dequantized: Tensor = loading.bitsandbytes().functional.int8_vectorwise_dequant(*_stored(linear))
         return dequantized
+
+
+def _stored(linear: Any) -> tuple[Tensor, Tensor]:
+    """(values, scales): the layer's state takes them over at its first forward pass."""
+    holder = linear.weight if linear.weight.CB is not None else linear.state
+    return holder.CB, holder.SCB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, Quantizer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 class FourBit(Quantizer):
     Options = FourBitOptions
+    streams = True
 
     def refuses(self, options: FourBitOptions, facts: Facts) -> str | None:
         return loading.refusal(self.name, facts)
@@ -47,7 +49,18 @@ class FourBit(Quantizer):
     def skeleton(self, linear: nn.Linear, options: FourBitOptions) -> nn.Module:
         from pefttool_bnb.skeleton import FourBitSkeleton
 
-        return FourBitSkeleton(linear, options.double_quant)
+        return FourBitSkeleton(linear, options.double_quant, self.name, options.backend)
+
+    def stored(self, linear: nn.Module) -> dict[str, Tensor]:
+        weight: Any = linear.weight
+        state = weight.quant_state
+        tensors = {"weight": weight.data, "code": state.code, "absmax": state.absmax}
+        if state.nested:
+            tensors |= {"offset": state.offset, "nested_absmax": state.state2.absmax, "nested_code": state.state2.code}
+        return tensors
+
+    def stream(self, skeleton: Any, fetch: Callable[[], Mapping[str, Tensor]]) -> None:
+        skeleton.stream(fetch)
 
     def dequantize(self, linear: nn.Module) -> Tensor:
         """`[out_features, in_features]` in the dtype the weight was quantised from (the run's)."""

@@ -1,10 +1,13 @@
-"""Stand-ins for quantised linears, for simulation: `Params4bit` and `Int8Params` cannot be made of fake tensors.
+"""Quantised linears of plain tensors, which go through the same operators, bit by bit the same as the real ones.
 
-They hold as many bytes as the real layers, in parameters that nothing has to know, and go through the same operators.
+For simulation, as `Params4bit` and `Int8Params` cannot be made of fake tensors: they hold as many bytes as the real
+layers. And for streaming: what they hold can be taken away, to be fetched whenever it is needed.
 They are `nn.Linear`s, so that adapters attach to them as usual.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +20,18 @@ assert stated  # imported for what the operators then state
 BLOCK = 64  # weights that share a scale
 NESTED_BLOCK = 256  # scales that share a scale, with double quantisation
 
+Fetch = Callable[[], Mapping[str, Tensor]]
+
 
 class Skeleton(nn.Linear):
     """A frozen linear of `linear`'s shape, device and dtype, without its weights."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    fetch: Fetch | None = None
+
+    def __init__(self, linear: nn.Linear, backend: str = "auto") -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         self._device = linear.weight.device
+        self.backend = backend
         if linear.bias is not None:
             self.bias = nn.Parameter(self._zeros(self.out_features, linear.bias.dtype), requires_grad=False)
 
@@ -33,9 +41,34 @@ class Skeleton(nn.Linear):
     def _store(self, name: str, size: int | tuple[int, ...], dtype: torch.dtype) -> None:
         setattr(self, name, nn.Parameter(self._zeros(size, dtype), requires_grad=False))
 
+    def stored(self) -> dict[str, Tensor]:
+        """What the weight is made of, by name."""
+        return {name: tensor for name, tensor in self.named_parameters(recurse=False) if name != "bias"}
+
+    def view(self, tensors: Mapping[str, Tensor]) -> FourBitWeight | EightBitWeight:
+        """`stored`, as the operators take it."""
+        raise NotImplementedError
+
+    def stream(self, fetch: Fetch) -> None:
+        """Hold nothing from now on: whoever multiplies calls `fetch` for what `stored` gave, in backward once more."""
+        for name in self.stored():
+            setattr(self, name, None)
+        # An empty weight: adapters ask it for its device and its dtype.
+        self._store("weight", (0, self.in_features), torch.uint8)
+        self.fetch = fetch
+
     def product(self, x: Tensor, lora: ops.LowRank | None = None) -> Tensor:
         """[..., in_features] -> [..., out_features], in x's dtype, with the low-rank update if there is one."""
-        raise NotImplementedError
+        inputs = self._inputs(x)
+        fetch = self.fetch
+        if fetch is not None:
+            return ops.linear_fetched(inputs, lambda: self.view(fetch()), self.bias, lora, self.backend).to(x.dtype)
+        weight = self.view(self.stored())
+        multiply = ops.linear_4bit if isinstance(weight, FourBitWeight) else ops.linear_8bit
+        return multiply(inputs, weight, self.bias, lora, self.backend).to(x.dtype)  # type: ignore[operator]
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x)
@@ -44,11 +77,11 @@ class Skeleton(nn.Linear):
 class FourBitSkeleton(Skeleton):
     """`Linear4bit`: two weights a byte, one scale a block, tables of values; with double quantisation 8-bit scales."""
 
-    def __init__(self, linear: nn.Linear, double_quant: bool) -> None:
-        super().__init__(linear)
+    def __init__(self, linear: nn.Linear, double_quant: bool, quant_type: str = "nf4", backend: str = "auto") -> None:
+        super().__init__(linear, backend)
         count = self.in_features * self.out_features
         blocks = -(-count // BLOCK)
-        self.nested = double_quant
+        self.quant_type = quant_type
         self.compute_dtype = linear.weight.dtype
         self._store("weight", (-(-count // 2), 1), torch.uint8)
         self._store("code", 16, torch.float32)
@@ -58,20 +91,30 @@ class FourBitSkeleton(Skeleton):
             self._store("nested_absmax", -(-blocks // NESTED_BLOCK), torch.float32)
             self._store("nested_code", 256, torch.float32)
 
-    def product(self, x: Tensor, lora: ops.LowRank | None = None) -> Tensor:
-        nested = (self.nested_absmax, self.nested_code, self.offset) if self.nested else (None, None, None)
-        stored = (self.weight, self.absmax, self.code, *nested)
-        weight = FourBitWeight(*stored, self.out_features, self.in_features, "nf4")
-        return ops.linear_4bit(x.to(self.compute_dtype), weight, self.bias, lora).to(x.dtype)
+    def _inputs(self, x: Tensor) -> Tensor:
+        return x.to(self.compute_dtype)
+
+    def view(self, tensors: Mapping[str, Tensor]) -> FourBitWeight:
+        return FourBitWeight(
+            tensors["weight"],
+            tensors["absmax"],
+            tensors["code"],
+            tensors.get("nested_absmax"),
+            tensors.get("nested_code"),
+            tensors.get("offset"),
+            self.out_features,
+            self.in_features,
+            self.quant_type,
+        )
 
 
 class EightBitSkeleton(Skeleton):
     """`Linear8bitLt`: a byte a weight, one float32 scale a row."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear)
+    def __init__(self, linear: nn.Linear, backend: str = "auto") -> None:
+        super().__init__(linear, backend)
         self._store("weight", (self.out_features, self.in_features), torch.int8)
         self._store("SCB", self.out_features, torch.float32)
 
-    def product(self, x: Tensor, lora: ops.LowRank | None = None) -> Tensor:
-        return ops.linear_8bit(x, EightBitWeight(self.weight, self.SCB), self.bias, lora).to(x.dtype)
+    def view(self, tensors: Mapping[str, Tensor]) -> EightBitWeight:
+        return EightBitWeight(tensors["weight"], tensors["SCB"])

@@ -17,6 +17,8 @@ def from_activations(base: Any, count: int) -> Tensor:
     import torch
     from transformers import DynamicCache
 
+    from pefttool import host_tables
+
     backbone = getattr(base, base.base_model_prefix, base)
     ids = torch.randint(base.config.get_text_config().vocab_size, (1, count))
     first = getattr(base.config, "bos_token_id", None)
@@ -27,7 +29,7 @@ def from_activations(base: Any, count: int) -> Tensor:
     backbone.eval()
     try:
         with torch.no_grad():
-            backbone(input_ids=ids.to(base.device), past_key_values=cache)
+            backbone(input_ids=ids.to(host_tables.device(base)), past_key_values=cache)
     finally:
         backbone.train(training)
     # One layer: [1, heads, count, head_dim] -> [count, heads * head_dim], keys before values.

@@ -12,21 +12,23 @@ if TYPE_CHECKING:
 IGNORE = -100
 
 
-def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 8) -> Tensor:
-    """`[B, T]` int64, right-padded with `value`; T is the longest sequence, rounded up to `multiple`."""
+def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 8, most: int | None = None) -> Tensor:
+    """`[B, T]` int64, right-padded with `value`; T is the longest sequence, rounded up to `multiple`, but to no more
+    than `most`: behind a prefix the model may have no position left for padding.
+    """
     import torch
 
     longest = max(len(s) for s in sequences)
-    width = -(-longest // multiple) * multiple
+    width = max(longest, min(-(-longest // multiple) * multiple, most or longest + multiple))
     padded = torch.full((len(sequences), width), value, dtype=torch.int64)
     for row, sequence in zip(padded, sequences, strict=True):
         row[: len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
     return padded
 
 
-def attention_mask(sequences: Sequence[Sequence[int]], multiple: int = 8) -> Tensor:
-    """`[B, T]` int64: 1 for a real token, 0 for padding."""
-    return pad([[1] * len(s) for s in sequences], 0, multiple)
+def attention_mask(sequences: Sequence[Sequence[int]], multiple: int = 8, most: int | None = None) -> Tensor:
+    """`[B, T]` int64, of the shape of `pad`'s: 1 for a real token, 0 for padding."""
+    return pad([[1] * len(s) for s in sequences], 0, multiple, most)
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -38,6 +38,7 @@ class TextClassification(Task):
     name = "text-classification"
     Options = ClassificationOptions
     primary = ("accuracy", "max")
+    repeatable = True
     peft_task_type = "SEQ_CLS"
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:all-minilm-l6-v2",
@@ -147,7 +148,8 @@ class TextClassification(Task):
         import torch
 
         ids = [e["input_ids"] for e in examples]
-        batch = {"input_ids": pad(ids, pad_id(processor)), "attention_mask": attention_mask(ids)}
+        most = setting.sequence_length
+        batch = {"input_ids": pad(ids, pad_id(processor), most=most), "attention_mask": attention_mask(ids, most=most)}
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([e["label"] for e in examples])
         return batch
@@ -174,7 +176,9 @@ class TextClassification(Task):
         ]
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
-        device = next(model.parameters()).device
+        from pefttool import host_tables
+
+        device = host_tables.device(model)
         batch = self.collate([self._encode_text(r, processor, setting) for r in rows], processor, setting)
         logits = model(**{k: v.to(device) for k, v in batch.items()}).logits
         return self.decode(logits, setting)

@@ -20,6 +20,7 @@ class LanguageModel(Task):
 
     generative = True
     packs = True
+    repeatable = True
     peft_task_type = "CAUSAL_LM"
 
     def defaults(self) -> Mapping[str, Any]:
@@ -51,11 +52,11 @@ class LanguageModel(Task):
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
         if setting.packing:
             return packed.collate(examples)
-        ids = [e["input_ids"] for e in examples]
+        ids, most = [e["input_ids"] for e in examples], setting.sequence_length
         return {
-            "input_ids": pad(ids, pad_id(processor)),
-            "attention_mask": attention_mask(ids),
-            "labels": pad([e["labels"] for e in examples], IGNORE),
+            "input_ids": pad(ids, pad_id(processor), most=most),
+            "attention_mask": attention_mask(ids, most=most),
+            "labels": pad([e["labels"] for e in examples], IGNORE, most=most),
         }
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
@@ -85,8 +86,10 @@ class LanguageModel(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
 
+        from pefttool import host_tables
+
         prompts = [self.prompt_ids(row, processor, setting)[-setting.sequence_length :] for row in rows]
-        device = next(model.parameters()).device
+        device = host_tables.device(model)
         # Generation continues at the right edge, so prompts are padded on the left.
         ids = pad([p[::-1] for p in prompts], pad_id(processor), multiple=1).flip(1).to(device)
         mask = attention_mask(prompts, multiple=1).flip(1).to(device)

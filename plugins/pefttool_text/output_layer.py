@@ -36,7 +36,8 @@ def summed_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
     """
     from torch.nn.functional import pad
 
-    from pefttool_kernels.cross_entropy import linear_cross_entropy
+    from pefttool.host_tables import SlicedLinear
+    from pefttool_kernels import cross_entropy, sliced_cross_entropy
 
     layer = _output_layer(model)
     reason = _unsuitable(layer) or _changed(model, layer, batch)
@@ -52,7 +53,8 @@ def summed_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
     hidden = inputs[0]
     # Position t predicts token t + 1; the last one predicts nothing.
     targets = pad(batch["labels"][:, 1:], (0, 1), value=IGNORE)
-    return linear_cross_entropy(hidden.flatten(0, -2), layer.weight, targets.flatten(), layer.bias, IGNORE)
+    how = sliced_cross_entropy if isinstance(layer, SlicedLinear) else cross_entropy
+    return how.linear_cross_entropy(hidden.flatten(0, -2), layer.weight, targets.flatten(), layer.bias, IGNORE)
 
 
 def _forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
@@ -72,9 +74,11 @@ def _unsuitable(layer: Any) -> str | None:
     import torch
     from torch import nn
 
+    from pefttool.host_tables import SlicedLinear
+
     if layer is None:
         return "the model names no output layer"
-    if type(layer) is not nn.Linear:
+    if type(layer) not in (nn.Linear, SlicedLinear):
         return f"the output layer is a {type(layer).__name__}, not a plain linear"
     if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in layer.parameters()):
         return "the output layer trains"

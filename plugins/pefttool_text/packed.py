@@ -80,7 +80,9 @@ def check(model: nn.Module, examples: Sequence[Mapping[str, Any]]) -> str | None
 
 
 def _logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
-    device = next(model.parameters()).device
+    from pefttool import host_tables
+
+    device = host_tables.device(model)
     batch = collate([{"input_ids": row, "labels": row} for row in rows])
     logits: Tensor = model(
         **model_inputs({k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}), use_cache=False

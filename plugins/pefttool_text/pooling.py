@@ -44,18 +44,22 @@ class MeanPooled(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.config = backbone.config
+        self.pool = MeanPool()
         self.classifier = nn.Linear(self.config.hidden_size, classes, device=next(backbone.parameters()).device)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Classified:
         hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return Classified(self.classifier(mean_pool(hidden, attention_mask)))
+        return Classified(self.classifier(self.pool(hidden, attention_mask)))
 
     def plain_loader(self, base: str) -> str:
         """Python that loads this model from the folder of `base` and a head.safetensors, without pefttool."""
         return LOADER.format(base=base)
 
 
-def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """`[B, T, D]` and `[B, T]` to `[B, D]`, float32: the mean over tokens whose mask is 1."""
-    mask = attention_mask.unsqueeze(-1).to(torch.float32)
-    return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1)
+class MeanPool(nn.Module):
+    """A module of its own: while the backbone is frozen, its output is all that has to be known of a row."""
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """`[B, T, D]` and `[B, T]` to `[B, D]`, float32: the mean over tokens whose mask is 1."""
+        mask = attention_mask.unsqueeze(-1).to(torch.float32)
+        return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1)

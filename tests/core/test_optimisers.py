@@ -137,6 +137,16 @@ def test_a_simulation_counts_the_state_and_what_an_update_takes(name: str) -> No
     assert abs(found.peak_bytes - found.parts["adapter"] - state - real) <= 64  # a few numbers of four bytes
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_an_update_allocates_nothing_in_the_middle(name: str) -> None:
+    """So that memory cannot run out when half of it is applied."""
+    model, optimizer = build(name)
+    step(model, optimizer)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    assert peak_bytes(lambda: (torch.empty(1), optimizer.step())) <= 64
+
+
 def test_what_bitsandbytes_cannot_do_here() -> None:
     assert {n for n in ("adamw", "sgd", "adamw_8bit") if devices.optimizer_refused(n, "cpu") is None} == {
         "adamw",

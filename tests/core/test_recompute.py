@@ -9,26 +9,17 @@ from typing import Any
 import pytest
 import tiny_models as tiny
 import torch
+from adapted_models import ADAPTERS, adapted, gradients, same
 from allocations import peak_bytes
-from torch import Tensor, nn
+from torch import nn
 
-from pefttool import Facts, on_cpu, recompute
-from pefttool_full.adapter import FullAdapter
-from pefttool_full.options import FullOptions
+from pefttool import Facts, recompute
 from pefttool_head.adapter import HeadAdapter
 from pefttool_head.options import HeadOptions
-from pefttool_lora.adapter import LoraAdapter
-from pefttool_lora.options import LoraOptions
 from pefttool_prefix.adapter import PrefixAdapter
 from pefttool_prefix.options import PrefixOptions
 from pefttool_text import packed
 
-ADAPTERS: dict[str, tuple[Any, Any]] = {
-    "lora": (LoraAdapter(), LoraOptions(r=3, lora_dropout=0.3)),
-    "full": (FullAdapter(), FullOptions()),
-    "full-last": (FullAdapter(), FullOptions(train_last_layers=1)),
-    "head-last": (HeadAdapter(), HeadOptions(train_last_layers=2)),
-}
 MODES = {"non-reentrant": False, "reentrant": True}
 #: Adapter, model, and whether its base is quantised.
 CASES = [
@@ -41,33 +32,6 @@ CASES = [
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.store(tmp_path_factory.mktemp("tiny"))
-
-
-def adapted(stored: Path, adapter: str, kind: str, nf4: bool) -> Any:
-    base = tiny.load_base(stored, kind, nf4)
-    for module in base.modules():
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.2
-    method, options = ADAPTERS[adapter]
-    torch.manual_seed(0)
-    model = method.attach(base, options, tiny.known(base, kind)).model
-    tiny.heads(model, kind)
-    on_cpu.quicken(model)
-    return model.train()
-
-
-def gradients(model: Any, inputs: dict[str, Any]) -> dict[str, Tensor]:
-    torch.manual_seed(5)
-    out = model(**inputs).logits.float()
-    (out.square() * torch.linspace(0.5, 1.5, out.shape[-1])).sum().backward()
-    found = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-    assert all(gradient is not None for gradient in found.values())
-    model.zero_grad(set_to_none=True)
-    return {n: gradient for n, gradient in found.items() if gradient is not None}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(first[n].equal(second[n]) for n in first)
 
 
 @pytest.mark.parametrize("mode", MODES)

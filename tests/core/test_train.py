@@ -62,7 +62,7 @@ class Whole(Adapter):
         return Attached(model, frozenset(n for n, _ in model.named_parameters()))
 
     def save(self, model, folder, name="default"):
-        raise NotImplementedError
+        folder.mkdir(parents=True)
 
     def load(self, model, folder, name="default"):
         raise NotImplementedError
@@ -174,8 +174,10 @@ def test_gradients_are_clipped(tmp_path):
 
 
 def test_the_first_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(RunError, match=r"step 1: the loss is not finite .* lower train\.learning_rate"):
-        fit(tmp_path, rows=[Row({"x": float("nan"), "y": 1, "n": 1})])
+    rows = [Row({"x": float("nan"), "y": 1, "n": 1})]
+    for rehearse, where in ((True, "rehearsal"), (False, "step 1")):
+        with pytest.raises(RunError, match=rf"{where}: the loss is not finite .* lower train\.learning_rate"):
+            fit(tmp_path, rows=rows, rehearse=rehearse)
 
 
 def test_checkpoints_every_n_steps(tmp_path):

@@ -38,6 +38,8 @@ def test_the_run_folder_is_complete(classified: Finished) -> None:
     assert kinds.index("TrainStarted") < kinds.index("StepDone") < kinds.index("TrainFinished")
     assert classified.json("metrics.json")["after"] == classified.result["after"]
     assert classified.json("environment.json")["world_size"] == 1
+    memory = classified.json("metrics.json")["memory"]
+    assert memory["simulated_bytes"] == pytest.approx(memory["measured_bytes"], rel=0.01)
 
 
 def test_eval_of_the_folder_gives_the_runs_own_metrics(classified: Finished) -> None:

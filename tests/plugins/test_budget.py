@@ -24,7 +24,7 @@ from pefttool.registry import Registry
 STATIC, A_TOKEN, CARD = 4000, 10, devices.DeviceFacts(build="cuda", cuda=(devices.CudaDevice("card", (8, 0), 1 << 33),))
 
 
-def pretended(chosen: Plan, setting: Any, rows: int, tokens: int, examples: Any = None) -> Estimate:
+def pretended(chosen: Plan, setting: Any, rows: int, tokens: int) -> Estimate:
     """Each technique saves something, and costs nothing here."""
     train, memory = chosen.recipe.train, chosen.recipe.memory
     static = STATIC - 500 * ("embeddings" in memory.offload) - 3000 * memory.stream
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate, "peak", pretended)
-    monkeypatch.setattr(forecast.outside, "shares", lambda device, estimate: ())
+    monkeypatch.setattr(forecast.outside, "shares", lambda plan, estimate: ())
 
 
 def planned(registry: Registry, folder: Path, *overrides: str) -> Plan:

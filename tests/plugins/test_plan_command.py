@@ -11,6 +11,9 @@ from terminal import Terminal
 from tiny_models import configs
 from transformers import BertConfig, PatchTSTConfig
 
+from pefttool import sizes
+from pefttool.registry import Registry
+
 TINY = ("--adapter", "lora", "-o", "train.sequence_length=32", "-o", "train.batch_size=8")
 
 
@@ -42,11 +45,26 @@ def test_from_a_config_alone(plan: Any, llama: str) -> None:
     assert sum(made["parts"].values()) == made["peak_bytes"] > 0
     assert made["total_bytes"] == made["peak_bytes"] + sum(share["bytes"] for share in made["outside"])
     assert made["fits"] and made["memory_bytes"] == 8 << 30
-    assert made["micro_batch"] == {"rows": 8, "tokens": 32}
+    assert made["micro_batch"] == {"rows": 8, "tokens": 32, "of_this_data": False}
     assert {share["name"] for share in made["outside"]} >= {"CUDA context", "cuBLAS workspace"}
     assert all(share["source"] for share in made["outside"])
     more = plan("--model", llama, "--for", "cuda:8GiB", *TINY, "--quantize", "nf4", "-o", "adapter.r=64")
     assert more["parts"]["adapter"] == 4 * made["parts"]["adapter"]
+
+
+def test_a_streamed_step_has_a_floor(
+    plan: Any, llama: str, terminal: Terminal, monkeypatch: Any, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path))
+    monkeypatch.setattr("pefttool.feeding.reading_rate", lambda file: 1000.0)
+    arguments = ("--model", llama, "--for", "cuda:8GiB", *TINY, "--quantize", "nf4")
+    assert plan(*arguments)["feeding"] is None
+    once = plan(*arguments, "-o", "memory.stream=true")["feeding"]
+    assert once["bytes"] > 0 and once["seconds"] == once["bytes"] / 1000.0 and once["source"].startswith("measured")
+    four = plan(*arguments, "-o", "memory.stream=true", "-o", "train.gradient_accumulation=4")["feeding"]
+    assert four["bytes"] == 4 * once["bytes"]
+    _, out, _ = terminal.run("plan", *arguments, "-o", "memory.stream=true")
+    assert f"· a step fetches {sizes.show(once['bytes'])} at 1000 B/s (measured: " in out
 
 
 def test_for_this_machine(plan: Any, llama: str) -> None:
@@ -54,7 +72,8 @@ def test_for_this_machine(plan: Any, llama: str) -> None:
 
     made = plan("--model", llama, *TINY, "-o", "device=cpu")
     assert (made["device"], made["memory_bytes"]) == ("cpu", psutil.virtual_memory().total)
-    (process,) = made["outside"]
+    process, best = made["outside"]
+    assert best["bytes"] == made["parts"]["adapter"]
     assert process["source"].startswith("measured") and process["bytes"] > 100 << 20
 
 
@@ -114,3 +133,22 @@ def test_the_table_names_every_part_and_how_it_is_known(plan: Any, terminal: Ter
     for word in ("weights", "adapter", "optimizer", "activations", "CUDA context", "assumed", "simulated", "total"):
         assert word in out
     assert "does not fit in 1.00 MiB: --budget" in out
+
+
+def test_the_lengths_of_rows_that_a_run_has_encoded_are_used(
+    plan: Any, registry: Registry, terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(registry.sources["example"].model("all-minilm-l6-v2"))
+    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path))
+    data = tmp_path / "rows.csv"
+    data.write_text("text,label\n" + "".join(f"{'good ' * (i % 5 + 1)}{i},{i % 2}\n" for i in range(24)))
+    job = ("--adapter", "lora", "--model", model, "--data", str(data), "-o", "train.batch_size=4")
+    before = plan(*job)
+    assert before["micro_batch"] == {"rows": 4, "tokens": 256, "of_this_data": False}
+    terminal.allow("lora", "text")
+    assert terminal.run("run", *job, "-o", "train.max_steps=1", "--out", str(tmp_path / "run"))[0] == 0
+    after = plan(*job)
+    assert after["micro_batch"] == {"rows": 4, "tokens": 8, "of_this_data": True}
+    assert after["peak_bytes"] < before["peak_bytes"]
+    assert not plan(*job, "-o", "train.sequence_length=8")["micro_batch"]["of_this_data"]
+    assert not plan(*job, "-o", "data.cache=false")["micro_batch"]["of_this_data"]

@@ -10,7 +10,7 @@ from pefttool.values import Row, Setting
 from pefttool_text.batching import IGNORE, attention_mask, pad
 from pefttool_text.causal_lm import CausalLM
 from pefttool_text.classification import TextClassification
-from pefttool_text.pooling import MeanPooled, mean_pool
+from pefttool_text.pooling import MeanPool, MeanPooled
 
 CLASSIFY, CONTINUE = TextClassification(), CausalLM()
 
@@ -75,13 +75,15 @@ def test_predictions_carry_label_names_and_probabilities():
 
 def test_padding_is_marked_by_the_mask_not_by_a_token():
     assert pad([[5], [6, 7, 8]], 9, multiple=4).tolist() == [[5, 9, 9, 9], [6, 7, 8, 9]]
+    assert pad([[5], [6, 7, 8]], 9, most=5).tolist() == [[5, 9, 9, 9, 9], [6, 7, 8, 9, 9]]
+    assert pad([[5], [6, 7, 8]], 9, most=2).tolist() == [[5, 9, 9], [6, 7, 8]]  # what is there is never cut
     assert attention_mask([[5], [6, 7, 8]], multiple=4).tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
 
 
 def test_mean_pooling_leaves_padding_out():
     hidden = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]]])
-    assert mean_pool(hidden, torch.tensor([[1, 1, 0]])).tolist() == [[2.0, 3.0]]
-    assert mean_pool(hidden, torch.tensor([[0, 0, 0]])).tolist() == [[0.0, 0.0]]
+    assert MeanPool()(hidden, torch.tensor([[1, 1, 0]])).tolist() == [[2.0, 3.0]]
+    assert MeanPool()(hidden, torch.tensor([[0, 0, 0]])).tolist() == [[0.0, 0.0]]
 
 
 class Embedding(torch.nn.Module):

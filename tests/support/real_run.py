@@ -28,7 +28,7 @@ CHAT = (
         "-o",
         "generation.max_new_tokens=8",
     ),
-    *("-o", "train.batch_size=4", "-o", "train.epochs=1"),
+    *("-o", "train.batch_size=4", "-o", "train.epochs=1", "-o", "train.rehearse=false"),
 )
 EXACT = ("-o", "dtype=float32")
 

@@ -55,7 +55,10 @@ def measured(chosen: plan.Plan, labels: tuple[str, ...], rows: int, tokens: int)
             chosen.task.loss(adapted.model.eval(), batch, loaded.setting)
 
     step()
-    lasting = storages([*adapted.model.parameters(), *adapted.model.buffers(), *_states(optimizer), *_tensors(batch)])
+    model = [*adapted.model.parameters(), *adapted.model.buffers()]
+    if chosen.base_is_mapped:
+        model = list(adapted.parameters().values())
+    lasting = storages([*model, *_states(optimizer), *_tensors(batch)])
     return lasting + peak_bytes(step_and_evaluation)
 
 

@@ -1,0 +1,137 @@
+"""What each knob costs and gains: LoRA on SmolLM2-135M, the trainer's own step; simulated memory, measured time.
+
+python benchmarks/knobs.py                              4 rows of 256 tokens, base in bfloat16
+python benchmarks/knobs.py --quantize nf4 --only none recompute --rounds 3
+
+Every variant is a process of its own; they take turns. What only a CUDA device can do is simulated for one, not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "recompute": ("train.gradient_checkpointing=non-reentrant",),
+    "recompute, reentrant": ("train.gradient_checkpointing=reentrant",),
+    "8-bit AdamW": ("train.optimizer=adamw_8bit",),
+    "SGD": ("train.optimizer=sgd",),
+    "compile": ("train.compile=true",),
+    "offload": ("memory.offload=[activations]",),
+    "offload + recompute": ("memory.offload=[activations]", "train.gradient_checkpointing=non-reentrant"),
+}
+WARM = 2
+MIB = 1 << 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a process, after the first two")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--quantize", default=None)
+    parser.add_argument("--adapter", default="lora")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--simulate", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.variant:
+        job = simulated if arguments.simulate else measured
+        print(json.dumps(job(arguments)))
+        return
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.only}
+    for _ in range(arguments.rounds):
+        for name, found in results.items():
+            if "offload" not in name:
+                found.append(process("--variant", name))
+    print(f"{'':24}{'seconds a step':>15}{'first step':>12}{'CPU MiB':>9}{'CUDA MiB':>10}   (MiB are simulated)")
+    for name, found in results.items():
+        peaks = process("--variant", name, "--simulate")
+        times = [median(run[key] for run in found) if found else float("nan") for key in ("seconds", "first")]
+        cpu = f"{peaks['cpu']:.0f}" if "cpu" in peaks else "-"
+        print(f"{name:<24}{times[0]:>15.3f}{times[1]:>12.2f}{cpu:>9}{peaks['cuda']:>10.0f}", flush=True)
+
+
+def process(*more: str) -> Any:
+    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], *more], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def planned(arguments: argparse.Namespace, device: str) -> Any:
+    """The plan of this variant; for CUDA as if there were a device."""
+    from pefttool import plan, recipe, registry
+
+    known = registry.build()
+    flags = {
+        "model": "example:smollm2-135m-instruct",
+        "quantize": arguments.quantize,
+        "adapter.name": arguments.adapter,
+        "task.name": "chat",
+        "data.train": "example:chatterbot-english",
+        "train.sequence_length": arguments.tokens,
+    }
+    document = recipe.combine({}, {k: v for k, v in flags.items() if v is not None}, VARIANTS[arguments.variant])
+    resolved = recipe.resolve(document, known)
+    made = plan.make(replace(resolved, memory=resolved.memory.model_copy(update={"offload": ()})), known)
+    return replace(
+        made, recipe=replace(made.recipe, memory=resolved.memory), choice=replace(made.choice, device=device)
+    )
+
+
+def simulated(arguments: argparse.Namespace) -> dict[str, float]:
+    """MiB at the peak of a step."""
+    from pefttool import simulate
+
+    kinds = ("cuda",) if "offload" in arguments.variant else ("cpu", "cuda")
+    plans = {kind: planned(arguments, kind) for kind in kinds}
+    return {
+        kind: simulate.peak(made, made.setting(), arguments.rows, arguments.tokens).peak_bytes / MIB
+        for kind, made in plans.items()
+    }
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of a step, and of the first."""
+    from pefttool import allocator, attach, base, optimisation, packing, precision, simulate, techniques
+    from pefttool.batches import Encoded
+    from pefttool.values import Row
+
+    allocator.keep_freed_memory()
+    made = planned(arguments, "cpu")
+    loaded = base.load(made, ())
+    examples = tuple(simulate.filler(made, loaded.setting, arguments.rows, arguments.tokens))
+    loaded, _ = packing.settle(made, loaded, loaded.model, Encoded(examples, (Row({}),) * len(examples), ()))
+    adapted = attach.attach(loaded.model, made.adapter, made.recipe.adapter_options, loaded.facts)
+    techniques.apply(made, adapted)
+    optimizer = optimisation.make_optimizer(adapted, made.adapter, made.recipe.train)
+    batch = made.task.collate(examples, loaded.processor, loaded.setting)
+    weight = float(sum(example["weight"] for example in examples))
+    seconds = []
+    for _ in range(WARM + arguments.steps):
+        began = time.perf_counter()
+        optimisation.optimizer_step(
+            adapted.model.train(),
+            list(adapted.parameters().values()),
+            [(batch, True)],
+            weight,
+            made.task,
+            loaded.setting,
+            made.choice,
+            optimizer,
+            precision.grad_scaler(made.choice),
+            made.recipe.train.max_grad_norm,
+        )
+        seconds.append(time.perf_counter() - began)
+    return {"seconds": median(seconds[WARM:]), "first": seconds[0]}
+
+
+if __name__ == "__main__":
+    main()

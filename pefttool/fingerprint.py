@@ -1,0 +1,118 @@
+"""Keys of what is kept on disk: a hash over everything that its bytes depend on. What cannot be hashed has no key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttool.model_files import OTHER_WEIGHTS, TEMPLATES
+from pefttool.values import Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Told apart by their versions; any other package by its sources, which change while it is being written.
+LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "safetensors", "numpy")
+
+
+class Unknowable(Exception):
+    """Something that bytes depend on has no lasting form: nothing can be kept under its name."""
+
+
+def key(**parts: Any) -> str:
+    """SHA-256, in hexadecimal, over named plain values. Raises Unknowable for other values."""
+    return hashlib.sha256(_text(parts).encode()).hexdigest()
+
+
+def _text(value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unknowable(str(error)) from error
+
+
+def rows(given: Sequence[Row]) -> str:
+    """Hash of the rows' values, in their order; files and lines do not count. Raises Unknowable."""
+    digest = hashlib.sha256()
+    for row in given:
+        try:
+            # Not sorted: a chat template may write a mapping in its own order.
+            text = json.dumps(dict(row.values))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Unknowable(f"{row.place}: {error}") from error
+        digest.update(text.encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def processor_files(folder: Path) -> dict[str, str]:
+    """Hashes of all files that a processor may be loaded from: everything in a model's folder but its weights."""
+    files = [p for p in (*folder.iterdir(), *(folder / TEMPLATES).glob("*")) if p.is_file()]
+    chosen = [p for p in files if not p.name.endswith((".safetensors", *OTHER_WEIGHTS))]
+    return {p.relative_to(folder).as_posix(): _of_file(p) for p in sorted(chosen)}
+
+
+def weight_files(folder: Path) -> str:
+    """Hash over a model's config and weights, by file name; files that did not change are not read twice."""
+    digest = hashlib.sha256()
+    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        digest.update(f"{file.name} {_of_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _of_file(path: Path) -> str:
+    state = path.stat()
+    return _of_file_as_it_is(path, state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@cache
+def _of_file_as_it_is(path: Path, size: int, modified: int, inode: int) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def tensors(named: Mapping[str, Tensor]) -> str:
+    """Hash over names, dtypes, shapes and bytes. Raises Unknowable for what is no tensor, or has no bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named.items()):
+        if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta":
+            raise Unknowable(f"{name} is no tensor with data")
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            data: Any = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def code(objects: Iterable[Any]) -> dict[str, str]:
+    """Python's and the libraries' versions, and hashes of the sources of pefttool and of the objects' packages."""
+    packages = {"pefttool", *(type(thing).__module__.partition(".")[0] for thing in objects)}
+    versions = {name: _version(name) for name in LIBRARIES}
+    sources = {name: _sources(name) for name in sorted(packages - set(LIBRARIES))}
+    return {"python": sys.version, **versions, **sources}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _sources(package: str) -> str:
+    file = getattr(sys.modules.get(package), "__file__", None)
+    if file is None:
+        if package == "builtins":
+            return ""
+        raise Unknowable(f"{package} has no source file")
+    path = Path(file)
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    return key(files=[[p.relative_to(path.parent).as_posix(), _of_file(p)] for p in files])

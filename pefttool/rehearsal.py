@@ -1,0 +1,184 @@
+"""Before step 1: the longest batch, the longest evaluation batch and a save are tried; nothing of it remains.
+
+What would fail after hours fails now: too little memory for the longest rows, too little disk for the checkpoints.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pefttool import checkpoint, measure
+from pefttool.batches import Batches, Position, by_length
+from pefttool.checkpoint import Best, Progress
+from pefttool.devices import memory_in_use
+from pefttool.errors import RunError
+from pefttool.evaluate import forward
+from pefttool.events import Notice
+from pefttool.events import Progress as Doing
+from pefttool.model_parts import held_by
+from pefttool.optimisation import make_optimizer
+from pefttool.precision import grad_scaler
+from pefttool.recovery import RandomState
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pefttool.train import Loop
+
+FOLDER = ".rehearsal"
+GIB = 1 << 30
+#: Elements of a buffer up to which it may be a statistic of training, and not something that was loaded.
+STATISTIC = 1 << 20
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """The rows of the longest batch, and what the device's allocator had handed out at most (None: not known)."""
+
+    rows: tuple[int, ...]
+    peak_bytes: int | None
+
+
+def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
+    """At most three times as long as one forward and backward pass over the longest batch.
+
+    Memory that runs out here halves the micro-batches of the run. Raises RunError where one row does not fit, or where
+    the disk has no room for the adapter and the checkpoints.
+    """
+    began = time.monotonic()
+    loop.emit(Doing(what="rehearsal", done=0, total=1))
+    longest = longest_batch(loop.batches, loop.total_steps)
+    with undisturbed(loop):
+        prime(loop)
+        with measure.peak(loop.plan.choice.device, lasting(loop)) as peak:
+            loop.optimise(model, [longest] * loop.ranks, "rehearsal")
+            held = memory_in_use(loop.plan.choice.device)
+            evaluate_longest(loop)
+        if loop.accelerator.is_main_process:
+            check_disk(loop)
+            save(loop)
+    held = max(held, memory_in_use(loop.plan.choice.device))
+    reset_peak(loop.plan.choice.device)
+    loop.emit(Doing(what="rehearsal", done=1, total=1))
+    tokens = max(loop.batches.lengths[row] for row in longest)
+    text = (
+        f"rehearsal: the longest batch ({len(longest)} rows of up to {tokens} tokens), its update, an evaluation batch"
+        f" and a save took {time.monotonic() - began:.1f} s; memory held: {held / GIB:.2f} GiB"
+    )
+    loop.emit(Notice(text=text))
+    return Rehearsed(tuple(longest), peak.bytes)
+
+
+def prime(loop: Loop) -> None:
+    """Let the optimiser make its state, in a step with gradients of zero: the run has it from its second step on."""
+    import torch
+
+    for parameter in loop.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    loop.optimizer.step()
+    loop.optimizer.zero_grad(set_to_none=True)
+
+
+def lasting(loop: Loop) -> list[Tensor]:
+    """What is there before the step and after it: the model with all that it holds, and the optimiser's state."""
+    state = (value for values in loop.optimizer.state.values() for value in values.values())
+    model = loop.parameters.values() if loop.plan.base_is_mapped else held_by(loop.adapted.model)
+    return [*model, *(value for value in state if hasattr(value, "untyped_storage"))]
+
+
+def evaluate_longest(loop: Loop) -> None:
+    """One evaluation batch, the one with the longest row."""
+    examples = loop.held_out.examples
+    rows = by_length([e["length"] for e in examples], loop.settings.batch_size)[0]
+    forward(
+        loop.adapted.model,
+        loop.plan.task,
+        [examples[i] for i in rows],
+        [list(range(len(rows)))],
+        loop.base.processor,
+        loop.base.setting,
+        loop.plan.choice,
+        loop.fewer_rows,
+    )
+
+
+def longest_batch(batches: Batches, total_steps: int) -> list[int]:
+    """The micro-batch of the whole run that takes most: by its tokens (padding counts), then by its longest row."""
+
+    def cost(rows: Sequence[int]) -> tuple[int, int]:
+        lengths = [batches.lengths[row] for row in rows]
+        return (sum(lengths) if batches.packed else max(lengths) * len(lengths)), max(lengths)
+
+    steps = islice(batches.steps(Position()), total_steps)
+    return max((rows for _, micro_batches in steps for rows in micro_batches), key=cost)
+
+
+@contextmanager
+def undisturbed(loop: Loop) -> Iterator[None]:
+    """What is done within leaves no trace: an optimiser of its own, then parameters, buffers and draws as before."""
+    import torch
+
+    random = RandomState(loop.plan.choice.device)
+    parameters = {name: p.detach().to("cpu", copy=True) for name, p in loop.parameters.items()}
+    buffers = [(b, b.clone()) for b in loop.adapted.model.buffers() if b.numel() <= STATISTIC]
+    own = loop.optimizer, loop.scaler
+    loop.optimizer = make_optimizer(loop.adapted, loop.plan.adapter, loop.settings)
+    loop.scaler = grad_scaler(loop.plan.choice)
+    try:
+        yield
+    finally:
+        loop.optimizer, loop.scaler = own
+        with torch.no_grad():
+            for name, parameter in loop.parameters.items():
+                parameter.copy_(parameters[name])
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        random.restore()
+
+
+def check_disk(loop: Loop) -> None:
+    """Raises RunError unless the adapter and every checkpoint of this run have room beside what is there."""
+    state = {id(t): t for s in loop.optimizer.state.values() for t in s.values() if hasattr(t, "nbytes")}
+    trained = sum(p.nbytes for p in loop.parameters.values())
+    whole = sum(p.numel() * 4 for p in loop.adapted.model.parameters()) if loop.plan.adapter.trains_base else trained
+    every = loop.settings.checkpoint_every
+    checkpoints = loop.total_steps // every if every else 0
+    needed = whole + max(1, checkpoints) * (trained + sum(t.nbytes for t in state.values()))
+    free = shutil.disk_usage(loop.folder).free
+    if needed > free:
+        what = f"the adapter and {checkpoints} checkpoints" if checkpoints else "the adapter"
+        way_out = f"raise train.checkpoint_every ({every}), " if checkpoints else ""
+        raise RunError(
+            f"{loop.folder}: {what} need {needed / GIB:.2f} GiB, and {free / GIB:.2f} GiB are free: free some,"
+            f" {way_out}or choose another folder with --out"
+        )
+
+
+def save(loop: Loop) -> None:
+    """The adapter and a checkpoint, written and removed again. Raises RunError where they cannot be written."""
+    scratch: Path = loop.folder / FOLDER
+    try:
+        loop.plan.adapter.save(loop.adapted.model, scratch / "adapter")
+        progress = Progress(0, Position(), Best())
+        checkpoint.save(scratch, progress, loop.parameters, loop.optimizer, loop.scheduler, loop.scaler)
+    except OSError as error:
+        raise RunError(
+            f"{loop.folder} cannot be written to: {error.strerror or error}: choose another --out"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def reset_peak(device: str) -> None:
+    """Count the peak anew: what the rehearsal took is not the run's."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

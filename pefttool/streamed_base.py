@@ -1,0 +1,174 @@
+"""A quantised base whose blocks stay in a file: made once, block by block as they lie there, then only mapped.
+
+The file holds the whole model as `Quantizer.skeleton` stores it, and is found again by the hash of what it was made
+from. To make it, the quantised model has to fit in host memory once; to train from it, two blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttool import fingerprint, hub, streaming
+from pefttool.errors import ModelError
+from pefttool.interfaces import Quantizer, Task
+from pefttool.model_parts import put_skeletons, replace_tensors
+from pefttool.packed_file import PackedFile, Section, Unreadable, write
+from pefttool.precision import torch_dtype
+from pefttool.pretrained import LocalPretrained
+from pefttool.streaming import Slots
+from pefttool.values import Facts, Loaded, Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Of what is in the file, and where; another number makes every file anew.
+FORMAT = 1
+#: Gives the same model quantised and in host memory, and the names of its weights that the folder lacks.
+Resident = Callable[[], tuple["nn.Module", tuple[str, ...]]]
+
+
+def load(
+    path: Path,
+    task: Task,
+    setting: Setting,
+    quantizer: Quantizer,
+    known: Facts,
+    device: str,
+    dtype: str,
+    resident: Resident,
+    tables_on_host: bool = False,
+) -> tuple[nn.Module, Any, tuple[str, ...], Slots]:
+    """(model, processor, missing, slots): all but the linears of its blocks on `device`, those fetched by the slots.
+
+    With `tables_on_host` embeddings and output layer are left in host memory.
+
+    On a CPU nothing is copied but new task heads: embeddings and output layer are views of the mapped file, too.
+    ModelError if the model cannot be built from its config alone.
+    """
+    file = _find(path, task, setting, quantizer, dtype) or _make(path, task, setting, quantizer, known, dtype, resident)
+    model, slots, processor = skeleton(path, task, setting, quantizer, known, dtype, json.loads(file.metadata["plain"]))
+    _fill(model, file, device, tuple(f"{name}." for name in known.head_modules), tables_on_host)
+    import torch
+
+    slots.lane = streaming.lane(streaming.Mapped(file, slots.sections), torch.device(device), slots.most)
+    return model.eval(), processor, tuple(json.loads(file.metadata["missing"])), slots
+
+
+def file_for(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dtype: str) -> Path:
+    """Where the file of this model lies, or would lie: a hash of all that its bytes depend on. It is never stale."""
+    code = fingerprint.code([quantizer])
+    del code["pefttool"]  # FORMAT stands for it: not every change of ours is worth quantising anew
+    key = fingerprint.key(
+        format=FORMAT,
+        code=code,
+        weights=fingerprint.weight_files(path),
+        quantizer=[quantizer.name, quantizer.Options().model_dump(mode="json"), dtype],
+        task=[task.name, setting.labels],
+    )
+    return hub.cache_folder() / "streamed" / f"{key[:32]}.safetensors"
+
+
+def _find(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dtype: str) -> PackedFile | None:
+    """The file, if it is there and whole. One with random weights in it (a new head's) counts for its seed only."""
+    try:
+        file = PackedFile(file_for(path, task, setting, quantizer, dtype))
+    except (FileNotFoundError, Unreadable):
+        return None
+    return file if file.metadata.get("seed") in ("", str(setting.seed)) else None
+
+
+def _make(
+    path: Path,
+    task: Task,
+    setting: Setting,
+    quantizer: Quantizer,
+    known: Facts,
+    dtype: str,
+    resident: Resident,
+) -> PackedFile:
+    real, missing = resident()
+    # What the folder lacks was initialised, and not quantised.
+    plain = [name for name in known.linear_modules if type(real.get_submodule(name)).__name__ == "Linear"]
+    tensors = _tensors(real, quantizer, [name for name in known.linear_modules if name not in plain])
+    _, slots, _ = skeleton(path, task, setting, quantizer, known, dtype, plain)
+    fetched = {name for section in slots.sections for name in section.entries}
+    rest = Section.of({name: tensor for name, tensor in tensors.items() if name not in fetched})
+    sections = [rest, *slots.sections]
+    target = file_for(path, task, setting, quantizer, dtype)
+    _require_space(target, sum(section.size for section in sections))
+    seed = str(setting.seed) if missing or known.head_modules else ""
+    metadata = {"seed": seed, "plain": json.dumps(plain), "missing": json.dumps(missing)}
+    try:
+        write(target, sections, tensors.__getitem__, metadata)
+        return PackedFile(target)
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelError(f"memory.stream: {target} cannot be written: {error}; set PEFTTOOL_CACHE elsewhere") from error
+
+
+def _require_space(target: Path, needed: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise ModelError(
+            f"memory.stream: the quantised model takes {needed} bytes and {target.parent} has {free} free: make room,"
+            f" or set {hub.CACHE} to another disk"
+        )
+
+
+def _tensors(real: nn.Module, quantizer: Quantizer, quantised: Sequence[str]) -> dict[str, Tensor]:
+    """Every tensor of a quantised model, by the names of the skeleton's."""
+    stored = {
+        f"{name}.{part}": tensor
+        for name in quantised
+        for part, tensor in quantizer.stored(real.get_submodule(name)).items()
+    }
+    inside = {f"{name}.weight" for name in quantised}
+    others = {n: t for n, t in (*real.named_parameters(), *real.named_buffers()) if n not in inside}
+    return {**others, **stored}
+
+
+def skeleton(
+    path: Path,
+    task: Task,
+    setting: Setting,
+    quantizer: Quantizer,
+    known: Facts,
+    dtype: str,
+    plain: Sequence[str],
+) -> tuple[nn.Module, Slots, Any]:
+    """(model without any weight, its slots, processor)."""
+    source = LocalPretrained(path, {"dtype": torch_dtype(dtype)}, abstract=True)
+    loaded: Loaded = task.load(source, setting)
+    names = [name for name in known.linear_modules if name not in plain]
+    put_skeletons(loaded.model, quantizer, names)
+    return loaded.model, streaming.attach(loaded.model, known.layers, names, quantizer), loaded.processor
+
+
+def _fill(model: nn.Module, file: PackedFile, device: str, heads: tuple[str, ...], tables_on_host: bool) -> None:
+    """Give the model what the file holds of it; what is fetched stays as empty as it is."""
+    import torch
+
+    from pefttool import host_tables
+
+    tables = host_tables.tables(model) if tables_on_host else ()
+    stay = {id(parameter) for table in tables for parameter in table.parameters()}
+
+    def fill(name: str, tensor: Tensor) -> Tensor:
+        if tensor.numel() == 0:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        stored = file.tensor(name)
+        if heads and name.startswith(heads):
+            stored = stored.clone()
+        return stored if id(tensor) in stay else stored.to(device)
+
+    try:
+        replace_tensors(model, fill)
+    except KeyError as error:  # a tensor that a module computes and keeps aside, neither parameter nor buffer
+        raise ModelError(
+            f"memory.stream: {type(model).__name__} cannot be built from {file.path}, which has no {error}; drop"
+            " memory.stream"
+        ) from error

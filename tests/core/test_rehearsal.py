@@ -1,0 +1,148 @@
+"""The rehearsal: what it tries, that it says what it found, and that nothing of it remains."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_loop import build, equal, weights
+from torch import nn
+
+from pefttool import events, rehearsal
+from pefttool.batches import Batches
+from pefttool.errors import RunError
+
+
+def trained(folder: Path, packed: bool, rehearse: bool, optimizer: str) -> Any:
+    folder.mkdir()
+    loop = build(
+        folder, packed, dropout=0.3, rehearse=rehearse, optimizer=optimizer, checkpoint_every=2, gradient_accumulation=2
+    )
+    torch.manual_seed(7)
+    loop.run()
+    return loop
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_a_run_is_the_same_to_the_bit_after_a_rehearsal(tmp_path: Path, packed: bool, optimizer: str) -> None:
+    """Dropout, weights, optimiser, random state, losses, evaluations, and what is on disk."""
+    loops = {rehearse: trained(tmp_path / str(rehearse), packed, rehearse, optimizer) for rehearse in (True, False)}
+    assert equal(weights(loops[True]), weights(loops[False]))
+    told = [
+        [(e.step, e.loss, e.learning_rate, e.grad_norm) for e in loop.emit.of(events.StepDone)]
+        + [(e.step, e.metrics, e.best) for e in loop.emit.of(events.Evaluated)]
+        for loop in loops.values()
+    ]
+    assert told[0] == told[1]
+    for rehearse in (True, False):
+        assert [p.name for p in (tmp_path / str(rehearse)).iterdir()] == ["checkpoints"]
+    stored = [load_file(tmp_path / str(r) / "checkpoints" / "step-2" / "state.safetensors") for r in (True, False)]
+    assert equal(*stored) and len(stored[0]) > 20
+
+
+def test_it_says_what_it_found(tmp_path: Path) -> None:
+    loop = build(tmp_path, True, rehearse=True)
+    loop.run()
+    (found,) = [text for text in loop.emit.notices if text.startswith("rehearsal: ")]
+    assert "the longest batch (4 rows of up to" in found and "GiB" in found
+    assert [(e.done, e.total) for e in loop.emit.of(events.Progress)] == [(0, 1), (1, 1)]
+    assert isinstance(loop.emit.seen[0], events.Progress)  # before training starts
+
+
+def test_one_pass_one_update_one_evaluation(tmp_path: Path) -> None:
+    """So that it takes at most as long as three steps."""
+    loop = build(tmp_path, True, rehearse=False)
+    passes: list[bool] = []
+    layer = loop.adapted.model.get_submodule("base_model.model.model.layers.1")
+    layer.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    task: Any = loop.plan.task
+    rehearsal.rehearse(loop, loop.adapted.model)
+    # The first pass of a model asks it, with one short row, whether its loss can be had without logits.
+    assert passes.count(True) == 1 and len(passes) <= 3
+    assert [len(batch) for batch in task.collated] == [4, 4]
+    lengths = sorted((e["length"] for e in loop.held_out.examples), reverse=True)
+    assert [len(row) for row in task.collated[1]] == lengths[:4]
+    assert all(parameter.grad is None for parameter in loop.parameters.values())
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("tokens", [None, 40])
+def test_the_longest_batch_of_all_epochs_is_tried(packed: bool, tokens: int | None) -> None:
+    lengths = tuple((7 * i) % 31 + 1 for i in range(50))
+    batches = Batches(lengths, 4, 2, 3, tokens, packed)
+    steps = 3 * batches.steps_per_epoch
+    found = rehearsal.longest_batch(batches, steps)
+    everything = [rows for epoch in range(4) for step in batches.epoch(epoch) for rows in step]
+
+    def cost(rows: list[int]) -> int:
+        return sum(lengths[r] for r in rows) if packed else len(rows) * max(lengths[r] for r in rows)
+
+    first = [rows for epoch in range(3) for step in batches.epoch(epoch) for rows in step]
+    assert cost(found) == max(map(cost, first)) <= max(map(cost, everything))
+
+
+def test_too_little_memory_shows_at_once(tmp_path: Path) -> None:
+    """And the run begins with what fits."""
+    loop = build(tmp_path, True, rehearse=True)
+    failed: list[int] = []
+
+    def forward(module: Any, inputs: Any) -> None:
+        if torch.is_grad_enabled() and not failed:
+            failed.append(loop.emit.step)
+            raise MemoryError
+
+    loop.adapted.model.register_forward_pre_hook(forward)
+    loop.run()
+    assert failed == [0] and loop.halvings == 1
+    assert any(text.startswith("rehearsal: memory ran out (forward)") for text in loop.emit.notices)
+
+
+def test_too_little_disk_shows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly what is needed is enough: the adapter, and what six checkpoints hold."""
+    loop = build(tmp_path, True, rehearse=True, checkpoint_every=1)
+    trained_bytes = sum(p.nbytes for p in loop.parameters.values())
+    state = 2 * trained_bytes + 4 * len(loop.parameters)
+    needed = trained_bytes + 6 * (trained_bytes + state)
+    for free in (needed, needed - 1):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        if free == needed:
+            rehearsal.rehearse(loop, loop.adapted.model)
+            continue
+        with pytest.raises(
+            RunError, match=r"the adapter and 6 checkpoints need .* raise train\.checkpoint_every \(1\)"
+        ):
+            loop.run()
+    assert not list(tmp_path.iterdir()) and not loop.emit.of(events.StepDone)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = build(tmp_path, True, rehearse=True)
+
+    def save(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(type(loop.plan.adapter), "save", save)
+    with pytest.raises(RunError, match="cannot be written to: Read-only file system: choose another --out"):
+        loop.run()
+
+
+def test_statistics_of_training_are_put_back(tmp_path: Path) -> None:
+    """A batch norm changes its buffers in the forward pass; a failure inside leaves nothing either."""
+    loop = build(tmp_path, True)
+    norm = nn.BatchNorm1d(3)
+    loop.adapted.model.norm = norm  # type: ignore[assignment]
+    before, start = {n: b.clone() for n, b in norm.named_buffers()}, weights(loop)
+    with pytest.raises(KeyError), rehearsal.undisturbed(loop):
+        norm(torch.randn(5, 3))
+        with torch.no_grad():
+            next(iter(loop.parameters.values())).add_(1)
+        assert not norm.running_mean.equal(before["running_mean"])
+        raise KeyError
+    assert equal(dict(norm.named_buffers()), before) and equal(weights(loop), start)
