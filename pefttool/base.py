@@ -9,7 +9,7 @@ from pefttool import facts, hub, streamed_base
 from pefttool.interfaces import Quantizer, Task
 from pefttool.plan import Plan
 from pefttool.precision import torch_dtype
-from pefttool.pretrained import LocalPretrained, one_tensor_at_a_time
+from pefttool.pretrained import LocalPretrained
 from pefttool.values import Facts, Setting
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def _streamed(plan: Plan, path: Path, setting: Setting) -> tuple[nn.Module, Any,
     on_host, dtype = replace(plan.facts, device="cpu"), plan.choice.dtype
 
     def resident() -> tuple[nn.Module, tuple[str, ...]]:
-        with one_tensor_at_a_time():
-            model, _, missing = load_model(path, plan.task, setting, plan.quantizer, on_host, "cpu", dtype)
+        model, _, missing = load_model(path, plan.task, setting, plan.quantizer, on_host, "cpu", dtype)
         return model, missing
 
     return streamed_base.load(

@@ -78,7 +78,7 @@ def _with(given: Plan, changes: Mapping[str, Any]) -> Plan:
     for key, value in changes.items():
         section, _, name = key.partition(".")
         recipe = replace(recipe, **{section: getattr(recipe, section).model_copy(update={name: value})})
-    return replace(given, recipe=recipe)
+    return replace(given, recipe=recipe, facts=replace(given.facts, **plan.decided(recipe)))
 
 
 def _divided(given: Plan, by: int) -> Plan:

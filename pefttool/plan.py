@@ -102,16 +102,24 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
             dtype=choice.dtype,
             device=choice.device,
             world_size=world_size,
-            seed=resolved.train.seed,
-            sequence_length=resolved.train.sequence_length,
-            recomputes=resolved.train.gradient_checkpointing != "none",
             abstract=True,
+            **decided(resolved),
         ),
     )
     problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
     return plan
+
+
+def decided(recipe: Recipe) -> dict[str, Any]:
+    """The fields of the facts that a recipe decides: a plan whose recipe is changed has to change them with it."""
+    return {
+        "seed": recipe.train.seed,
+        "sequence_length": recipe.train.sequence_length,
+        "recomputes": recipe.train.gradient_checkpointing != "none",
+        "streamed": recipe.memory.stream,
+    }
 
 
 def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,10 +14,6 @@ from pefttool.interfaces import Pretrained
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-#: transformers' own switch, which it reads whenever it loads a model.
-READ_WHEN_NEEDED = "HF_DEACTIVATE_ASYNC_LOAD"
 
 
 class LocalPretrained(Pretrained):
@@ -109,17 +104,3 @@ def quiet_loading() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def one_tensor_at_a_time() -> Iterator[None]:
-    """Within, transformers reads a weight when it is quantised: else it reads ahead, up to the whole model."""
-    before = os.environ.get(READ_WHEN_NEEDED)
-    os.environ[READ_WHEN_NEEDED] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[READ_WHEN_NEEDED]
-        else:
-            os.environ[READ_WHEN_NEEDED] = before

@@ -63,6 +63,7 @@ class Facts:
     parameters          how many the model has before it is quantised
     recomputable        its blocks can compute their activations again in the backward pass
     recomputes          the run will have them do so (`train.gradient_checkpointing`)
+    streamed            the blocks' linear weights are fetched for a product, and nowhere else: they cannot be read
     abstract            the model has no data (simulation): no data-dependent initialisation
     """
 
@@ -89,6 +90,7 @@ class Facts:
     world_size: int = 1
     total_steps: int = 0
     seed: int = 0
+    streamed: bool = False
     abstract: bool = False
 
 

@@ -29,7 +29,11 @@ class LoraAdapter(Adapter):
         return GENERATIVE if task.generative else OTHER
 
     def check(self, options: LoraOptions, facts: Facts) -> list[Problem]:
-        return unmatched(options, facts.linear_modules)
+        problems = unmatched(options, facts.linear_modules)
+        if options.use_dora and facts.streamed:
+            message = "DoRA needs the norms of weights that are streamed; drop it, or memory.stream"
+            problems.append(Problem("adapter.use_dora", message))
+        return problems
 
     def attach(self, model: nn.Module, options: LoraOptions, facts: Facts, name: str = "default") -> Attached:
         claims.claim(model, self.name, name)

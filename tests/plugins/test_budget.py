@@ -122,3 +122,10 @@ def test_batches_filled_by_tokens_are_halved_too(registry, folder):
     found = budget.fit(made, STATIC + 2 * 32 * A_TOKEN)
     assert (found.plan.recipe.train.batch_tokens, found.plan.recipe.train.gradient_accumulation) == (64, 4)
     assert (found.rows, found.tokens) == (2, 32)
+
+
+def test_a_rung_that_the_adapter_refuses_is_left(registry: Registry, folder: Path) -> None:
+    """Only streaming would fit, and DoRA has to read the weights."""
+    assert budget.fit(planned(registry, folder, "train.batch_size=1"), 2000).plan.recipe.memory.stream
+    with pytest.raises(UsageError, match="takes at least"):
+        budget.fit(planned(registry, folder, "train.batch_size=1", "adapter.use_dora=true"), 2000)

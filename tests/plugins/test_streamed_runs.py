@@ -65,6 +65,18 @@ def test_and_on_a_real_model(tmp_path: Path, adapter: str) -> None:
     [
         ("lora", ("memory.stream=true",), "memory.stream", r"only quantised blocks .* add quantize \(able: .*nf4"),
         ("full", ("memory.stream=true",), "memory.stream", "adapter 'full' trains the blocks, which then have to stay"),
+        (
+            "lora",
+            ("memory.stream=true", "quantize=nf4", "adapter.use_dora=true"),
+            "adapter.use_dora",
+            "DoRA needs the norms of weights that are streamed",
+        ),
+        (
+            "lora",
+            ("memory.stream=true", "quantize=nf4", "train.compile=true"),
+            "memory.stream",
+            "a compiled model cannot fetch its blocks; drop it, or train.compile",
+        ),
         ("lora", ("memory.offload=[embeddings]",), "memory.offload", "'embeddings': on cpu they are in host memory"),
         (
             "full",
