@@ -32,13 +32,14 @@ DROPOUT = Step("+ dropout that draws four at a time", "dropout")
 ALLOCATOR = Step("+ freed memory kept for the next step", "allocator")
 FOUR_BIT = Step("+ 4-bit weights dequantised in tiles", "four-bit")
 LORA = Step("+ LoRA inside the product", "lora")
+NORMS = Step("+ RMSNorm as one node of the graph", "norms")
 CHECKPOINTING = Step(
     "and with gradient checkpointing (for memory)", on=("-o", "train.gradient_checkpointing=non-reentrant")
 )
 
 LADDERS: dict[str, tuple[Step, ...]] = {
-    "lm": (BUCKETS, PACKING, ATTENTION, TILES, LOSS, ALLOCATOR, LORA, CHECKPOINTING),
-    "lm-nf4": (BUCKETS, PACKING, ATTENTION, TILES, LOSS, ALLOCATOR, FOUR_BIT, LORA, CHECKPOINTING),
+    "lm": (BUCKETS, PACKING, ATTENTION, TILES, LOSS, ALLOCATOR, LORA, NORMS, CHECKPOINTING),
+    "lm-nf4": (BUCKETS, PACKING, ATTENTION, TILES, LOSS, ALLOCATOR, FOUR_BIT, LORA, NORMS, CHECKPOINTING),
     "classification": (BUCKETS, ATTENTION, DROPOUT, ALLOCATOR, LORA, CHECKPOINTING),
     "head": (BUCKETS, ALLOCATOR),
 }

@@ -60,6 +60,12 @@ def _four_bit() -> None:
     modules.FusedLinear4bit.backend = "bitsandbytes"
 
 
+def _norms() -> None:
+    from pefttool import norms
+
+    norms.install = _nothing
+
+
 def _nothing(*_: Any, **__: Any) -> None:
     return None
 
@@ -72,6 +78,7 @@ OFF: dict[str, Callable[[], None]] = {
     "allocator": _allocator,
     "dropout": _dropout,
     "lora": _lora,
+    "norms": _norms,
     "four-bit": _four_bit,
 }
 

@@ -75,13 +75,19 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
     return Adapted(attached.model, order, head, attached.identity_at_init)
 
 
+def head_values(adapted: Adapted) -> dict[str, Tensor]:
+    """The task head's parameters as they are now, copied."""
+    named = adapted.parameters()
+    return {name: named[name].detach().clone() for name in adapted.head}
+
+
 @contextmanager
 def without(adapted: Adapted, adapter: Adapter, head: Mapping[str, Tensor]) -> Iterator[None]:
     """The base as it was before training: the adapter switched off, and these values in the task head."""
     import torch
 
     named = adapted.parameters()
-    trained = {name: named[name].detach().clone() for name in head}
+    trained = head_values(adapted)
     with torch.no_grad():
         try:
             for name, value in head.items():

@@ -6,19 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool import corpus, outside, simulate
-from pefttool.batches import Batches, rows_key
+from pefttool import corpus, outside, simulate, sizes
+from pefttool.batches import FEATURES, Batches, Encoded, rows_key
 from pefttool.columns import PackedRows
 from pefttool.errors import DataError
+from pefttool.events import Notice
 from pefttool.memory import Estimate
+from pefttool.observers import Emitter
 from pefttool.outside import Outside
 from pefttool.plan import Plan
 from pefttool.pretrained import LocalPretrained
-from pefttool.rehearsal import longest_batch
+from pefttool.rehearsal import Rehearsed, longest_batch
 from pefttool.settings import TrainSettings
 from pefttool.store import Store
 from pefttool.values import Setting
 
+#: A simulated peak this far from the measured one is a mistake in the simulation.
+SURPRISING = 0.05
 TRAIN_KEYS = ("batch_size", "batch_tokens", "gradient_accumulation", "sequence_length", "gradient_checkpointing")
 
 
@@ -118,6 +122,25 @@ def make(plan: Plan, memory: int | None = None, data: Known | None = None) -> Fo
         estimate = simulate.peak_of(plan, data.setting, chosen)
     shares = outside.shares(plan, estimate)
     return Forecast(plan, rows, tokens, estimate, shares, memory, measured_lengths=chosen is not None)
+
+
+def compare(plan: Plan, setting: Setting, data: Encoded, rehearsed: Rehearsed | None, emit: Emitter) -> dict[str, int]:
+    """What `pefttool plan` would have said of the longest batch, beside what was measured; a difference is said."""
+    if rehearsed is None or rehearsed.peak_bytes is None:
+        return {}
+    chosen = [{k: v for k, v in data.examples[i].items() if k != FEATURES} for i in rehearsed.rows]
+    cached = FEATURES in data.examples[0]
+    simulated = simulate.peak_of(plan, setting, chosen, settled=True).peak_bytes
+    measured = rehearsed.peak_bytes
+    difference = (simulated - measured) / measured
+    text = f"memory: {sizes.show(simulated)} of tensors simulated, {sizes.show(measured)} measured ({difference:+.1%})"
+    if cached:
+        text += ": what is frozen does not run, its features are kept"
+    if abs(difference) > SURPRISING and not (cached and difference > 0):
+        emit(Notice(text=f"{text}: `pefttool plan` is wrong for this run; please report it", level="warning"))
+    else:
+        emit(Notice(text=text))
+    return {"simulated_bytes": simulated, "measured_bytes": measured}
 
 
 def largest(settings: TrainSettings) -> tuple[int, int]:

@@ -10,12 +10,13 @@ for bit, in training and in evaluation mode, and everything else below it gives 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from pefttool import peft_folder
 from pefttool.batches import FEATURES, Encoded, loss_of, to_device
 from pefttool.compiling import eagerly
 from pefttool.evaluate import fork_rng, inference
@@ -127,9 +128,6 @@ class Found:
 def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
     """What is frozen below the first thing that trains, if that is a whole block or more."""
     model = adapted.model
-    blocks = _blocks(plan, base, model)
-    if not blocks or _trains(blocks[0]):
-        return Found()
     examples = _asked(data.examples)
     lengths = [int(e["length"]) for e in examples]
     batch = to_device(plan.task.collate(examples, base.processor, base.setting), plan.choice.device)
@@ -139,18 +137,12 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
             return loss_of(plan.task, model, {**batch, **more}, base.setting)
 
     modes = {module: module.training for module in model.modules()}
-    # Tasks look whether their output layer has hooks; whatever it does, its model returns afterwards.
-    outputs = {base.model.get_submodule(name) for name in base.facts.output_modules}
-    heard = [module for module in model.modules() if module not in outputs]
     try:
-        model.train()
-        loss()  # what a task finds out about a model once, by calls of its own, it has found out now
-        still = _before_training(_trace(heard, loss, blocks, drawing=False), blocks)
+        still = stand_still(plan, adapted, loss)
         if not still:
             return Found()
-        for module in still:
-            module.eval()
-        calls = _trace(heard, loss, blocks, drawing=True)
+        blocks = _blocks(plan, model)
+        calls = _trace(plan, model, loss, blocks, drawing=True)
         names = {module: name for name, module in model.named_modules()}
         for frontier, features in _candidates(calls, blocks, names, batch, len(lengths)):
             carried = BatchFeatures(frontier, frontier.batch(frontier.rows(features, lengths), batch))
@@ -164,9 +156,27 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
             module.training = training
 
 
-def _blocks(plan: Plan, base: Base, model: nn.Module) -> tuple[nn.Module, ...]:
+def stand_still(plan: Plan, adapted: Adapted, loss: Callable[[], object]) -> tuple[nn.Module, ...]:
+    """Put the model in training mode, but what is frozen below the first thing that trains: that is returned.
+
+    `loss` is a forward pass over any batch.
+    """
+    model = adapted.model
+    blocks = _blocks(plan, model)
+    model.train()
+    if not blocks or _trains(blocks[0]):
+        return ()
+    loss()  # what a task finds out about a model once, by calls of its own, it has found out now
+    still = _before_training(_trace(plan, model, loss, blocks, drawing=False), blocks)
+    for module in still:
+        module.eval()
+    return still
+
+
+def _blocks(plan: Plan, model: nn.Module) -> tuple[nn.Module, ...]:
     """The repeated blocks of the base, first to last; the whole backbone where there are none."""
-    blocks = tuple(base.model.get_submodule(name) for name in base.facts.layers)
+    prefix = peft_folder.root(model)
+    blocks = tuple(model.get_submodule(f"{prefix}{name}") for name in plan.facts.layers)
     if blocks or not plan.adapter.frozen_backbone:
         return blocks
     try:
@@ -217,8 +227,12 @@ class _Call:
     output: Any = None
 
 
-def _trace(heard: Sequence[nn.Module], loss: Any, blocks: Sequence[nn.Module], drawing: bool) -> list[_Call]:
+def _trace(plan: Plan, model: nn.Module, loss: Any, blocks: Sequence[nn.Module], drawing: bool) -> list[_Call]:
     """The calls of one forward pass, up to the first module that trains, or (if `drawing`) draws."""
+    # Tasks look whether their output layer has hooks; whatever it does, the model returns after it.
+    prefix = peft_folder.root(model)
+    outputs = {model.get_submodule(f"{prefix}{name}") for name in plan.facts.output_modules}
+    heard = [module for module in model.modules() if module not in outputs]
     calls: list[_Call] = []
     training = {block for block in blocks if _trains(block)}
 

@@ -1,4 +1,4 @@
-"""What PyTorch is slow at on a CPU, replaced for training: attention's backward pass, and dropout."""
+"""What is slow or large on a CPU, replaced for training: attention's backward pass, dropout, RMSNorm."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ if TYPE_CHECKING:
 
 
 def quicken(model: nn.Module) -> None:
-    """Choose faster attention and dropout for `model`; where its attention cannot be chosen, it stays as it is."""
-    from pefttool import attention, dropout
+    """Give `model` faster attention, dropout and norms; what of them is its own kind stays as it is."""
+    from pefttool import attention, dropout, norms
 
     attention.install(model)
     dropout.install(model)
+    norms.install(model)

@@ -13,31 +13,24 @@ from pefttool import (
     base,
     batches,
     budget,
+    comparison,
     corpus,
     features,
     forecast,
     packing,
     plan,
-    simulate,
     sizes,
     store,
     techniques,
     train,
 )
-from pefttool.batches import FEATURES, Encoded, by_length
+from pefttool.batches import Encoded
 from pefttool.errors import PefttoolError
-from pefttool.evaluate import evaluate, predict
 from pefttool.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.observers import Emitter
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
-from pefttool.rehearsal import Rehearsed
 from pefttool.store import Store
-
-#: Held-out rows whose answers are shown before and after.
-SAMPLES = 3
-#: A simulated peak this far from the measured one is a mistake in the simulation.
-SURPRISING = 0.05
 
 
 @dataclass(frozen=True)
@@ -93,38 +86,31 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     cache = kept if planned.recipe.data.cache else None
     data, held_out = _encode(planned, loaded, rows, cache, emit)
 
-    # The base's answers: before anything is attached, unless they can be had later, where they cost less. Adapters that
-    # can be switched off show them after training, so that the first step need not wait; and where attaching adds
-    # nothing, there may be features by then.
-    later = planned.adapter.switches_off
-    adds = not (planned.adapter.frozen_backbone or planned.adapter.trains_base)
-    look = None
-    if adds and not later:
+    moment = comparison.moment(planned.adapter)
+    if moment == "loaded":
         loaded = _settle(planned, loaded, loaded.model, data, emit)
-        look = _look(planned, loaded, loaded.model, held_out, emit)
+        before, shown = comparison.look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
     techniques.apply(planned, adapted)
-    if look is None or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
+    if moment != "loaded" or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
     ranks = accelerator.num_processes
     adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, cache, emit, ranks)
-    if look is None and not later:
-        look = _look(planned, loaded, adapted.model, held_out, emit)
-    untrained = {name: p.detach().clone() for name, p in adapted.parameters().items() if name in adapted.head}
+    if moment == "attached":
+        before, shown = comparison.look(planned, loaded, adapted.model, held_out, emit)
+
+    untrained = attach.head_values(adapted)
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
-    after = _answers(planned, loaded, adapted.model, held_out)
-    if look is None:
+    adapter = artefacts.save_adapter(folder, planned, loaded, adapted) if writes else folder / artefacts.ADAPTER
+
+    after = comparison.answers(planned, loaded, adapted.model, held_out)
+    if moment == "trained":
         with attach.without(adapted, planned.adapter, untrained):
-            look = _look(planned, loaded, adapted.model, held_out, emit)
-    before, shown = look
-    memory = _compare_memory(planned, loaded, data, result.rehearsed, emit) if writes else {}
+            before, shown = comparison.look(planned, loaded, adapted.model, held_out, emit)
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
     )
-
-    adapter = folder / artefacts.ADAPTER
     if writes:
-        adapter = artefacts.save_adapter(folder, planned, loaded, adapted)
         artefacts.write_metrics(
             folder,
             before,
@@ -134,7 +120,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
             steps=result.steps,
             best_step=result.best_step,
             reason=result.reason,
-            memory=memory,
+            memory=forecast.compare(planned, loaded.setting, data, result.rehearsed, emit),
         )
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
@@ -188,48 +174,3 @@ def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, em
     if reason is not None:
         emit(Notice(text=reason))
     return settled
-
-
-def _compare_memory(
-    planned: plan.Plan, loaded: base.Base, data: Encoded, rehearsed: Rehearsed | None, emit: Emitter
-) -> dict[str, int]:
-    """What `pefttool plan` would have said of the longest batch, beside what was measured; a difference is said."""
-    if rehearsed is None or rehearsed.peak_bytes is None:
-        return {}
-    chosen = [{k: v for k, v in data.examples[i].items() if k != FEATURES} for i in rehearsed.rows]
-    cached = FEATURES in data.examples[0]
-    simulated = simulate.peak_of(planned, loaded.setting, chosen, settled=True).peak_bytes
-    measured = rehearsed.peak_bytes
-    difference = (simulated - measured) / measured
-    text = f"memory: {sizes.show(simulated)} of tensors simulated, {sizes.show(measured)} measured ({difference:+.1%})"
-    if cached:
-        text += ": what is frozen does not run, its features are kept"
-    if abs(difference) > SURPRISING and not (cached and difference > 0):
-        emit(Notice(text=f"{text}: `pefttool plan` is wrong for this run; please report it", level="warning"))
-    else:
-        emit(Notice(text=text))
-    return {"simulated_bytes": simulated, "measured_bytes": measured}
-
-
-def _look(
-    planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded, emit: Emitter
-) -> tuple[dict[str, float], list[Any]]:
-    """Held-out metrics and answers of the base, before anything is attached."""
-    order = by_length([e["length"] for e in held_out.examples], planned.recipe.train.batch_size)
-    alone = planned.facts.world_size == 1
-    metrics, _ = evaluate(
-        model,
-        planned.task,
-        held_out.examples,
-        held_out.rows,
-        order,
-        loaded.processor,
-        loaded.setting,
-        planned.choice,
-        (lambda text: emit(Notice(text=text, level="warning"))) if alone else None,
-    )
-    return metrics, _answers(planned, loaded, model, held_out)
-
-
-def _answers(planned: plan.Plan, loaded: base.Base, model: Any, held_out: Encoded) -> list[Any]:
-    return predict(model, planned.task, held_out.rows[:SAMPLES], loaded.processor, loaded.setting, planned.choice)

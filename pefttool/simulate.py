@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import attach, streaming, target, techniques
+from pefttool import attach, frozen, streaming, target, techniques
 from pefttool.errors import UsageError
 from pefttool.model_parts import put_skeletons, replace_tensors
 from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
@@ -56,7 +56,8 @@ def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]],
     with torch.random.fork_rng(devices=[]), _quiet():
         adapted, setting, processor, slots = _abstract(plan, setting, settled)
         batch = plan.task.collate(examples, processor, setting)
-        recorder = Recorder(getattr(getattr(adapted.model, "config", None), "vocab_size", None))
+        vocabulary = getattr(getattr(adapted.model, "config", None), "vocab_size", None)
+        recorder = Recorder(vocabulary)
         choice = replace(plan.choice, device="cpu", grad_scaler=False)
 
         def becoming_gradient(parameter: nn.Parameter) -> None:
@@ -68,6 +69,10 @@ def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]],
 
         with target.pretending(plan.choice.device, lies_on_host), FakeTensorMode(allow_non_fake_inputs=True):
             _make_fake(adapted.model)
+            model = adapted.model.train()
+            if slots is None:  # without buffers a streamed model cannot be called yet
+                with Recorder(vocabulary):
+                    frozen.stand_still(plan, adapted, lambda: plan.task.loss(model, batch, setting))
             optimizer = make_optimizer(adapted, plan.adapter, plan.recipe.train)
             with recorder:
                 _own(recorder, adapted, batch)
@@ -77,7 +82,7 @@ def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]],
                 for parameter in adapted.parameters().values():
                     parameter.register_post_accumulate_grad_hook(becoming_gradient)  # type: ignore[no-untyped-call]
                 optimizer_step(
-                    adapted.model.train(),
+                    model,
                     list(adapted.parameters().values()),
                     [(batch, True)],
                     float(sum(example["weight"] for example in examples)),
@@ -91,7 +96,7 @@ def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]],
                 )
                 recorder.enter("evaluation")
                 with torch.no_grad(), autocast(choice):
-                    plan.task.loss(adapted.model.eval(), batch, setting)
+                    plan.task.loss(model.eval(), batch, setting)
     return recorder.estimate()
 
 

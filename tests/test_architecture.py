@@ -18,6 +18,7 @@ STAGES = ("recipe", "plan", "corpus", "base", "attach", "batches", "train", "art
 #: Modules that are a part of one stage and of no other: they may import what it may.
 PARTS = {
     "checkpoint": "train",
+    "comparison": "train",
     "evaluate": "train",
     "feeding": "base",
     "features": "train",

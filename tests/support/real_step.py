@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from allocations import peak_bytes
 
-from pefttool import attach, base, packing, plan, recipe, simulate, techniques
+from pefttool import attach, base, frozen, packing, plan, recipe, simulate, techniques
 from pefttool.batches import Encoded, to_device
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.precision import autocast, grad_scaler
@@ -35,9 +35,14 @@ def measured(chosen: plan.Plan, labels: tuple[str, ...], rows: int, tokens: int)
     optimizer = make_optimizer(adapted, chosen.adapter, chosen.recipe.train)
     batch = to_device(chosen.task.collate(examples, loaded.processor, loaded.setting), chosen.choice.device)
 
+    still = frozen.find(chosen, loaded, adapted, data).still
+
     def step() -> object:
+        adapted.model.train()
+        for module in still:
+            module.eval()
         return optimizer_step(
-            adapted.model.train(),
+            adapted.model,
             list(adapted.parameters().values()),
             [(batch, True)],
             float(sum(example["weight"] for example in examples)),

@@ -74,7 +74,9 @@ def rows(count: int, longest: int = 17) -> list[dict[str, Any]]:
     return [counted(row, list(row), truncated=False) for row in ids]
 
 
-def build(folder: Path, packed: bool, dropout: float = 0.0, count: int = 24, **settings: Any) -> train.Loop:
+def build(
+    folder: Path, packed: bool, dropout: float = 0.0, count: int = 24, scaled: bool = False, **settings: Any
+) -> train.Loop:
     """A loop over `count` rows; `loop.run()` trains. `loop.emit` is an Emitter, `loop.plan.task` a Noting."""
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(CONFIG).requires_grad_(False)
@@ -97,7 +99,7 @@ def build(folder: Path, packed: bool, dropout: float = 0.0, count: int = 24, **s
         recipe=SimpleNamespace(train=chosen),
         task=Noting(),
         adapter=adapter,
-        choice=SimpleNamespace(device="cpu", autocast=None, grad_scaler=False),
+        choice=SimpleNamespace(device="cpu", autocast=None, grad_scaler=scaled),
         facts=SimpleNamespace(parameters=0),
         base_is_mapped=False,
     )

@@ -1,0 +1,57 @@
+"""What the base makes of the held-out rows, for comparison with what comes out of training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pefttool.base import Base
+from pefttool.batches import Encoded, by_length
+from pefttool.evaluate import evaluate, predict
+from pefttool.events import Notice
+from pefttool.interfaces import Adapter
+from pefttool.observers import Emitter
+from pefttool.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Held-out rows whose answers are shown before and after.
+SAMPLES = 3
+
+Moment = Literal["loaded", "attached", "trained"]
+
+
+def moment(adapter: Adapter) -> Moment:
+    """When the base is looked at: where that costs least.
+
+    An adapter that can be switched off shows the base's answers after training, so that the first step need not wait.
+    Where attaching adds nothing, the base still answers then, and there may be features by that time.
+    """
+    if adapter.switches_off:
+        return "trained"
+    return "attached" if adapter.frozen_backbone or adapter.trains_base else "loaded"
+
+
+def look(
+    plan: Plan, base: Base, model: nn.Module, held_out: Encoded, emit: Emitter
+) -> tuple[dict[str, float], list[Any]]:
+    """Held-out metrics of `model`, and its answers to the first rows."""
+    order = by_length([e["length"] for e in held_out.examples], plan.recipe.train.batch_size)
+    alone = plan.facts.world_size == 1
+    metrics, _ = evaluate(
+        model,
+        plan.task,
+        held_out.examples,
+        held_out.rows,
+        order,
+        base.processor,
+        base.setting,
+        plan.choice,
+        (lambda text: emit(Notice(text=text, level="warning"))) if alone else None,
+    )
+    return metrics, answers(plan, base, model, held_out)
+
+
+def answers(plan: Plan, base: Base, model: nn.Module, held_out: Encoded) -> list[Any]:
+    """What `model` makes of the first held-out rows."""
+    return predict(model, plan.task, held_out.rows[:SAMPLES], base.processor, base.setting, plan.choice)
