@@ -60,14 +60,21 @@ def load(
 
 def file_for(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dtype: str) -> Path:
     """Where the file of this model lies, or would lie: a hash of all that its bytes depend on. It is never stale."""
-    code = fingerprint.code([quantizer])
+    options = setting.options
+    try:
+        code = fingerprint.code([quantizer])
+    except fingerprint.Unknowable as error:
+        raise ModelError(
+            f"memory.stream: {quantizer.name!r} has no lasting form ({error}); drop memory.stream"
+        ) from error
     del code["pefttool"]  # FORMAT stands for it: not every change of ours is worth quantising anew
     key = fingerprint.key(
         format=FORMAT,
         code=code,
         weights=fingerprint.weight_files(path),
         quantizer=[quantizer.name, quantizer.Options().model_dump(mode="json"), dtype],
-        task=[task.name, setting.labels],
+        # What a task may build its model by.
+        task=[task.name, options and options.model_dump(mode="json"), setting.labels, setting.frozen_backbone],
     )
     return hub.cache_folder() / "streamed" / f"{key[:32]}.safetensors"
 
@@ -161,14 +168,17 @@ def _fill(model: nn.Module, file: PackedFile, device: str, heads: tuple[str, ...
         if tensor.numel() == 0:
             return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         stored = file.tensor(name)
+        if stored.shape != tensor.shape:
+            raise KeyError(f"{name} of {tuple(tensor.shape)}")
         if heads and name.startswith(heads):
             stored = stored.clone()
         return stored if id(tensor) in stay else stored.to(device)
 
     try:
         replace_tensors(model, fill)
-    except KeyError as error:  # a tensor that a module computes and keeps aside, neither parameter nor buffer
+    except KeyError as error:
+        # A tensor that a module computes and keeps aside, neither parameter nor buffer; or the task has changed.
         raise ModelError(
-            f"memory.stream: {type(model).__name__} cannot be built from {file.path}, which has no {error}; drop"
-            " memory.stream"
+            f"memory.stream: {type(model).__name__} cannot be built from {file.path}, which has no {error}; remove that"
+            " file, and if this comes again drop memory.stream"
         ) from error

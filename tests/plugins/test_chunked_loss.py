@@ -13,13 +13,14 @@ import transformers
 from allocations import peak_bytes
 from torch import Tensor, nn
 
-from pefttool import Loss, Setting
+from pefttool import Loss, Setting, host_tables
 from pefttool.devices import Choice
 from pefttool.evaluate import evaluate
 from pefttool_full.adapter import FullAdapter
 from pefttool_full.options import FullOptions
 from pefttool_head.adapter import HeadAdapter
 from pefttool_head.options import HeadOptions
+from pefttool_kernels import sliced_cross_entropy
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions
 from pefttool_prefix.adapter import PrefixAdapter
@@ -329,3 +330,27 @@ def test_evaluation_and_generation_are_as_before(models: Path) -> None:
     before = tiny.load_base(models, "llama").generate(**tiny.batch(1), **generate)
     with ADAPTERS["lora"][0].disabled(attached.model):
         assert torch.equal(attached.model.generate(**tiny.batch(1), **generate), before)
+
+
+@pytest.mark.parametrize("name", ["lora", "prefix"])
+def test_an_output_layer_in_host_memory_comes_in_slices(models: Path, name: str, monkeypatch: Any) -> None:
+    """The same loss and gradients; the whole logits are made in slices too, where they are wanted."""
+    data = batch()
+    attached = attach(tiny.load_base(models, "llama"), name)
+    expected = TASK.loss(attached.model.train(), data, SETTING)
+    truth = gradients(expected.sum, attached)
+    model = tiny.load_base(models, "llama")
+    host_tables.install(model)
+    monkeypatch.setattr(host_tables, "SLICE", 30)
+    monkeypatch.setattr(sliced_cross_entropy, "SLICE_BYTES", 1)
+    attached = attach(model, name)
+    whole = from_logits(attached.model.train(), data)
+    TASK.loss(attached.model, data, SETTING)  # asks, once, what the model does with its logits
+    with monkeypatch.context() as context:  # not by way of the layer itself
+        context.setattr(host_tables, "_slices", lambda weight, x: pytest.fail("whole") if x.numel() else iter(()))
+        loss = TASK.loss(attached.model, data, SETTING)
+    assert float(loss.sum) == pytest.approx(float(expected.sum), rel=1e-5)
+    assert float(whole) == pytest.approx(float(expected.sum), rel=1e-5)
+    for found in (gradients(loss.sum, attached), gradients(whole, attached)):
+        for key, gradient in truth.items():
+            torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-5)

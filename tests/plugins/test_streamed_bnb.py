@@ -236,6 +236,15 @@ def test_the_file_is_made_once_and_again_when_the_model_changes(monkeypatch, tmp
     assert len(made) == 3
 
 
+def test_another_model_of_the_same_folder_has_a_file_of_its_own(llama):
+    """A task may build it otherwise for head-only training, or for other labels."""
+    settings = (Setting(None), Setting(None, frozen_backbone=True), Setting(None, labels=("0", "1")))
+    files = {streamed_base.file_for(llama, TASK, setting, QUANTIZERS["nf4"], "bfloat16") for setting in settings}
+    assert len(files) == 3
+    again = Setting(None, seed=1, sequence_length=7, packing=True)
+    assert streamed_base.file_for(llama, TASK, again, QUANTIZERS["nf4"], "bfloat16") in files
+
+
 def test_random_weights_count_for_their_seed_only(tmp_path):
     """A weight that the folder lacks is drawn by the seed: another seed makes another file."""
     folder = save_llama(tmp_path / "model")

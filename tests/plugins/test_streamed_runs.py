@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import real_step
-from real_run import CHAT, run
+from real_run import CHAT, CLASSIFY, SMALL, run
 
 from pefttool import devices, plan, recipe, simulate, streamed_base
 from pefttool.devices import DeviceFacts
@@ -28,7 +28,8 @@ TABLE = 260 * 64 * 2
 
 def equal_folders(ours: Path, theirs: Path) -> None:
     names = sorted(path.name for path in theirs.iterdir())
-    assert names == sorted(path.name for path in ours.iterdir()) and "adapter_model.safetensors" in names
+    assert names == sorted(path.name for path in ours.iterdir())
+    assert {"adapter_model.safetensors", "head.safetensors"} & set(names)
     assert filecmp.cmpfiles(ours, theirs, names, shallow=False) == (names, [], [])
 
 
@@ -58,6 +59,16 @@ def test_and_on_a_real_model(tmp_path: Path, adapter: str) -> None:
         ours = run(tmp_path / name, *arguments, *CHAT, "-o", "memory.stream=true")
         equal_folders(ours.folder / "adapter", theirs.folder / "adapter")
         assert ours.result["after"] == theirs.result["after"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["head", "lora"])
+def test_and_on_an_encoder_with_a_new_head(tmp_path: Path, adapter: str) -> None:
+    """Head-only training builds another model than LoRA does, from the same folder."""
+    arguments = ("--adapter", adapter, "--quantize", "nf4", *CLASSIFY, *SMALL)
+    theirs = run(tmp_path / "resident", *arguments)
+    ours = run(tmp_path / "streamed", *arguments, "-o", "memory.stream=true")
+    equal_folders(ours.folder / "adapter", theirs.folder / "adapter")
 
 
 @pytest.mark.parametrize(
