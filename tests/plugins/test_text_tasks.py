@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
 
 from pefttool.errors import DataError
 from pefttool.values import Row, Setting
@@ -127,10 +128,9 @@ def test_loss_counts_trained_tokens_only():
     assert float(loss.sum) == pytest.approx(3 * math.log(7))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=12))
 def test_accuracy_and_f1_are_sklearns(pairs: list[tuple[str, str]]) -> None:
-    from sklearn.metrics import accuracy_score, f1_score
-
     truth, given_labels = zip(*pairs, strict=True)
     found = scores(truth, given_labels, ("a", "b", "c"))
     expected = f1_score(truth, given_labels, average="macro", labels=["a", "b", "c"], zero_division=0.0)
