@@ -135,6 +135,8 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
         "output_modules": list(base.facts.output_modules),
         "sequence_length": base.setting.sequence_length,
         "frozen_backbone": base.setting.frozen_backbone,
+        "packing": base.setting.packing,
+        "batch_size": plan.recipe.train.batch_size,
         "generation": dict(base.setting.generation),
         "seed": base.setting.seed,
         "template_sha256": hashlib.sha256(str(template).encode()).hexdigest() if template else None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from pefttool import devices, facts, hub, peft_folder
 from pefttool.artefacts import ADAPTER, ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.errors import ModelError, UsageError
+from pefttool.evaluate import inference
 from pefttool.fingerprint import weight_files
 from pefttool.interfaces import Task
 from pefttool.registry import Registry
@@ -22,12 +24,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reloaded:
+    """`packing` and `batch_size` are what the run evaluated with."""
+
     model: nn.Module
     processor: Any
     task: Task
     setting: Setting
     choice: devices.Choice
     folder: Path
+    packing: bool = False
+    batch_size: int = 16
+
+    def as_evaluated(self, examples: Sequence[Mapping[str, Any]]) -> Setting:
+        """The setting in which the run evaluated: with rows packed if they were, and if this model still can."""
+        if not self.packing:
+            return self.setting
+        packed = replace(self.setting, packing=True)
+        shortest = sorted(examples, key=lambda example: int(example["length"]))
+        with inference(self.model, self.choice):
+            reason = self.task.check_packing(self.model, shortest, self.processor, packed)
+        return packed if reason is None else self.setting
 
 
 def reload(
@@ -69,7 +85,8 @@ def reload(
     stored_head = peft_folder.read_head(folder)
     _load_head(model, heads, stored_head, folder)
     model.eval()
-    return Reloaded(model, processor, task, setting, choice, folder)
+    packing, batch_size = bool(stored.get("packing", False)), int(stored.get("batch_size", Reloaded.batch_size))
+    return Reloaded(model, processor, task, setting, choice, folder, packing, batch_size)
 
 
 def _read(folder: Path, run: Path) -> dict[str, Any]:

@@ -51,8 +51,10 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @DEVICE
 @DTYPE
-@BATCH
-def evaluate(run: Path, data: str | None, as_json: bool, device: str, dtype: str | None, batch_size: int) -> None:
+@click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Rows at a time; default: the run's.")
+def evaluate(
+    run: Path, data: str | None, as_json: bool, device: str, dtype: str | None, batch_size: int | None
+) -> None:
     """Held-out metrics of a finished run."""
     registry = current_registry()
     from pefttool import batches, recipe, rows
@@ -72,7 +74,7 @@ def evaluate(run: Path, data: str | None, as_json: bool, device: str, dtype: str
             raise UsageError(f"{run} has no recipe.yaml that says what its held-out rows were: give --data FILE")
         chosen = corpus.load(recipe.resolve(recipe.read(path), registry), registry, skip_bad_rows=True).eval
     encoded = batches.encode(chosen, loaded.task, loaded.processor, loaded.setting)
-    order = batches.by_length([e["length"] for e in encoded.examples], batch_size)
+    order = batches.by_length([e["length"] for e in encoded.examples], batch_size or loaded.batch_size)
     metrics, _ = measure(
         loaded.model,
         loaded.task,
@@ -80,7 +82,7 @@ def evaluate(run: Path, data: str | None, as_json: bool, device: str, dtype: str
         encoded.rows,
         order,
         loaded.processor,
-        loaded.setting,
+        loaded.as_evaluated(encoded.examples),
         loaded.choice,
     )
     if as_json:
