@@ -19,15 +19,17 @@ from jobs import Data, Job
 HERE = Path(__file__).parent
 #: Held-out rows are looked at before training and after it; these stages are not training.
 LOOKS = ("Evaluated",)
+FEATURES, REHEARSAL = "features", "rehearsal"
 
 
 @dataclass(frozen=True)
 class Measured:
     """What one run gives.
 
-    seconds      training: from its start to the end of the last step, without evaluations; features of a frozen
-                 backbone are part of it, whenever they are computed
+    seconds      of the timed steps, without evaluations. The first step warms up and is not timed, on either side;
+                 where the backbone is frozen all steps are, and the computation of the training rows' features
     first_step   seconds from the start of the process to the start of the first optimiser step, without rehearsal
+    timed        real tokens, or rows, of the timed steps
     wall         seconds of the whole process: start, training, evaluation, saving
     cpu          CPU seconds of the whole process
     peak         the most resident memory of the process, MiB
@@ -37,6 +39,7 @@ class Measured:
 
     seconds: float
     first_step: float
+    timed: int
     wall: float
     cpu: float
     peak: float
@@ -46,9 +49,10 @@ class Measured:
     trained: int
     quality: float
 
-    def speed(self, unit: str) -> float:
+    @property
+    def speed(self) -> float:
         """Real tokens, or rows, a second of training."""
-        return (self.tokens if unit == "tokens" else self.rows) / self.seconds
+        return self.timed / self.seconds
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,19 +62,35 @@ def peer(job: Job, data: Data, model: str, seed: int, tuned: bool) -> Measured:
     """transformers.Trainer + peft (+ bitsandbytes)."""
     given = {"job": job.name, "train": str(data.train), "eval": str(data.eval), "model": model}
     ran = _run([sys.executable, str(HERE / "peer.py"), json.dumps({**given, "seed": seed, "tuned": tuned})])
-    found = json.loads(ran.output.splitlines()[-1])
-    found["first_step"] -= ran.began
-    return Measured(wall=ran.wall, cpu=ran.cpu, peak=ran.peak, **found)
+    steps = json.loads(ran.output.splitlines()[-1])
+    warm = 0 if job.kind == "head" else 1
+    sizes = steps["tokens" if job.unit == "tokens" else "rows"]
+    return Measured(
+        seconds=steps["end"][-1] - (steps["end"][warm - 1] if warm else steps["began"]),
+        first_step=steps["first_step"] - ran.began,
+        timed=sum(sizes[warm:]),
+        wall=ran.wall,
+        cpu=ran.cpu,
+        peak=ran.peak,
+        steps=len(steps["end"]),
+        rows=sum(steps["rows"]),
+        tokens=sum(steps["tokens"]),
+        trained=steps["trained"],
+        quality=steps["quality"],
+    )
 
 
-def pefttool(job: Job, data: Data, seed: int, extra: Sequence[str] = (), off: Sequence[str] = ()) -> Measured:
+def pefttool(
+    job: Job, data: Data, model: str, seed: int, extra: Sequence[str] = (), off: Sequence[str] = ()
+) -> Measured:
     """`pefttool run`; with `off`, through `rung.py`, which leaves those techniques out."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         entry = [str(HERE / "rung.py"), ",".join(off)] if off else ["-m", "pefttool"]
         command = [sys.executable, *entry, "run", "--data", str(data.train), "--eval-data", str(data.eval)]
-        command += ["--out", str(out), "--json", *job.pefttool(), "-o", f"train.seed={seed}", *extra]
-        ran = _run(command)
+        command += ["--out", str(out), "--json", *job.pefttool(model), "-o", f"train.seed={seed}", *extra]
+        # A cache of its own: nothing was encoded, and no features computed, in an earlier round.
+        ran = _run(command, PEFTTOOL_CACHE=str(Path(folder) / "cache"))
         events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     found = read_events(events, job, ran.began)
     return Measured(wall=ran.wall, cpu=ran.cpu, peak=ran.peak, **found)
@@ -79,24 +99,34 @@ def pefttool(job: Job, data: Data, seed: int, extra: Sequence[str] = (), off: Se
 def read_events(events: Sequence[Mapping[str, Any]], job: Job, began: float) -> dict[str, Any]:
     """What a run's own record says of its training."""
     steps = [event for event in events if event["type"] == "StepDone"]
-    started = next(event for event in events if event["type"] == "TrainStarted")
-    ready = next(event for event in events if event["type"] == "DataReady")
-    finished = next(event for event in events if event["type"] == "RunFinished")
+    started, ready, finished = (
+        next(event for event in events if event["type"] == kind)
+        for kind in ("TrainStarted", "DataReady", "RunFinished")
+    )
+    frozen = job.kind == "head"
+    start, timed = (started, steps) if frozen else (steps[0], steps[1:])
     looked = sum(
         event["monotonic"] - before["monotonic"]
         for before, event in itertools.pairwise(events)
-        if event["type"] in LOOKS and event["monotonic"] < steps[-1]["monotonic"]
+        if event["type"] in LOOKS and start["monotonic"] < event["monotonic"] < steps[-1]["monotonic"]
     )
-    epochs = job.epochs
+    features = _spent(events, FEATURES, ready["train_rows"]) if frozen else 0.0
     return {
-        "seconds": steps[-1]["monotonic"] - started["monotonic"] - looked,
-        "first_step": steps[0]["time"] - steps[0]["seconds"] - began,
+        "seconds": steps[-1]["monotonic"] - start["monotonic"] - looked + features,
+        "first_step": steps[0]["time"] - steps[0]["seconds"] - began - _spent(events, REHEARSAL),
+        "timed": sum(step["tokens" if job.unit == "tokens" else "rows"] for step in timed),
         "steps": len(steps),
         "rows": sum(step["rows"] for step in steps),
         "tokens": sum(step["tokens"] for step in steps),
-        "trained": ready["trained_tokens"] * epochs,
+        "trained": ready["trained_tokens"] * job.epochs,
         "quality": finished["after"][job.metric],
     }
+
+
+def _spent(events: Sequence[Mapping[str, Any]], what: str, total: int = 1) -> float:
+    """Seconds of the work on `total` that is called `what`: from the event before its first report to its last one."""
+    reports = [i for i, e in enumerate(events) if e["type"] == "Progress" and (e["what"], e["total"]) == (what, total)]
+    return events[reports[-1]]["monotonic"] - events[max(0, reports[0] - 1)]["monotonic"] if reports else 0.0
 
 
 @dataclass(frozen=True)
@@ -108,11 +138,11 @@ class Ran:
     peak: float
 
 
-def _run(command: Sequence[str]) -> Ran:
+def _run(command: Sequence[str], **environment: str) -> Ran:
     """Run to the end. Raises SystemExit with what it said where it failed."""
     began = time.time()
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=output, stderr=errors)
+        process = subprocess.Popen(command, stdout=output, stderr=errors, env={**os.environ, **environment})
         _, status, usage = os.wait4(process.pid, 0)  # this child's own peak, which `getrusage` mixes with others'
         process.returncode = os.waitstatus_to_exitcode(status)
         wall = time.time() - began

@@ -40,9 +40,9 @@ class Job:
     sequence_length: int = 512
     quantize: str | None = None
 
-    def pefttool(self) -> list[str]:
-        """What `pefttool run` is told: the job itself; everything else is its default."""
-        command = ["--model", self.model, "--adapter", "head" if self.kind == "head" else "lora"]
+    def pefttool(self, model: str) -> list[str]:
+        """What `pefttool run` is told: the job itself, on the model in this folder; everything else is its default."""
+        command = ["--model", model, "--adapter", "head" if self.kind == "head" else "lora"]
         command += ["--task", "causal-lm" if self.kind == "lm" else "text-classification"]
         options = {
             "train.epochs": self.epochs,

@@ -57,7 +57,7 @@ def contestants(job: Job, data: Data) -> dict[str, Callable[[int], Measured]]:
         names = tuple(step.name for step in later if step.name)
         extra = tuple(part for step in later for part in step.off) + tuple(part for step in on for part in step.on)
         found[on[-1].title if on else LOOP] = lambda seed, names=names, extra=extra: cells.pefttool(
-            job, data, seed, extra, names
+            job, data, model, seed, extra, names
         )
     return found
 
@@ -72,8 +72,8 @@ def table(job: Job, results: Mapping[str, Sequence[Measured]]) -> str:
     ]
     above: Sequence[Measured] = ()
     for name, runs in results.items():
-        ratios = [mine.speed(job.unit) / its.speed(job.unit) for mine, its in zip(runs, above, strict=False)]
-        speed = statistics.median(run.speed(job.unit) for run in runs)
+        ratios = [mine.speed / its.speed for mine, its in zip(runs, above, strict=False)]
+        speed = statistics.median(run.speed for run in runs)
         peak = statistics.median(run.peak for run in runs)
         lines.append(f"| {name} | {speed:.0f} | {_gain(ratios)} | {peak:.0f} |")
         above = runs

@@ -33,20 +33,21 @@ def main() -> None:
     train, held_out = (_encode(job, processor, _read(given[part])) for part in ("train", "eval"))
     model = _model(job, given["model"])
     collate = _collator(job, processor)
-    seen: dict[str, list[Any]] = {"begin": [], "end": [], "tokens": [], "trained": []}
+    seen: dict[str, list[Any]] = {"begin": [], "end": [], "tokens": [], "trained": [], "rows": []}
 
     def counted(rows: list[Any]) -> Any:
         seen["tokens"].append(sum(len(row["input_ids"]) for row in rows))
+        seen["rows"].append(len(rows))
         labels = (row["labels"] for row in rows)
         seen["trained"].append(sum(1 if isinstance(label, int) else len(label) - 1 for label in labels))
         return collate(rows)
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            seen["begin"].append((time.time(), time.monotonic()))
+            seen["begin"].append(time.time())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            seen["end"].append((time.time(), time.monotonic()))
+            seen["end"].append(time.monotonic())
 
     tuned: dict[str, Any] = {"bf16": True, "use_cpu": True, "train_sampling_strategy": "group_by_length"}
     with tempfile.TemporaryDirectory() as folder:
@@ -66,18 +67,17 @@ def main() -> None:
         trainer = Trainer(model, arguments, train_dataset=train, data_collator=counted, callbacks=[Clock()])
         began = time.monotonic()
         trainer.train()
-    steps = len(seen["end"])
     with torch.autocast("cpu", torch.bfloat16, enabled=bool(given["tuned"])):
         quality = _evaluate(job, model, collate, held_out)
     print(
         json.dumps(
             {
-                "first_step": seen["begin"][0][0],
-                "seconds": seen["end"][-1][1] - began,
-                "steps": steps,
-                "tokens": sum(seen["tokens"]),
+                "first_step": seen["begin"][0],
+                "began": began,
+                "end": seen["end"],
+                "tokens": seen["tokens"],
+                "rows": seen["rows"],
                 "trained": sum(seen["trained"]),
-                "rows": len(train) * job.epochs,
                 "quality": quality,
             }
         )

@@ -70,7 +70,7 @@ def contestants(job: Job, data: Data) -> dict[str, Cell]:
     return {
         PEER: lambda seed: peer(job, data, model, seed, tuned=False),
         TUNED: lambda seed: peer(job, data, model, seed, tuned=True),
-        OURS: lambda seed: pefttool(job, data, seed),
+        OURS: lambda seed: pefttool(job, data, model, seed),
     }
 
 
@@ -82,7 +82,7 @@ def take_turns(job: Job, cells: Mapping[str, Cell], rounds: int) -> dict[str, li
         for name in names[number % len(names) :] + names[: number % len(names)]:
             measured = cells[name](number)
             found[name].append(measured)
-            said = f"{measured.speed(job.unit):.0f} {job.unit}/s, {job.metric} {measured.quality:.3f}"
+            said = f"{measured.speed:.0f} {job.unit}/s, {job.metric} {measured.quality:.3f}"
             print(f"{job.name}, round {number + 1}, {name}: {said}", file=sys.stderr, flush=True)
         check_equal_work(job, {name: runs[-1] for name, runs in found.items()})
     return found
@@ -99,7 +99,7 @@ def check_equal_work(job: Job, runs: Mapping[str, Measured]) -> None:
 def ratios(job: Job, results: Mapping[str, Sequence[Measured]], other: str, ours: str = OURS) -> list[float]:
     """Our speed over the other's, round by round."""
     pairs = zip(results[ours], results[other], strict=True)
-    return [mine.speed(job.unit) / its.speed(job.unit) for mine, its in pairs]
+    return [mine.speed / its.speed for mine, its in pairs]
 
 
 def table(job: Job, results: Mapping[str, Sequence[Measured]]) -> str:
@@ -118,7 +118,7 @@ def table(job: Job, results: Mapping[str, Sequence[Measured]]) -> str:
     ]
     for name, runs in results.items():
         cells = [
-            spread([run.speed(job.unit) for run in runs], "{:.0f}"),
+            spread([run.speed for run in runs], "{:.0f}"),
             ""
             if name == OURS
             else f"**{spread(ratios(job, results, name), '{:.2f}')}**, target {_target(job, name):g}",

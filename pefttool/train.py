@@ -111,7 +111,8 @@ class Loop:
             base.setting.packing,
         )
         self.total_steps = self.batches.total_steps(self.settings.epochs, self.settings.max_steps)
-        self.every = self.settings.evaluate_every or self.batches.steps_per_epoch
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.every = self.settings.evaluate_every or self.steps_per_epoch
         batches = (self._collate(rows) for step in self.batches.epoch(0) for rows in step)
         plan.adapter.prepare(adapted.model, ({k: v for k, v in b.items() if k != FEATURES} for b in batches))
         self.parameters = adapted.parameters()
@@ -187,7 +188,7 @@ class Loop:
                 loss=self._over_ranks(result.loss),
                 learning_rate=rate,
                 grad_norm=result.grad_norm,
-                epoch=progress.step / self.batches.steps_per_epoch,
+                epoch=progress.step / self.steps_per_epoch,
                 rows=len(rows),
                 tokens=sum(self.data.examples[i]["length"] for i in rows),
                 seconds=time.monotonic() - began,

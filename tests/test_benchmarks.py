@@ -31,6 +31,7 @@ def measured(**changes: Any) -> Any:
     run = cells.Measured(
         seconds=2.0,
         first_step=3.0,
+        timed=3000,
         wall=9.0,
         cpu=9.0,
         peak=100.0,
@@ -52,18 +53,26 @@ def test_evaluations_are_not_training_and_what_came_before_is_the_first_steps_wa
 
     step = {"rows": 8, "tokens": 900, "seconds": 1.0}
     events = [
-        event("DataReady", 3.0, trained_tokens=1784),
+        event("DataReady", 3.0, trained_tokens=1784, train_rows=2),
+        event("Progress", 3.5, what="features", done=1, total=2),
+        event("Progress", 4.0, what="features", done=2, total=2),
+        event("Progress", 4.1, what="features", done=1, total=1),  # of held-out rows: no part of training
+        event("Progress", 4.25, what="rehearsal", done=0, total=1),
+        event("Progress", 4.75, what="rehearsal", done=1, total=1),
         event("TrainStarted", 5.0),
         event("StepDone", 6.5, **step),
         event("Evaluated", 10.5),
         event("StepDone", 12.0, **step),
         event("Evaluated", 20.0),
-        event("RunFinished", 30.0, after={"loss": 3.25}),
+        event("RunFinished", 30.0, after={"loss": 3.25, "accuracy": 0.5}),
     ]
     found = cells.read_events(events, bench.JOBS["lm"], began=1000.0)
-    assert found["seconds"] == 3.0 and found["first_step"] == 5.5
+    assert found["seconds"] == 1.5 and found["timed"] == 900  # the first step warms up
+    assert found["first_step"] == pytest.approx(5.5 - (4.75 - 4.1))
     assert (found["steps"], found["rows"], found["tokens"], found["trained"]) == (2, 16, 1800, 1784)
     assert found["quality"] == 3.25
+    frozen = cells.read_events(events, bench.JOBS["head"], began=1000.0)
+    assert frozen["seconds"] == 3.0 + 1.0 and frozen["timed"] == 16
 
 
 @pytest.mark.parametrize("unequal", [{"trained": 3967}, {"steps": 3}])

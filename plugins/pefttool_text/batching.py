@@ -16,19 +16,26 @@ def pad(sequences: Sequence[Sequence[int]], value: int, multiple: int = 8, most:
     """`[B, T]` int64, right-padded with `value`; T is the longest sequence, rounded up to `multiple`, but to no more
     than `most`: behind a prefix the model may have no position left for padding.
     """
+    import numpy as np
     import torch
 
-    longest = max(len(s) for s in sequences)
-    width = max(longest, min(-(-longest // multiple) * multiple, most or longest + multiple))
-    padded = torch.full((len(sequences), width), value, dtype=torch.int64)
+    padded = np.full((len(sequences), _width(sequences, multiple, most)), value, dtype=np.int64)
     for row, sequence in zip(padded, sequences, strict=True):
-        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
-    return padded
+        row[: len(sequence)] = sequence  # eight times as fast as through a tensor of every row
+    return torch.from_numpy(padded)
 
 
 def attention_mask(sequences: Sequence[Sequence[int]], multiple: int = 8, most: int | None = None) -> Tensor:
     """`[B, T]` int64, of the shape of `pad`'s: 1 for a real token, 0 for padding."""
-    return pad([[1] * len(s) for s in sequences], 0, multiple, most)
+    import torch
+
+    lengths = torch.tensor([len(s) for s in sequences])
+    return (torch.arange(_width(sequences, multiple, most)) < lengths[:, None]).long()
+
+
+def _width(sequences: Sequence[Sequence[int]], multiple: int, most: int | None) -> int:
+    longest = max(len(s) for s in sequences)
+    return max(longest, min(-(-longest // multiple) * multiple, most or longest + multiple))
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -62,11 +62,16 @@ def _forward(model: nn.Module, batch: Mapping[str, Tensor]) -> Any:
 
 
 def _output_layer(model: nn.Module) -> Any:
-    """What the model itself names as its output layer, beneath a wrapper for several processes; or None."""
+    """What the model itself names as its output layer, or None."""
+    get = getattr(_bare(model), "get_output_embeddings", None)
+    return get() if get is not None else None
+
+
+def _bare(model: Any) -> Any:
+    """The model beneath a wrapper for several processes."""
     while not hasattr(model, "get_output_embeddings") and hasattr(model, "module"):
         model = model.module
-    get = getattr(model, "get_output_embeddings", None)
-    return get() if get is not None else None
+    return model
 
 
 def _unsuitable(layer: Any) -> str | None:
@@ -91,9 +96,10 @@ def _unsuitable(layer: Any) -> str | None:
 
 def _changed(model: nn.Module, layer: nn.Linear, batch: Mapping[str, Tensor]) -> str | None:
     """Whether the model scales, caps or masks what comes out of its output layer: asked with two tokens, once."""
-    if model not in _changes:
-        _changes[model] = _probe(model, layer, batch)
-    return _changes[model]
+    bare = _bare(model)
+    if bare not in _changes:
+        _changes[bare] = _probe(model, layer, batch)
+    return _changes[bare]
 
 
 def _probe(model: nn.Module, layer: nn.Linear, batch: Mapping[str, Tensor]) -> str | None:

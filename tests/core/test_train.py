@@ -99,7 +99,8 @@ def fit(tmp_path, held_out=(), stop_at=None, at_step=None, rows=None, **settings
     task.held_out = list(held_out)
     defaults = {"batch_size": 2, "epochs": 3, "learning_rate": 0.05, "warmup": 0.0, "max_grad_norm": 1e9}
     recipe = SimpleNamespace(train=TrainSettings(**{**defaults, **settings}))
-    plan = SimpleNamespace(recipe=recipe, task=task, adapter=adapter, choice=CPU, facts=SimpleNamespace(parameters=2))
+    choices = {"choice": CPU, "facts": SimpleNamespace(parameters=2), "base_is_mapped": False}
+    plan = SimpleNamespace(recipe=recipe, task=task, adapter=adapter, **choices)
     base = SimpleNamespace(processor=None, setting=Setting(None))
     rows = rows or [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1 + i % 3}) for i in range(8)]
     data = encode(rows, task, None, base.setting)
