@@ -101,10 +101,19 @@ def save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Path
         tensors = {name: p.detach().cpu().contiguous() for name, p in heads.items()}
         peft_folder.write_head(aside, tensors, base.facts.head_modules)
     write_json(aside / ADAPTER_FACTS, adapter_facts(plan, base))
-    base.processor.save_pretrained(aside)
+    _save_processor(base.processor, aside)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     return target
+
+
+def _save_processor(processor: Any, folder: Path) -> None:
+    """Write the processor. Tokenizers keep how they were last called, which depends on what a cache held: not that."""
+    backend = getattr(processor, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    processor.save_pretrained(folder)
 
 
 def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:

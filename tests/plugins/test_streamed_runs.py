@@ -27,7 +27,6 @@ TABLE = 260 * 64 * 2
 
 
 #: Of two runs the second would not tokenise, which leaves a tokenizer in another state.
-ALONE = ("-o", "data.cache=false")
 
 
 def equal_folders(ours: Path, theirs: Path) -> None:
@@ -50,7 +49,6 @@ def test_a_streamed_run_leaves_the_resident_runs_adapter(tmp_path: Path) -> None
         str(data),
         "--quantize",
         "nf4",
-        *ALONE,
     )
     small = ("train.sequence_length=64", "train.epochs=1", "train.batch_size=4", "generation.max_new_tokens=2")
     settings = [part for setting in small for part in ("-o", setting)]
@@ -68,9 +66,9 @@ def test_a_streamed_run_leaves_the_resident_runs_adapter(tmp_path: Path) -> None
 def test_and_on_a_real_model(tmp_path: Path, adapter: str) -> None:
     """The second of two streamed runs finds the file that the first one made."""
     arguments = ("--adapter", adapter, "--model", MODEL, "--data", "example:chatterbot-english", "--quantize", "nf4")
-    theirs = run(tmp_path / "resident", *arguments, *CHAT, *ALONE)
+    theirs = run(tmp_path / "resident", *arguments, *CHAT)
     for name in ("first", "second"):
-        ours = run(tmp_path / name, *arguments, *CHAT, *ALONE, "-o", "memory.stream=true")
+        ours = run(tmp_path / name, *arguments, *CHAT, "-o", "memory.stream=true")
         equal_folders(ours.folder / "adapter", theirs.folder / "adapter")
         assert ours.result["after"] == theirs.result["after"]
 
@@ -79,7 +77,7 @@ def test_and_on_a_real_model(tmp_path: Path, adapter: str) -> None:
 @pytest.mark.parametrize("adapter", ["head", "lora"])
 def test_and_on_an_encoder_with_a_new_head(tmp_path: Path, adapter: str) -> None:
     """Head-only training builds another model than LoRA does, from the same folder."""
-    arguments = ("--adapter", adapter, "--quantize", "nf4", *CLASSIFY, *SMALL, *ALONE)
+    arguments = ("--adapter", adapter, "--quantize", "nf4", *CLASSIFY, *SMALL)
     theirs = run(tmp_path / "resident", *arguments)
     ours = run(tmp_path / "streamed", *arguments, "-o", "memory.stream=true")
     equal_folders(ours.folder / "adapter", theirs.folder / "adapter")
