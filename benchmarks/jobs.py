@@ -66,14 +66,14 @@ SMOLLM2, MINILM = "example:smollm2-135m-instruct", "example:all-minilm-l6-v2"
 JOBS = {
     job.name: job
     for job in (
-        Job("lm", "SmolLM2-135M, LoRA r=16 all-linear", "lm", SMOLLM2, 48, 24, "tokens", "loss", 3, 2),
-        Job("lm-nf4", "the same on NF4, double quant", "lm", SMOLLM2, 48, 24, "tokens", "loss", 3, 2, quantize="nf4"),
+        Job("lm", "SmolLM2-135M, LoRA r=16 all-linear", "lm", SMOLLM2, 40, 24, "tokens", "loss", 3, 2),
+        Job("lm-nf4", "the same on NF4, double quant", "lm", SMOLLM2, 40, 24, "tokens", "loss", 3, 2, quantize="nf4"),
         Job(
             "classification",
             "MiniLM, LoRA r=8 query and value",
             "classification",
             MINILM,
-            1200,
+            960,
             400,
             "rows",
             "accuracy",
@@ -89,7 +89,7 @@ JOBS = {
             "MiniLM, head only, 5 epochs",
             "head",
             MINILM,
-            1200,
+            960,
             400,
             "rows",
             "accuracy",

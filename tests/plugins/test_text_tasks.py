@@ -78,8 +78,9 @@ def test_predictions_carry_label_names_and_probabilities():
 
 def test_padding_is_marked_by_the_mask_not_by_a_token():
     assert pad([[5], [6, 7, 8]], 9, multiple=4).tolist() == [[5, 9, 9, 9], [6, 7, 8, 9]]
-    assert pad([[5], [6, 7, 8]], 9, most=5).tolist() == [[5, 9, 9, 9, 9], [6, 7, 8, 9, 9]]
-    assert pad([[5], [6, 7, 8]], 9, most=2).tolist() == [[5, 9, 9], [6, 7, 8]]  # what is there is never cut
+    assert pad([[5], [6, 7, 8]], 9, multiple=8, most=5).tolist() == [[5, 9, 9, 9, 9], [6, 7, 8, 9, 9]]
+    assert pad([[5], [6, 7, 8]], 9, multiple=8, most=2).tolist() == [[5, 9, 9], [6, 7, 8]]  # what is there is never cut
+    assert pad([[5], [6, 7, 8]], 9).shape[1] == (8 if torch.cuda.is_available() else 3)
     assert attention_mask([[5], [6, 7, 8]], multiple=4).tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
 
 
