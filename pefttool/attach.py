@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,7 @@ def without(adapted: Adapted, adapter: Adapter, head: Mapping[str, Tensor]) -> I
         try:
             for name, value in head.items():
                 named[name].copy_(value)
-            with adapter.disabled(adapted.model):
+            with adapter.disabled(adapted.model) if adapted.trainable else nullcontext():
                 yield
         finally:
             for name, value in trained.items():

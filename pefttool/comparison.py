@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import Encoded, by_length
 from pefttool.evaluate import evaluate, predict
@@ -30,6 +31,11 @@ def moment(adapter: Adapter) -> Moment:
     if adapter.switches_off:
         return "trained"
     return "attached" if adapter.frozen_backbone or adapter.trains_base else "loaded"
+
+
+def later(moment: Moment, adapted: Adapted) -> Moment:
+    """The same, now that it is known what trains: a new head alone can get its first values back after training."""
+    return "trained" if moment == "attached" and not adapted.trainable else moment
 
 
 def look(

@@ -91,6 +91,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
         loaded = _settle(planned, loaded, loaded.model, data, emit)
         before, shown = comparison.look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
+    moment = comparison.later(moment, adapted)
     techniques.apply(planned, adapted)
     if moment != "loaded" or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)

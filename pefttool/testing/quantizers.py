@@ -34,10 +34,11 @@ def check_quantizer(quantizer: Quantizer) -> None:
     for name in facts.linear_modules:
         layer, original = model.get_submodule(name), plain.get_submodule(name)
         _check_layer(quantizer, f"{what}: {name}", layer, original)
+    _check_stays(quantizer, what)
     if quantizer.streams:
+        model, _ = load_base("decoder", quantizer)
         for name in facts.linear_modules:
             _check_streams(quantizer, f"{what}: {name}", model.get_submodule(name), plain.get_submodule(name))
-    _check_stays(quantizer, what)
 
 
 def _check_layer(quantizer: Quantizer, what: str, layer: nn.Module, original: Any) -> None:

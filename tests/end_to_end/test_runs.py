@@ -39,7 +39,10 @@ def test_the_run_folder_is_complete(classified: Finished) -> None:
     assert classified.json("metrics.json")["after"] == classified.result["after"]
     assert classified.json("environment.json")["world_size"] == 1
     memory = classified.json("metrics.json")["memory"]
-    assert memory["simulated_bytes"] == pytest.approx(memory["measured_bytes"], rel=0.01)
+    if classified.folder.name == "head":  # its features are cached: what is frozen did not run
+        assert memory["measured_bytes"] < memory["simulated_bytes"]
+    else:
+        assert memory["simulated_bytes"] == pytest.approx(memory["measured_bytes"], rel=0.01)
 
 
 def test_eval_of_the_folder_gives_the_runs_own_metrics(classified: Finished) -> None:

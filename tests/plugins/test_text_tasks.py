@@ -4,15 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
 
 from pefttool.errors import DataError
 from pefttool.values import Row, Setting
 from pefttool_text.batching import IGNORE, attention_mask, pad
 from pefttool_text.causal_lm import CausalLM
-from pefttool_text.classification import TextClassification, scores
+from pefttool_text.classification import TextClassification
 from pefttool_text.pooling import MeanPool, MeanPooled
 
 CLASSIFY, CONTINUE = TextClassification(), CausalLM()
@@ -127,13 +124,3 @@ def test_loss_counts_trained_tokens_only():
     loss = CONTINUE.loss(Uniform(), batch, Setting(CONTINUE.Options()))
     assert int(loss.weight) == 3
     assert float(loss.sum) == pytest.approx(3 * math.log(7))
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=12))
-def test_accuracy_and_f1_are_sklearns(pairs: list[tuple[str, str]]) -> None:
-    truth, given_labels = zip(*pairs, strict=True)
-    found = scores(truth, given_labels, ("a", "b", "c"))
-    expected = f1_score(truth, given_labels, average="macro", labels=["a", "b", "c"], zero_division=0.0)
-    assert found["accuracy"] == pytest.approx(accuracy_score(truth, given_labels))
-    assert found["f1_macro"] == pytest.approx(expected)
