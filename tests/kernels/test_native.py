@@ -19,6 +19,8 @@ from pefttool_kernels import backends, dispatch, machine, tiles
 from pefttool_kernels.cpu import native
 from pefttool_kernels.layout import FourBitWeight
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 ROOT = Path(__file__).parents[2]
 dequantizes = pytest.mark.skipif(not native.dequantizes(), reason="no compiled code for AVX512 here")
 multiplies = pytest.mark.skipif(native.missing() is not None, reason=str(native.missing()))

@@ -10,7 +10,6 @@ difference of large terms, and which way of rounding comes closer there, by a fa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,7 @@ ROWS, TOKENS = 1, 64
 WORDS = 20_000  # characters of text, more than any test reads
 
 Gradients = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

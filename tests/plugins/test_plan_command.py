@@ -79,7 +79,7 @@ def test_for_this_machine(plan: Any, llama: str) -> None:
 
 @pytest.mark.parametrize(
     ("device", "dtype", "memory"),
-    [("cuda", "bfloat16", None), ("cpu:2GiB", None, 2 << 30), ("mps:16GiB", "float32", 16 << 30)],
+    [("cuda", "bfloat16", None), ("cpu:64GiB", None, 64 << 30), ("mps:16GiB", "float32", 16 << 30)],
 )
 def test_for_others(plan: Any, llama: str, device: str, dtype: str | None, memory: int | None) -> None:
     made = plan("--model", llama, *TINY, "--for", device)
