@@ -15,7 +15,7 @@ from pefttool.memory import Estimate
 from pefttool.observers import Emitter
 from pefttool.outside import Outside
 from pefttool.plan import Plan
-from pefttool.pretrained import LocalPretrained
+from pefttool.pretrained import LocalPretrained, one_line
 from pefttool.rehearsal import Rehearsed, longest_batch
 from pefttool.settings import TrainSettings
 from pefttool.store import Store
@@ -130,7 +130,11 @@ def compare(plan: Plan, setting: Setting, data: Encoded, rehearsed: Rehearsed | 
         return {}
     chosen = [{k: v for k, v in data.examples[i].items() if k != FEATURES} for i in rehearsed.rows]
     cached = FEATURES in data.examples[0]
-    simulated = simulate.peak_of(plan, setting, chosen, settled=True).peak_bytes
+    try:
+        simulated = simulate.peak_of(plan, setting, chosen, settled=True).peak_bytes
+    except Exception as error:  # a stranger's code on tensors without contents: no reason to lose a finished run
+        emit(Notice(text=f"memory: this run cannot be simulated ({one_line(error)}), so it cannot be planned"))
+        return {"measured_bytes": rehearsed.peak_bytes}
     measured = rehearsed.peak_bytes
     difference = (simulated - measured) / measured
     text = f"memory: {sizes.show(simulated)} of tensors simulated, {sizes.show(measured)} measured ({difference:+.1%})"

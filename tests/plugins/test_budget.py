@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from tiny_models import configs
 
 from pefttool import budget, devices, forecast, plan, recipe, simulate
+from pefttool.batches import Encoded
 from pefttool.errors import UsageError
 from pefttool.memory import Estimate
 from pefttool.plan import Plan
 from pefttool.registry import Registry
+from pefttool.rehearsal import Rehearsed
 
 STATIC, A_TOKEN, CARD = 4000, 10, devices.DeviceFacts(build="cuda", cuda=(devices.CudaDevice("card", (8, 0), 1 << 33),))
 
@@ -129,3 +131,26 @@ def test_a_rung_that_the_adapter_refuses_is_left(registry: Registry, folder: Pat
     assert budget.fit(planned(registry, folder, "train.batch_size=1"), 2000).plan.recipe.memory.stream
     with pytest.raises(UsageError, match="takes at least"):
         budget.fit(planned(registry, folder, "train.batch_size=1", "adapter.use_dora=true"), 2000)
+
+
+def test_a_finished_run_that_cannot_be_simulated_says_so(registry, folder, monkeypatch):
+    def fails(*arguments: Any, **more: Any) -> Estimate:
+        raise TypeError("no such tensor")
+
+    monkeypatch.setattr(simulate, "peak_of", fails)
+    told: list[str] = []
+    data = Encoded(({"input_ids": [1], "length": 1},), (), ())
+    rehearsed = Rehearsed((0,), 77)
+    found = forecast.compare(planned(registry, folder), None, data, rehearsed, lambda event: told.append(event.text))
+    assert found == {"measured_bytes": 77}
+    assert told == ["memory: this run cannot be simulated (no such tensor), so it cannot be planned"]
+
+
+@pytest.mark.parametrize(("simulated", "level"), [(1000, "info"), (1040, "info"), (1060, "warning"), (940, "warning")])
+def test_a_plan_that_is_wrong_is_said(registry, folder, monkeypatch, simulated, level):
+    monkeypatch.setattr(simulate, "peak_of", lambda *a, **k: Estimate(simulated, {}, "backward", simulated))
+    told: list[Any] = []
+    data = Encoded(({"input_ids": [1], "length": 1},), (), ())
+    found = forecast.compare(planned(registry, folder), None, data, Rehearsed((0,), 1000), told.append)
+    assert found == {"simulated_bytes": simulated, "measured_bytes": 1000}
+    assert [event.level for event in told] == [level]
