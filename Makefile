@@ -2,7 +2,7 @@
 # make test     ruff, mypy and the tests, all but the slow ones: what CI runs
 # make test-all the slow ones too          make lint     ruff and mypy alone
 # make gates    every Triton kernel compiled for five kinds of card, its machine code held against limits (in make test)
-# make bench    pefttool against transformers.Trainer + peft + bitsandbytes, side by side: about 15 minutes
+# make bench    pefttool against transformers.Trainer + peft + bitsandbytes, side by side: about 20 minutes
 # make docs     docs/hooks.md and docs/options.md from the code
 # make clean    removes .venv and the tools' caches; runs/ and the user's cache folder stay
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

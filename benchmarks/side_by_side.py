@@ -1,6 +1,6 @@
 """pefttool against transformers.Trainer + peft + bitsandbytes, in one alternating run.
 
-    python benchmarks/side_by_side.py                          every job, three rounds: about 15 minutes on two cores
+    python benchmarks/side_by_side.py                          every job, three rounds: about 20 minutes on two cores
     python benchmarks/side_by_side.py --jobs lm lm-nf4 --rounds 5
     python benchmarks/side_by_side.py --ladder                 what each technique contributes, instead
     python benchmarks/side_by_side.py --quick                  does it run at all? a minute; its figures mean nothing
