@@ -34,7 +34,7 @@ def attention_mask(sequences: Sequence[Sequence[int]], multiple: int | None = No
 
 
 def width_step() -> int:
-    """Widths are multiples of this. GPUs like 8; on a CPU that is only more to compute: 9 % of MiniLM's training."""
+    """Widths are multiples of this. GPUs like 8; on a CPU that is only more to compute."""
     import torch
 
     return 8 if torch.cuda.is_available() else 1
