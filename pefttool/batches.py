@@ -211,8 +211,9 @@ def collate(examples: Sequence[Mapping[str, Any]], task: Task, processor: Any, s
     """One batch on the CPU, with the rows' features where they have some."""
     batch: dict[str, Any] = task.collate(examples, processor, setting)
     if FEATURES in examples[0]:
-        features = examples[0][FEATURES].kept
-        batch[FEATURES] = features.batch([e[FEATURES].row for e in examples], batch)
+        features = examples[0][FEATURES].kept.batch([e[FEATURES].row for e in examples], batch)
+        if features is not None:
+            batch[FEATURES] = features
     return batch
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +32,30 @@ TOKENS = 4096
 LIMIT = 4 << 30
 NAME = "features"
 
-Report = Callable[[int, int], None]
-
-
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """The features of a list of rows, one behind another: row `i` has `[starts[i] : starts[i + 1]]`."""
+    """The features of a list of rows, one behind another: row `i` has `[starts[i] : starts[i + 1]]`.
+
+    They are read, or computed, when they are first asked for, and `at_hand` from then on; None where nothing can be
+    kept.
+    """
 
     frontier: Frontier
-    tensor: Tensor
     starts: tuple[int, ...]
+    source: Callable[[], Tensor | None]
 
-    def batch(self, rows: Sequence[int], batch: Any) -> BatchFeatures:
+    @cached_property
+    def tensor(self) -> Tensor | None:
+        return self.source()
+
+    @property
+    def at_hand(self) -> bool:
+        return "tensor" in vars(self)
+
+    def batch(self, rows: Sequence[int], batch: Any) -> BatchFeatures | None:
         """Those of `rows`, in the form of the frontier's output for `batch`."""
+        if self.tensor is None:
+            return None
         parts = [self.tensor[self.starts[i] : self.starts[i + 1]] for i in rows]
         return BatchFeatures(self.frontier, self.frontier.batch(parts, batch))
 
@@ -79,11 +91,10 @@ def settle(
         return adapted, data, held_out
     maker = _Maker(plan, base, adapted, found.frontier, store, emit)
     passes = _passes(plan, data, ranks)
-    kept = [maker.kept(part, worth=passes >= 1) for part in (data, held_out)]
-    if any(part is None for part in kept):
-        return adapted, data, held_out
-    data, held_out = (_carrying(part, k) for part, k in zip((data, held_out), kept, strict=True) if k is not None)
-    return adapted, data, held_out
+    training, evaluation = (maker.kept(part, worth=passes >= 1) for part in (data, held_out))
+    if training is None or evaluation is None or training.tensor is None:
+        return adapted, data, held_out  # those of held-out rows are made at the first evaluation
+    return adapted, _carrying(data, training), _carrying(held_out, evaluation)
 
 
 def _carrying(data: Encoded, kept: Kept) -> Encoded:
@@ -128,15 +139,20 @@ class _Maker:
         except (fingerprint.Unknowable, OSError) as error:
             self.emit(Notice(text=f"features are not cached: {error}; the frozen part runs at every step"))
             return None
+        kept = Kept(self.frontier, starts, lambda: self._stored_or_made(key, data, starts, shape))
         tensors = self.store.load(key)
-        if tensors is None and worth:
-            with self.store.alone(key):
-                tensors = self.store.load(key)  # another process may have made them by now
-                if tensors is None:
-                    spec = {NAME: (self.frontier.dtype, shape)}
-                    self.store.make(key, spec, lambda put: self._compute(data, starts, put))
-                    tensors = self.store.load(key)
-        return None if tensors is None else Kept(self.frontier, tensors[NAME], starts)
+        if tensors is not None:
+            vars(kept)["tensor"] = tensors[NAME]
+        return kept if kept.at_hand or worth else None
+
+    def _stored_or_made(self, key: str, data: Encoded, starts: Sequence[int], shape: tuple[int, ...]) -> Tensor | None:
+        with self.store.alone(key):
+            tensors = self.store.load(key)  # another process may have made them by now
+            if tensors is None:
+                spec = {NAME: (self.frontier.dtype, shape)}
+                self.store.make(key, spec, lambda put: self._compute(data, starts, put))
+                tensors = self.store.load(key)
+        return None if tensors is None else tensors[NAME]
 
     def key(self, data: Encoded, shape: tuple[int, ...]) -> str:
         """A hash over everything that the features depend on. Raises Unknowable, or OSError, where that has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -79,12 +80,24 @@ def is_paged(optimizer: torch.optim.Optimizer, state: Tensor) -> bool:
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, total_steps: int) -> Any:
-    """transformers' schedule of this name, warmed up over `warmup` (a share of all steps, or a number of them)."""
-    from transformers import get_scheduler
+    """The rate over the steps, warmed up over `warmup` (a share of all steps, or a number of them).
+
+    What `transformers.get_scheduler` gives (a test compares): importing that takes longer than importing torch.
+    """
+    from torch.optim.lr_scheduler import LambdaLR
 
     warmup = round(settings.warmup * total_steps) if settings.warmup < 1 else round(settings.warmup)
-    name = "constant_with_warmup" if settings.scheduler == "constant" else settings.scheduler
-    return get_scheduler(name, optimizer, num_warmup_steps=min(warmup, total_steps), num_training_steps=total_steps)
+    warmup = min(warmup, total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        if settings.scheduler == "linear":
+            return 1.0 - done
+        return 0.5 * (1.0 + math.cos(math.pi * done)) if settings.scheduler == "cosine" else 1.0
+
+    return LambdaLR(optimizer, factor)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool import checkpoint, measure
-from pefttool.batches import Batches, Position, by_length
+from pefttool.batches import FEATURES, Batches, Position, by_length
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
 from pefttool.errors import RunError
@@ -94,8 +94,10 @@ def lasting(loop: Loop) -> list[Tensor]:
 
 
 def evaluate_longest(loop: Loop) -> None:
-    """One evaluation batch, the one with the longest row."""
+    """One evaluation batch, the one with the longest row; features are not computed for its sake."""
     examples = loop.held_out.examples
+    if FEATURES in examples[0] and not examples[0][FEATURES].kept.at_hand:
+        examples = tuple({name: e[name] for name in e if name != FEATURES} for e in examples)
     rows = by_length([e["length"] for e in examples], loop.settings.batch_size)[0]
     forward(
         loop.adapted.model,

@@ -208,6 +208,27 @@ def test_schedules(scheduler, warmup, expected):
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (0, 7), (3, 7), (7, 7), (1, 1)])
+def test_schedules_are_those_of_transformers(scheduler, warmup, steps):
+    from transformers import get_scheduler
+
+    def rates(make):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        schedule, found = make(optimizer), []
+        for _ in range(steps + 2):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return found
+
+    name = "constant_with_warmup" if scheduler == "constant" else scheduler
+    settings = TrainSettings(scheduler=scheduler, warmup=float(warmup))
+    theirs = rates(lambda o: get_scheduler(name, o, num_warmup_steps=warmup, num_training_steps=steps))
+    ours = rates(lambda o: make_schedule(o, settings, steps))
+    assert ours[:steps] == pytest.approx(theirs[:steps], abs=1e-12)
+
+
 def test_decay_spares_biases_and_heads_have_their_own_rate():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     settings = TrainSettings(weight_decay=0.1, learning_rate=1e-3, head_learning_rate=5e-3)
