@@ -62,7 +62,7 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(INSTALL) -e '.[dev,examples]'
+	$(INSTALL) -e '.[dev,all,examples]'
 	touch $@
 
 # The movie snippets are in the source archive only. Its setup.py runs; pip gets that a setuptools of its own.

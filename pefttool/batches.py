@@ -114,6 +114,7 @@ def rows_key(plan: Plan, processor: Any, setting: Setting, rows: Sequence[Row]) 
         return fingerprint.key(
             what="encoded rows",
             rows=fingerprint.rows(rows),
+            files=fingerprint.files(path for row in rows for path in plan.task.files(row.values, setting.options)),
             task=[plan.task.name, owner.distribution, owner.version],
             setting={**asdict(setting), "options": setting.options.model_dump(mode="json")},
             processor=[type(processor).__qualname__, fingerprint.processor_files(plan.model.path)],

@@ -101,8 +101,8 @@ def _read(
         reading = reader.read(files, registry, recipe.data.format)
         notices.extend(f"data {line}" for line in reading.formats)
         problems.extend(reading.problems)
-        complaints = [task.check_row(row.values, options) for row in reading.rows]
-        both = list(zip(reading.rows, complaints, strict=True))
+        rows = [task.locate(row, options) for row in reading.rows]
+        both = [(row, task.check_row(row.values, options)) for row in rows]
         problems.extend(DataProblem(row.file, row.line, complaint) for row, complaint in both if complaint is not None)
         return [row for row, complaint in both if complaint is None]
 
@@ -114,10 +114,11 @@ def _read(
 
 def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...], tuple[Path, ...], list[str]]:
     """(training files, held-out files, notices). What `data.eval` names is not trained on, though it lies there too."""
-    files = reader.find_files(reader.resolve(str(recipe.data.train), registry))
+    items = reader.item_suffixes(registry)
+    files = reader.find_files(reader.resolve(str(recipe.data.train), registry), items)
     train, held_out, notices = files.train, files.eval, []
     if recipe.data.eval is not None:
-        named = reader.find_files(reader.resolve(recipe.data.eval, registry))
+        named = reader.find_files(reader.resolve(recipe.data.eval, registry), items)
         held_out = named.eval or named.train
         apart = {path.resolve() for path in held_out}
         train = tuple(path for path in train if path.resolve() not in apart) or train

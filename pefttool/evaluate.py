@@ -59,6 +59,8 @@ def evaluate(
     With `smaller`, a batch that does not fit in memory is halved, and all that follow; it is told so.
     """
     loss, predictions = forward(model, task, examples, batches, processor, setting, choice, smaller)
+    if task.judged_by_answers:
+        predictions = answers(model, task, rows, batches, processor, setting, choice)
     return task.metrics(predictions, rows, loss, setting), predictions
 
 
@@ -107,6 +109,24 @@ def forward(
             waiting = [half for later in (*waiting, batch) for half in reversed(halves(later, lengths))]
             smaller(f"memory ran out in evaluation: its batches are halved, to {len(waiting[-1])} rows at a time")
     return total / weight, predictions if decoded else []
+
+
+def answers(
+    model: nn.Module,
+    task: Task,
+    rows: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+    processor: Any,
+    setting: Setting,
+    choice: Choice,
+) -> list[dict[str, Any]]:
+    """The task's answers to all rows, in their order, a batch at a time."""
+    found: list[dict[str, Any]] = [{} for _ in rows]
+    for batch in batches:
+        given = predict(model, task, [rows[i] for i in batch], processor, setting, choice)
+        for i, answer in zip(batch, given, strict=True):
+            found[i] = answer
+    return found
 
 
 def predict(

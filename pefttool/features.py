@@ -32,6 +32,7 @@ TOKENS = 4096
 LIMIT = 4 << 30
 NAME = "features"
 
+
 @dataclass(frozen=True, eq=False)
 class Kept:
     """The features of a list of rows, one behind another: row `i` has `[starts[i] : starts[i + 1]]`.

@@ -51,6 +51,14 @@ def rows(given: Sequence[Row]) -> str:
     return digest.hexdigest()
 
 
+def files(paths: Iterable[str]) -> str:
+    """Hash over the contents of these files, in their order. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{_of_file(Path(path))}\n".encode())
+    return digest.hexdigest()
+
+
 def processor_files(folder: Path) -> dict[str, str]:
     """Hashes of all files that a processor may be loaded from: everything in a model's folder but its weights."""
     files = [p for p in (*folder.iterdir(), *(folder / TEMPLATES).glob("*")) if p.is_file()]

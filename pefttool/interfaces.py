@@ -98,9 +98,15 @@ class Task(ABC):
     generative: ClassVar[bool] = False
     #: `collate` and `loss` can lay rows one behind another in one sequence, and `check_packing` says for which models.
     packs: ClassVar[bool] = False
-    #: `encode` and `collate` depend on their arguments alone (a row's values, not its place): on no file that a row
-    #: names, and on no chance. Then encoded rows, and what a frozen model makes of them, are kept for the next run.
+    #: `encode` and `collate` depend on their arguments and on what `files` names alone: on no other file, and on no
+    #: chance. Then encoded rows, and what a frozen model makes of them, are kept for the next run.
     repeatable: ClassVar[bool] = False
+    #: Rows alone do not say that this task is meant (they are another's, too): it has to be asked for by name.
+    by_name_only: ClassVar[bool] = False
+    #: A row can be shortened to `train.sequence_length`. False: it has the size that it has (a picture, a recording).
+    truncates: ClassVar[bool] = True
+    #: Metrics are of what `predict` answers (it generates), not of what `decode` makes of the loss's forward pass.
+    judged_by_answers: ClassVar[bool] = False
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
@@ -129,6 +135,14 @@ class Task(ABC):
     def key(self, values: Mapping[str, Any], options: Any) -> str:
         """What makes a row the same as another (its input): for finding duplicates across the split."""
         return repr(sorted(values.items(), key=lambda item: item[0]))
+
+    def locate(self, row: Row, options: Any) -> Row:
+        """The row, with absolute paths of the files that it names: as written they are relative to `row.file`."""
+        return row
+
+    def files(self, values: Mapping[str, Any], options: Any) -> tuple[str, ...]:
+        """Absolute paths of the files that a row names, and `encode` or `collate` reads."""
+        return ()
 
     def stratum(self, values: Mapping[str, Any], options: Any) -> str | None:
         """The class of a row, for a stratified split; None: split at random."""
@@ -277,6 +291,8 @@ class DataFormat(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]] = Options
+    #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.
+    item_suffixes: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def sniff(self, path: Path) -> str | None:

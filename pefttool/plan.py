@@ -157,7 +157,7 @@ def check(plan: Plan) -> list[Problem]:
     """Everything that can be known to go wrong without weights and without data."""
     resolved, problems = plan.recipe, []
     longest = plan.facts.positions
-    if longest and resolved.train.sequence_length > longest:
+    if longest and plan.task.truncates and resolved.train.sequence_length > longest:
         message = (
             f"{resolved.train.sequence_length} is longer than the model's {longest} positions; use at most {longest}"
         )

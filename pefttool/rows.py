@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -68,10 +68,17 @@ def resolve(reference: str, registry: Registry) -> Path:
     )
 
 
-def find_files(path: Path) -> Files:
+def item_suffixes(registry: Registry) -> frozenset[str]:
+    """Suffixes of files that are one row each, in lower case."""
+    return frozenset(suffix for name in registry.formats for suffix in registry.formats[name].item_suffixes)
+
+
+def find_files(path: Path, items: Container[str] = ()) -> Files:
     """A file, or the files below a folder by name. Hidden files and those beside data (README, LICENSE) are no data.
 
-    Files or folders called `train*` and `eval*` (or validation, valid, val, dev, test) are the split. Raises DataError.
+    Files or folders called `train*` and `eval*` (or validation, valid, val, dev, test) are the split. Files with a
+    suffix of `items` are one row each (pictures, recordings): beside tables they are what the tables refer to, and no
+    rows; their own names say nothing of the split, and the outermost folder says it first. Raises DataError.
     """
     if path.is_file():
         return Files((path,))
@@ -80,8 +87,15 @@ def find_files(path: Path) -> Files:
     visible = [p for p in _below(path) if not any(part.startswith((".", "_")) for part in p.relative_to(path).parts)]
     if not visible:
         raise DataError(f"data {path}: the folder has no files: give one with JSONL, CSV, Parquet or text files")
-    data = [p for p in visible if not _is_document(p)] or visible
-    parts = {p: _part(p.relative_to(path)) for p in data}
+    tables = [p for p in visible if p.suffix.lower() not in items]
+    data = [p for p in tables if not _is_document(p)]
+    if data:
+        visible = tables  # what else there is, they refer to
+    data = data or [p for p in visible if not _is_document(p)] or visible
+    parts = {
+        p: _part(p.relative_to(path)) if p.suffix.lower() not in items else _part_of_item(p.relative_to(path))
+        for p in data
+    }
     train, held_out, others = (tuple(p for p in data if parts[p] == part) for part in ("train", "eval", None))
     if not train:
         # A folder of nothing but test files is data like any other.
@@ -109,6 +123,11 @@ def _part(path: Path) -> str | None:
         if stem in EVAL_STEMS:
             return "eval"
     return None
+
+
+def _part_of_item(path: Path) -> str | None:
+    """The part that the outermost folder with such a name says: inside it a class may be called `train`, too."""
+    return next((part for folder in path.parent.parts if (part := _part(Path(folder)))), None)
 
 
 def _stem(name: str) -> str:
@@ -159,7 +178,8 @@ def peek(path: Path, registry: Registry, format_name: str | None = None) -> tupl
     problems: list[DataProblem] = []
 
     def good() -> Iterator[Row]:
-        for record in chain.from_iterable(records(p, registry, format_name) for p in find_files(path).train):
+        files = find_files(path, item_suffixes(registry)).train
+        for record in chain.from_iterable(records(p, registry, format_name) for p in files):
             if isinstance(record, Row):
                 yield record
             elif not problems:

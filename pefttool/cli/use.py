@@ -63,9 +63,7 @@ def evaluate(
 
     loaded = reload(run, registry, device, dtype)
     if data is not None:
-        chosen = tuple(
-            _good_rows(rows.resolve(data, registry), registry, loaded.task.check_row, loaded.setting.options)
-        )
+        chosen = tuple(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_row))
     else:
         from pefttool import corpus
 
@@ -121,9 +119,7 @@ def predict(
     generation = _generation(overrides)
     loaded = reload(run, registry, device, dtype, generation)
     if data is not None:
-        chosen = list(
-            _good_rows(rows.resolve(data, registry), registry, loaded.task.check_input, loaded.setting.options)
-        )
+        chosen = list(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_input))
     else:
         column = getattr(loaded.setting.options, "text_column", None) or "text"
         chosen = [Row({column: text}) for text in texts]
@@ -135,16 +131,17 @@ def predict(
             click.echo(json.dumps(prediction, ensure_ascii=False))
 
 
-def _good_rows(path: Path, registry: Any, check: Any, options: Any) -> Iterator[Row]:
+def _good_rows(path: Path, registry: Any, loaded: Any, check: Any) -> Iterator[Row]:
     from pefttool import rows
 
-    files = rows.find_files(path)
+    files = rows.find_files(path, rows.item_suffixes(registry))
     reading = rows.read([*files.train, *files.eval], registry)
     for problem in reading.problems:
         raise DataError(str(problem))
     if not reading.rows:
         raise DataError(f"{path} has no rows: give a file with at least one")
-    for row in reading.rows:
+    options = loaded.setting.options
+    for row in (loaded.task.locate(row, options) for row in reading.rows):
         _refuse(row, check(row.values, options))
         yield row
 

@@ -80,8 +80,11 @@ def _store(folder: Path, build: Callable[[], Any]) -> Path:
     return folder
 
 
+#: Makers of tiny models by kind: what the samples of a task name.
+MAKERS: dict[str, Callable[[Path], Path]] = {"encoder": tiny_encoder, "decoder": tiny_decoder}
+
+
 @cache
 def model_folder(kind: str) -> Path:
-    """The folder of the tiny `encoder` or `decoder`, made once a process."""
-    makers = {"encoder": tiny_encoder, "decoder": tiny_decoder}
-    return makers[kind](Path(tempfile.mkdtemp(prefix=f"pefttool-{kind}-")))
+    """The folder of the tiny model of this kind, made once a process."""
+    return MAKERS[kind](Path(tempfile.mkdtemp(prefix=f"pefttool-{kind}-")))

@@ -1,0 +1,17 @@
+"""Tasks on time series and on tables of numbers, and their formats."""
+
+from collections.abc import Sequence
+
+from pefttool import DataFormat, Task, hookimpl
+
+pefttool_api_version = 1
+
+
+@hookimpl
+def register_tasks() -> Sequence[Task]:
+    return []
+
+
+@hookimpl
+def register_formats() -> Sequence[DataFormat]:
+    return []
