@@ -25,13 +25,17 @@ LABELS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and held-out rows, the class names, lines that the user should read, and the hash of the files."""
+    """Training and held-out rows, the class names, lines that the user should read, and the hash of the files.
+
+    `options` are the task's, with what the rows decided.
+    """
 
     train: tuple[Row, ...]
     eval: tuple[Row, ...]
     labels: tuple[str, ...]
     notices: tuple[str, ...]
     sha256: str
+    options: Any
 
 
 def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rejects: Path | None = None) -> Corpus:
@@ -41,6 +45,14 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     train_files, eval_files, notices = _choose_files(recipe, registry)
     train, held_out, problems, read = _read(recipe, registry, task, options, train_files, eval_files)
     notices += read
+    settled = task.settle(train, options) if train else options
+    if settled != options:
+        options = settled
+        train, held_out = (
+            _recheck(task, options, train, problems),
+            held_out and _recheck(task, options, held_out, problems),
+        )
+        problems.sort(key=lambda p: (p.file, p.line))
     if problems:
         notices.append(_bad_rows(problems, len(train) + len(held_out or ()), skip_bad_rows, rejects))
     seed, stratum = recipe.train.seed, _stratum(task, options)
@@ -54,12 +66,19 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
         if not part:
             raise DataError(f"data.{name}: no rows are left ({len(train)} train, {len(held_out)} eval): {remedy}")
     labels = task.labels(train, options)
-    _check_labels(recipe, task, train, held_out, labels)
+    _check_labels(recipe, task, options, train, held_out, labels)
     duplicates = _duplicates(task, options, train, held_out)
     if duplicates:
         notices.append(duplicates)
     sha256 = reader.fingerprint([*train_files, *eval_files])
-    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256)
+    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options)
+
+
+def _recheck(task: Task, options: Any, rows: Sequence[Row], problems: list[DataProblem]) -> list[Row]:
+    """The rows that are good with these options, too; what is wrong with the others joins `problems`."""
+    both = [(row, task.check_row(row.values, options)) for row in rows]
+    problems.extend(DataProblem(row.file, row.line, complaint) for row, complaint in both if complaint is not None)
+    return [row for row, complaint in both if complaint is None]
 
 
 def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
@@ -67,13 +86,13 @@ def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
 
 
 def _check_labels(
-    recipe: Recipe, task: Task, train: Sequence[Row], held_out: Sequence[Row], labels: tuple[str, ...]
+    recipe: Recipe, task: Task, options: Any, train: Sequence[Row], held_out: Sequence[Row], labels: tuple[str, ...]
 ) -> None:
     """Raise DataError for the first held-out row with a class that no training row has."""
 
     def unseen(count: int) -> list[str]:
         """Classes that the first `count` held-out rows add."""
-        return sorted(set(task.labels([*train, *held_out[:count]], recipe.task_options)) - set(labels))
+        return sorted(set(task.labels([*train, *held_out[:count]], options)) - set(labels))
 
     if not unseen(len(held_out)):
         return
