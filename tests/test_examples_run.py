@@ -72,7 +72,8 @@ def test_the_stored_result_is_of_this_experiment_and_beats_its_baselines(
 
 
 def test_the_page_has_every_stored_result() -> None:
-    assert results.table() in results.PAGE.read_text(encoding="utf-8")
+    page = results.PAGE.read_text(encoding="utf-8")
+    assert results.table() in page
 
 
 def test_every_example_says_what_is_synthetic_or_pretrained_here_at_its_top() -> None:
