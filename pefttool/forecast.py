@@ -88,7 +88,7 @@ class Known:
         train = plan.recipe.train
         if plan.recipe.task_options != self.options:
             return None
-        if self.setting != plan.settled(self.setting.options).setting(self.setting.labels):
+        if self.setting != plan.settled(self.setting.options).setting(self.setting.labels, self.setting.fitted):
             return None
         packs = train.packing is not False and plan.adapter.packs and plan.task.packs
         lengths = tuple(int(example["length"]) for example in self.examples)
@@ -105,7 +105,7 @@ def known(plan: Plan, store: Store) -> Known | None:
         rows = corpus.load(plan.recipe, plan.registry)
     except DataError:
         return None  # a run says what is wrong with it
-    setting = plan.settled(rows.options).setting(rows.labels)
+    setting = plan.settled(rows.options).setting(rows.labels, rows.fitted)
     processor = plan.task.load(LocalPretrained(plan.model.path, abstract=True), setting).processor
     key = rows_key(plan, processor, setting, rows.train)
     kept = store.load(key) if key is not None else None

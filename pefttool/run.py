@@ -78,7 +78,10 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     _notices(emit, rows.notices)
     planned = planned.settled(rows.options)
     loaded = base.load(
-        planned, rows.labels, lambda what, done, total: emit(Progress(what=what, done=done, total=total))
+        planned,
+        rows.labels,
+        lambda what, done, total: emit(Progress(what=what, done=done, total=total)),
+        rows.fitted,
     )
     if loaded.missing:
         lacking = f"{loaded.local.path} lacks {len(loaded.missing)} weights of {loaded.facts.architecture}"
