@@ -49,10 +49,8 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     settled = task.settle(train, options) if train else options
     if settled != options:
         options = settled
-        train, held_out = (
-            _recheck(task, options, train, problems),
-            held_out and _recheck(task, options, held_out, problems),
-        )
+        train = _recheck(task, options, train, problems)
+        held_out = _recheck(task, options, held_out, problems) if held_out is not None else None
         problems.sort(key=lambda p: (p.file, p.line))
     if problems:
         notices.append(_bad_rows(problems, len(train) + len(held_out or ()), skip_bad_rows, rejects))
