@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import samples_text
+
 Rows = list[dict[str, Any]]
 
 
@@ -43,5 +45,8 @@ def _classified(folder: Path) -> Rows:
 SAMPLES: dict[str, Sample] = {
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
+    "masked-lm": Sample(samples_text.plain, "masked"),
+    "question-answering": Sample(samples_text.questions, "encoder"),
     "text-classification": Sample(_classified, "encoder"),
+    "token-classification": Sample(samples_text.entities, "encoder"),
 }
