@@ -33,6 +33,10 @@ class Adapter(ABC):
     #: Rows that lie one behind another in one sequence stay apart (a prefix in front of the sequence is the first's).
     packs: ClassVar[bool] = True
 
+    def keeps_rows_apart(self, options: Any, facts: Facts) -> bool:
+        """`packs`, for an adapter with which it depends on these."""
+        return self.packs
+
     def defaults(self, task: Task) -> Mapping[str, Any]:
         """Defaults for `train.*` keys that suit this adapter on this task, e.g. `{"learning_rate": 1e-3}`."""
         return {}
