@@ -14,7 +14,6 @@ from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.values import Facts, Problem, Setting
 
-
 COMPILED = "compile: memory is planned as if nothing were compiled, which takes no less"
 
 
