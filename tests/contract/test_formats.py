@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import samples_text
 
 from pefttool import registry as registries
 from pefttool.testing import check_format
@@ -26,10 +27,12 @@ class Sample(NamedTuple):
 
 #: A file of every format, as `files` writes it: a new format adds a line here, and a few below.
 SAMPLES = {
+    "conll": Sample("a.conll", samples_text.SENTENCES, [3, 6]),
     "csv": Sample("a.csv", ROWS, [2, 3, 5]),
     "json": Sample("a.json", ROWS, [1, 2, 3]),
     "jsonl": Sample("a.jsonl", ROWS, [1, 2, 3]),
     "parquet": Sample("a.parquet", ROWS, [1, 2, 3]),
+    "squad": Sample("squad.json", samples_text.SQUAD_ROWS, [1, 2, 3]),
     "text": Sample("a.txt", [{"text": row["text"]} for row in ROWS], [1, 3, 6]),
 }
 
@@ -48,6 +51,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["jsonl"].write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     datasets.Dataset.from_list(ROWS).to_parquet(found["parquet"])
     found["text"].write_text("\n\n".join(row["text"] for row in ROWS), encoding="utf-8")
+    found["conll"].write_text(samples_text.CONLL, encoding="utf-8")
+    found["squad"].write_text(json.dumps(samples_text.SQUAD), encoding="utf-8")
     return found
 
 
