@@ -63,6 +63,25 @@ def tiny_decoder(folder: Path) -> Path:
     return _store(folder, lambda: LlamaForCausalLM(config))
 
 
+def tiny_seq2seq(folder: Path) -> Path:
+    """A T5 of two layers on each side, with tokenizer, in `folder`; returns it."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=len(SPECIAL) + 256,
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        eos_token_id=2,
+    )
+    return _store(folder, lambda: T5ForConditionalGeneration(config))
+
+
 def _store(folder: Path, build: Callable[[], Any]) -> Path:
     import torch
 
@@ -81,7 +100,11 @@ def _store(folder: Path, build: Callable[[], Any]) -> Path:
 
 
 #: Makers of tiny models by kind: what the samples of a task name.
-MAKERS: dict[str, Callable[[Path], Path]] = {"encoder": tiny_encoder, "decoder": tiny_decoder}
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "encoder": tiny_encoder,
+    "decoder": tiny_decoder,
+    "seq2seq": tiny_seq2seq,
+}
 
 
 @cache

@@ -40,8 +40,14 @@ def _classified(folder: Path) -> Rows:
     ]
 
 
+def _translations(folder: Path) -> Rows:
+    pairs = (("one", "uno"), ("a longer one, with more to say", "uno más largo, con más que decir"), ("two", "dos y más"))
+    return [{"source": source, "target": target} for source, target in pairs]
+
+
 SAMPLES: dict[str, Sample] = {
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
+    "seq2seq": Sample(_translations, "seq2seq"),
     "text-classification": Sample(_classified, "encoder"),
 }
