@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -231,6 +231,8 @@ def _generation(model: Any, processor: Any, setting: Setting) -> dict[str, Any]:
     target = setting.options.target_lang
     if target is not None and getattr(processor, "tgt_lang", None) == target:
         given["forced_bos_token_id"] = (
-            processor.get_lang_id(target) if hasattr(processor, "get_lang_id") else processor.convert_tokens_to_ids(target)
+            processor.get_lang_id(target)
+            if hasattr(processor, "get_lang_id")
+            else processor.convert_tokens_to_ids(target)
         )
     return {**given, "pad_token_id": pad_id(processor)}

@@ -10,6 +10,7 @@ import importlib.util
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Literal
 
 Metric = Literal["chrf", "bleu", "rouge"]
@@ -29,7 +30,8 @@ def scores(
 ) -> dict[str, float]:
     """Corpus chrF and BLEU, and mean ROUGE-1, -2 and -L (F1). `language` is the texts', where it is known: Chinese and
     Korean are split otherwise for BLEU. chrF, which decides between checkpoints, is always there."""
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     found = {"chrf": CHRF().corpus_score(list(given), [list(expected)]).score}
     if "bleu" in metrics:
@@ -44,7 +46,7 @@ def scores(
 def rouge(given: str, expected: str) -> Mapping[str, float]:
     """`rouge1`, `rouge2` (shared words and pairs of words) and `rougeL` (longest common subsequence), F1, 0 to 1."""
     a, b = (WORD.findall(text.lower()) for text in (given, expected))
-    pairs = [list(zip(words, words[1:], strict=False)) for words in (a, b)]
+    pairs = [list(pairwise(words)) for words in (a, b)]
     return {
         "rouge1": _f1(_shared(a, b), len(a), len(b)),
         "rouge2": _f1(_shared(*pairs), *map(len, pairs)),

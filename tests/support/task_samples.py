@@ -41,7 +41,11 @@ def _classified(folder: Path) -> Rows:
 
 
 def _translations(folder: Path) -> Rows:
-    pairs = (("one", "uno"), ("a longer one, with more to say", "uno más largo, con más que decir"), ("two", "dos y más"))
+    pairs = (
+        ("one", "uno"),
+        ("a longer one, with more to say", "uno más largo, y más que decir"),
+        ("two", "dos y más"),
+    )
     return [{"source": source, "target": target} for source, target in pairs]
 
 
