@@ -76,6 +76,25 @@ def tiny_masked(folder: Path) -> Path:
     return folder
 
 
+def tiny_seq2seq(folder: Path) -> Path:
+    """A T5 of two layers on each side, with tokenizer, in `folder`; returns it."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=len(SPECIAL) + 256,
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        eos_token_id=2,
+    )
+    return _store(folder, lambda: T5ForConditionalGeneration(config))
+
+
 def _store(folder: Path, build: Callable[[], Any]) -> Path:
     import torch
 
@@ -98,6 +117,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "encoder": tiny_encoder,
     "decoder": tiny_decoder,
     "masked": tiny_masked,
+    "seq2seq": tiny_seq2seq,
 }
 
 

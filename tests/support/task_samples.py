@@ -42,11 +42,21 @@ def _classified(folder: Path) -> Rows:
     ]
 
 
+def _translations(folder: Path) -> Rows:
+    pairs = (
+        ("one", "uno"),
+        ("a longer one, with more to say", "uno más largo, y más que decir"),
+        ("two", "dos y más"),
+    )
+    return [{"source": source, "target": target} for source, target in pairs]
+
+
 SAMPLES: dict[str, Sample] = {
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
     "masked-lm": Sample(samples_text.plain, "masked"),
     "question-answering": Sample(samples_text.questions, "encoder"),
+    "seq2seq": Sample(_translations, "seq2seq"),
     "text-classification": Sample(_classified, "encoder"),
     "token-classification": Sample(samples_text.entities, "encoder"),
 }
