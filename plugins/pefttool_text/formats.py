@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
+from pefttool.json_head import layout
 from pefttool.values import DataProblem
 
 HEAD = 4096
@@ -209,7 +210,7 @@ def _skip(text: str, at: int) -> int:
 
 def _json_shape(path: Path) -> str | None:
     """`lines`, or why a file with a suffix of JSON is no JSON Lines; None for other files."""
-    if path.suffix.lower() not in JSON_SUFFIXES:
+    if path.suffix.lower() not in JSON_SUFFIXES or layout(path) is not None:
         return None
     head = _head(path)
     first, ended, _ = head.partition(b"\n")

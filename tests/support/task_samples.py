@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import samples_vision
+
 Rows = list[dict[str, Any]]
 
 
@@ -43,5 +45,7 @@ def _classified(folder: Path) -> Rows:
 SAMPLES: dict[str, Sample] = {
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
+    "image-classification": Sample(samples_vision.classified, "vision"),
+    "object-detection": Sample(samples_vision.detected, "vision"),
     "text-classification": Sample(_classified, "encoder"),
 }
