@@ -112,8 +112,8 @@ class Setting:
     """What a task's methods may depend on besides the model and the rows; saved with the adapter.
 
     With `packing`, `collate` lays rows one behind another in one sequence, and `loss` keeps them apart. `epoch` counts
-    from 0 in training, and is None elsewhere: what is changed in training only (augmentation) draws from `seed`, `epoch`
-    and the row, so that a resumed run draws the same.
+    from 0 in training, and is None elsewhere: what is changed in training only (augmentation) draws from `seed`,
+    `epoch` and the row, so that a resumed run draws the same.
     """
 
     options: Any

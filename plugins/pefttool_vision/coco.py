@@ -76,7 +76,11 @@ def _load(path: Path) -> Mapping[str, Any]:
 def _categories(path: Path, categories: Sequence[Any]) -> dict[Any, str]:
     names: dict[Any, str] = {}
     for number, category in enumerate(categories, 1):
-        if not isinstance(category, dict) or not _is_id(category.get("id")) or not isinstance(category.get("name"), str):
+        if (
+            not isinstance(category, dict)
+            or not _is_id(category.get("id"))
+            or not isinstance(category.get("name"), str)
+        ):
             message = f"category number {number}: found {describe(category)}, expected an object with 'id' and 'name'"
             raise DataError(f"{path}: {message}")
         if category["id"] in names:

@@ -131,9 +131,7 @@ def dense_loss(found: Found, grid: tuple[int, int], boxes: Tensor, classes: Tens
     return torch.stack(losses)
 
 
-def _loss(
-    logits: Tensor, predicted: Tensor, boxes: Tensor, classes: Tensor, centres: Tensor, cell: Tensor
-) -> Tensor:
+def _loss(logits: Tensor, predicted: Tensor, boxes: Tensor, classes: Tensor, centres: Tensor, cell: Tensor) -> Tensor:
     chosen = assign(centres, cell, boxes)
     positive = (chosen >= 0).nonzero().flatten()
     quality = torch.zeros_like(logits)

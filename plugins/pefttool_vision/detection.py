@@ -190,7 +190,10 @@ class ObjectDetection(Task):
         batch = {"pixel_values": pixels, "size": torch.tensor([e["size"] for e in examples])}
         if "boxes" in examples[0]:
             most = max(1, *(len(e["classes"]) for e in examples))
-            batch["boxes"], batch["classes"] = torch.zeros(len(examples), most, 4), torch.full((len(examples), most), -1)
+            batch["boxes"], batch["classes"] = (
+                torch.zeros(len(examples), most, 4),
+                torch.full((len(examples), most), -1),
+            )
             for i, example in enumerate(examples):
                 if example["classes"]:
                     batch["boxes"][i, : len(example["classes"])] = torch.tensor(example["boxes"])

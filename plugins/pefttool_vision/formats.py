@@ -12,7 +12,7 @@ from pefttool_vision.pictures import SUFFIXES, complaint
 
 
 class Images(DataFormat):
-    """Pictures in a folder for each class: a file is a row, with its path in `image` and its folder's name in `label`."""
+    """Pictures in a folder for each class: a file is a row, its path in `image`, its folder's name in `label`."""
 
     name = "images"
     item_suffixes = SUFFIXES

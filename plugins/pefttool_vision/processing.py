@@ -132,7 +132,7 @@ def call(model: nn.Module, pixel_values: Tensor, **more: Any) -> Any:
     from transformers import PreTrainedModel
 
     plain: Any = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), model)
-    if "interpolate_pos_encoding" in inspect.signature(plain.forward).parameters:
-        if tuple(pixel_values.shape[-2:]) != _config_size(plain.config):
-            more["interpolate_pos_encoding"] = True
+    can = "interpolate_pos_encoding" in inspect.signature(plain.forward).parameters
+    if can and tuple(pixel_values.shape[-2:]) != _config_size(plain.config):
+        more["interpolate_pos_encoding"] = True
     return model(pixel_values=pixel_values, **more)
