@@ -155,6 +155,10 @@ class Task(ABC):
         """Absolute paths of the files that a row names, and `encode` or `collate` reads."""
         return ()
 
+    def varies(self, options: Any) -> bool:
+        """Whether `collate` makes something else of a row in every epoch (augmentation): nothing is then kept of it."""
+        return False
+
     def stratum(self, values: Mapping[str, Any], options: Any) -> str | None:
         """The class of a row, for a stratified split; None: split at random."""
         return None

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pefttool.testing import vision_models
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -118,6 +120,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "decoder": tiny_decoder,
     "masked": tiny_masked,
     "seq2seq": tiny_seq2seq,
+    "vision": vision_models.tiny_vision,
+    "detector": vision_models.tiny_detector,
 }
 
 

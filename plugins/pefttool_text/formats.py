@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
+from pefttool.json_head import layout
 from pefttool.values import DataProblem
 from pefttool_text.conll import Conll, is_tagged
 from pefttool_text.reading import StrictJson, head, lines, short, skip, text_of
@@ -108,7 +109,7 @@ class Json(DataFormat):
 
 def _json_shape(path: Path) -> str | None:
     """`lines`, or why a file with a suffix of JSON is no JSON Lines; None for other files."""
-    if path.suffix.lower() not in JSON_SUFFIXES:
+    if path.suffix.lower() not in JSON_SUFFIXES or layout(path) is not None:
         return None
     start = head(path)
     if path.suffix.lower() == ".json" and is_squad(start):

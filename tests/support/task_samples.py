@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import samples_text
+import samples_vision
 
 Rows = list[dict[str, Any]]
 
@@ -57,6 +58,8 @@ SAMPLES: dict[str, Sample] = {
     "masked-lm": Sample(samples_text.plain, "masked"),
     "question-answering": Sample(samples_text.questions, "encoder"),
     "seq2seq": Sample(_translations, "seq2seq"),
+    "image-classification": Sample(samples_vision.classified, "vision"),
+    "object-detection": Sample(samples_vision.detected, "vision"),
     "text-classification": Sample(_classified, "encoder"),
     "token-classification": Sample(samples_text.entities, "encoder"),
 }
