@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pefttool.testing.speech_models import tiny_ctc, tiny_speech
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -81,7 +83,12 @@ def _store(folder: Path, build: Callable[[], Any]) -> Path:
 
 
 #: Makers of tiny models by kind: what the samples of a task name.
-MAKERS: dict[str, Callable[[Path], Path]] = {"encoder": tiny_encoder, "decoder": tiny_decoder}
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "encoder": tiny_encoder,
+    "decoder": tiny_decoder,
+    "speech": tiny_speech,
+    "ctc": tiny_ctc,
+}
 
 
 @cache

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import samples_audio
+
 Rows = list[dict[str, Any]]
 
 
@@ -41,6 +43,7 @@ def _classified(folder: Path) -> Rows:
 
 
 SAMPLES: dict[str, Sample] = {
+    "speech-recognition": Sample(samples_audio.spoken, "speech"),
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
     "text-classification": Sample(_classified, "encoder"),
