@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,17 @@ LABELS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and held-out rows, the class names, lines that the user should read, and the hash of the files."""
+    """Training and held-out rows, the class names, lines that the user should read, and the hash of the files.
+
+    `fitted` is what else the task made of the training rows.
+    """
 
     train: tuple[Row, ...]
     eval: tuple[Row, ...]
     labels: tuple[str, ...]
     notices: tuple[str, ...]
     sha256: str
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rejects: Path | None = None) -> Corpus:
@@ -45,7 +49,12 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
         notices.append(_bad_rows(problems, len(train) + len(held_out or ()), skip_bad_rows, rejects))
     seed, stratum = recipe.train.seed, _stratum(task, options)
     remedy = "give more rows"
-    if held_out is None:
+    arranged = task.arrange(train, held_out, recipe.data.eval_fraction, options)
+    if arranged is not None:
+        train, held_out = list(arranged.train), list(arranged.eval)
+        notices.extend(arranged.notices)
+        remedy = "give more rows, or longer ones"
+    elif held_out is None:
         train, held_out = split(train, recipe.data.eval_fraction, seed, stratum)
         remedy = "give more rows, or held-out rows of their own as data.eval"
     train = sample(train, recipe.data.max_train_rows, seed, stratum)
@@ -59,7 +68,7 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     if duplicates:
         notices.append(duplicates)
     sha256 = reader.fingerprint([*train_files, *eval_files])
-    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256)
+    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, task.fit(train, options))
 
 
 def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
@@ -98,7 +107,7 @@ def _read(
     notices: list[str] = []
 
     def good(files: Sequence[Path]) -> list[Row]:
-        reading = reader.read(files, registry, recipe.data.format)
+        reading = reader.read(files, registry, recipe.data.format, recipe.data.format_options)
         notices.extend(f"data {line}" for line in reading.formats)
         problems.extend(reading.problems)
         rows = [task.locate(row, options) for row in reading.rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,10 +32,11 @@ class Plan:
     facts: Facts
     notices: tuple[str, ...]
 
-    def setting(self, labels: tuple[str, ...] = ()) -> Setting:
+    def setting(self, labels: tuple[str, ...] = (), fitted: Mapping[str, Any] | None = None) -> Setting:
         return Setting(
             options=self.recipe.task_options,
             labels=labels,
+            fitted=fitted or {},
             sequence_length=self.recipe.train.sequence_length,
             frozen_backbone=self.adapter.frozen_backbone,
             generation=self.recipe.generation.model_dump(),
@@ -125,7 +127,7 @@ def decided(recipe: Recipe) -> dict[str, Any]:
 def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
     """The recipe with its task, and how the data was understood. Two tasks that match are an error naming both."""
     path = rows.resolve(str(given.data.train), registry)
-    columns, sample = rows.peek(path, registry, given.data.format)
+    columns, sample = rows.peek(path, registry, given.data.format, given.data.format_options)
     values = [row.values for row in sample]
     if given.task is not None:
         reason = registry.tasks[given.task].recognise(columns, values)

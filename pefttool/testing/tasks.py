@@ -70,6 +70,7 @@ def _load(task: Task, what: str, rows: Sequence[Row], kind: str, frozen: bool) -
     setting = Setting(
         options,
         labels=task.labels(rows, options),
+        fitted=task.fit(rows, options),
         sequence_length=128,
         frozen_backbone=frozen,
         generation={"max_new_tokens": 3, "do_sample": False},
