@@ -145,7 +145,10 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
         calls = _trace(plan, model, loss, blocks, drawing=True)
         names = {module: name for name, module in model.named_modules()}
         for frontier, features in _candidates(calls, blocks, names, batch, len(lengths)):
-            carried = BatchFeatures(frontier, frontier.batch(frontier.rows(features, lengths), batch))
+            rows = frontier.rows(features, lengths)
+            if frontier.like is not None and [len(row) for row in rows] != lengths:
+                continue  # its positions are others than those that rows are counted in
+            carried = BatchFeatures(frontier, frontier.batch(rows, batch))
             if _same(loss, carried):
                 with inference(model, plan.choice):
                     if _same(loss, carried):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +134,3 @@ def _store(folder: Path, build: Callable[[], Any], processor: Any, scale: float 
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-def write_tones(path: Path, notes: Sequence[float], rate: int = RATE, seconds: float = 0.1) -> str:
-    """A recording of pure tones (Hz), one after another; its absolute path."""
-    import numpy as np
-    import soundfile
-
-    time = np.arange(round(seconds * rate)) / rate
-    wave = [0.3 * np.sin(2 * np.pi * note * time) * np.hanning(len(time)) for note in notes]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.concatenate(wave), rate)
-    return str(path.absolute())

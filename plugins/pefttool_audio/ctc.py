@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (wav2vec 2.0, HuBERT, WavLM): a letter, or nothing, for every 20 milliseconds."""
+"""Connectionist temporal classification (wav2vec 2.0, HuBERT, WavLM): every 20 milliseconds a letter, or nothing."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ class Ctc(Listener):
         super().__init__(processor, config)
         blank = self.tokenizer.pad_token_id
         if blank is None or blank != config.pad_token_id:
-            raise ModelError(
-                f"its tokenizer pads with id {blank}, its config with {config.pad_token_id}; expected one id, the blank's"
-            )
+            found = f"its tokenizer pads with id {blank}, its config with {config.pad_token_id}"
+            raise ModelError(f"{found}; expected one id, that of the blank")
 
     def labels(self, text: str) -> list[int]:
         ids = self.tokenizer(self._in_its_case(" ".join(text.split())), add_special_tokens=False)["input_ids"]

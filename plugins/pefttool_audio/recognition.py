@@ -52,6 +52,9 @@ class SpeechRecognition(Task):
     judged_by_answers = True
     repeatable = True
     truncates = False
+    #: As long as Whisper can write: 30 seconds may well hold more than the usual 64 tokens.
+    generation: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 444}
+    #: Not SEQ_2_SEQ_LM: what plain peft wraps by that type hands Whisper `input_ids`, which it does not take.
     peft_task_type = None
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:whisper-tiny.en",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Loss, ModelError, UsageError
@@ -33,9 +34,9 @@ def check_language(model: Any, language: str | None) -> None:
             raise UsageError(f"task.language: {language!r}, and this model hears English only; drop it, or use another")
         return
     if language is None:
-        raise UsageError("task.language: this model hears many languages; say which yours is, such as en, de or spanish")
+        raise UsageError("task.language: this model hears many languages; say which yours is, such as en or spanish")
     if language.lower() not in {*LANGUAGES, *TO_LANGUAGE_CODE}:
-        raise UsageError(f"task.language: {language!r} is no language of Whisper's, such as en, de or spanish")
+        raise UsageError(f"task.language: {language!r} is no language of Whisper's, such as en or spanish")
 
 
 class Whisper(Listener):
@@ -104,12 +105,13 @@ class Whisper(Listener):
         features = as_weights(self._features(paths), model).to(host_tables.device(model))
         config = copy.deepcopy(model.generation_config)
         room = int(self.config.max_target_positions) - len(self.prompt)
-        drawn = ("temperature", "top_p") if not generation.get("do_sample") else ()
-        asked = {k: v for k, v in generation.items() if k not in drawn}
-        # transformers takes either limit, and warns of both; of Whisper's the first token of the prompt is part.
-        config.update(**{**asked, "max_length": 1 + min(int(asked.get("max_new_tokens", room)), room), "max_new_tokens": None})
+        drawn = () if generation.get("do_sample") else ("temperature", "top_p")
+        most = min(int(generation.get("max_new_tokens", room)), room)
+        # transformers takes either limit, and warns of both; to `max_length` Whisper's generate adds the prompt's.
+        limits = {"max_length": most, "max_new_tokens": None}
+        config.update(**{**{k: v for k, v in generation.items() if k not in drawn}, **limits})
         spoken = {} if self.language is None else {"language": self.language, "task": "transcribe"}
-        with torch.no_grad():
+        with torch.no_grad(), _quietly():
             ids = model.generate(
                 features,
                 generation_config=config,
@@ -117,6 +119,19 @@ class Whisper(Listener):
                 **spoken,
             )
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """transformers' own Whisper code calls its `generate` in a way that it warns of."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Loss:

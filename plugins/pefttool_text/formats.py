@@ -334,6 +334,8 @@ class Text(DataFormat):
     def sniff(self, path: Path) -> str | None:
         if path.suffix.lower() not in (".txt", ".text", ".md") or _head(path).startswith(b"PAR1"):
             return None
+        if path.name.lower().endswith(".trans.txt"):
+            return None  # LibriSpeech's transcripts: each line names a recording
         return f"suffix {path.suffix}"
 
     def read(self, path: Path, options: TextOptions) -> Iterator[Row | DataProblem]:
