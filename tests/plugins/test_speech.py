@@ -149,7 +149,7 @@ def test_the_loss_is_transformers_own(folders: dict[str, Path], tmp_path: Path) 
     theirs = model(
         input_features=batch["input_features"], decoder_input_ids=batch["decoder_input_ids"], labels=batch["labels"]
     )
-    assert float(ours.sum.detach()) == pytest.approx(4 * float(theirs.loss), rel=1e-5)
+    assert float(ours.sum.detach()) == pytest.approx(4 * float(theirs.loss.detach()), rel=1e-5)
     assert int(ours.weight) == 4
 
 
@@ -218,7 +218,7 @@ def test_the_loss_and_the_frames_are_transformers_own(folders: dict[str, Path], 
         model.config.ctc_loss_reduction = "sum"
         theirs = model(input_values=batch["input_values"], labels=batch["labels"])
         ours = TASK.loss(model, batch, setting)
-        assert float(ours.sum.detach()) == pytest.approx(float(theirs.loss), rel=1e-5)
+        assert float(ours.sum.detach()) == pytest.approx(float(theirs.loss.detach()), rel=1e-5)
         assert example["length"] == theirs.logits.shape[1]
         assert int(ours.weight) == example["weight"] == 5
 
@@ -259,10 +259,11 @@ def test_a_few_tones_are_learnt_as_letters(folders: dict[str, Path], tmp_path: P
     rows = [row(tmp_path, text, f"{text}.wav") for text in texts]
     batch = TASK.collate([TASK.encode(r, processor, setting) for r in rows], processor, setting)
     torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(model.requires_grad_(True).parameters(), lr=1e-3)
-    for _ in range(150):
+    optimizer = torch.optim.AdamW(model.requires_grad_(True).parameters(), lr=3e-3)
+    for _ in range(120):
         loss = TASK.loss(model.train(), batch, setting)
         (loss.sum / loss.weight).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     with torch.no_grad():
