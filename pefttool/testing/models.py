@@ -100,3 +100,12 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "encoder": tiny_encoder,
     "decoder": tiny_decoder,
     "masked": tiny_masked,
+    "speech": tiny_speech,
+    "ctc": tiny_ctc,
+}
+
+
+@cache
+def model_folder(kind: str) -> Path:
+    """The folder of the tiny model of this kind, made once a process."""
+    return MAKERS[kind](Path(tempfile.mkdtemp(prefix=f"pefttool-{kind}-")))

