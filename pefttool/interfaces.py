@@ -107,6 +107,8 @@ class Task(ABC):
     truncates: ClassVar[bool] = True
     #: Metrics are of what `predict` answers (it generates), not of what `decode` makes of the loss's forward pass.
     judged_by_answers: ClassVar[bool] = False
+    #: Defaults for `generation.*` keys that suit this task, e.g. `{"max_new_tokens": 400}`.
+    generation: ClassVar[Mapping[str, Any]] = {}
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool.testing import vision_models
+from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -122,6 +123,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "seq2seq": tiny_seq2seq,
     "vision": vision_models.tiny_vision,
     "detector": vision_models.tiny_detector,
+    "speech": tiny_speech,
+    "ctc": tiny_ctc,
 }
 
 

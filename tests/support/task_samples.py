@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import samples_audio
 import samples_text
 import samples_vision
 
@@ -56,6 +57,7 @@ SAMPLES: dict[str, Sample] = {
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
     "masked-lm": Sample(samples_text.plain, "masked"),
+    "speech-recognition": Sample(samples_audio.spoken, "speech"),
     "question-answering": Sample(samples_text.questions, "encoder"),
     "seq2seq": Sample(_translations, "seq2seq"),
     "image-classification": Sample(samples_vision.classified, "vision"),
