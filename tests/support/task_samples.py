@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import samples_series
+
 Rows = list[dict[str, Any]]
 
 
@@ -41,6 +43,8 @@ def _classified(folder: Path) -> Rows:
 
 
 SAMPLES: dict[str, Sample] = {
+    "series-classification": Sample(samples_series.classified, "series"),
+    "series-forecasting": Sample(samples_series.windows, "series"),
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
     "text-classification": Sample(_classified, "encoder"),
