@@ -115,6 +115,34 @@ def _store(folder: Path, build: Callable[[], Any]) -> Path:
     return folder
 
 
+def tiny_series(folder: Path) -> Path:
+    """A PatchTST of two layers that looks at 32 values of two channels, with batch norms, in `folder`; returns it."""
+    import torch
+    from transformers import PatchTSTConfig, PatchTSTModel
+
+    config = PatchTSTConfig(
+        num_input_channels=2,
+        context_length=32,
+        patch_length=8,
+        patch_stride=8,
+        d_model=64,
+        ffn_dim=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = PatchTSTModel(config)
+        with torch.no_grad():
+            for name, tensor in model.named_buffers():
+                if name.endswith("running_mean"):
+                    tensor.normal_(0, 0.1)  # statistics that are not those of a fresh model: ignoring them shows
+                elif name.endswith("running_var"):
+                    tensor.uniform_(0.5, 1.5)
+    model.save_pretrained(folder)
+    return folder
+
+
 #: Makers of tiny models by kind: what the samples of a task name.
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "encoder": tiny_encoder,
@@ -125,6 +153,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "detector": vision_models.tiny_detector,
     "speech": tiny_speech,
     "ctc": tiny_ctc,
+    "series": tiny_series,
 }
 
 

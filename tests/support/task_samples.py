@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import samples_audio
+import samples_series
 import samples_text
 import samples_vision
 
@@ -54,6 +55,8 @@ def _translations(folder: Path) -> Rows:
 
 
 SAMPLES: dict[str, Sample] = {
+    "series-classification": Sample(samples_series.classified, "series"),
+    "series-forecasting": Sample(samples_series.windows, "series"),
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
     "masked-lm": Sample(samples_text.plain, "masked"),
