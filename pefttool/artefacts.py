@@ -140,6 +140,7 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
         "quantize": plan.facts.quantizer,
         "dtype": plan.choice.dtype,
         "labels": list(base.setting.labels),
+        "fitted": dict(base.setting.fitted),
         "head_modules": list(base.facts.head_modules),
         "output_modules": list(base.facts.output_modules),
         "sequence_length": base.setting.sequence_length,

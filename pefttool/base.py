@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,10 @@ class Base:
     missing: tuple[str, ...] = ()
 
 
-def load(plan: Plan, labels: tuple[str, ...], progress: Any = None) -> Base:
+def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapping[str, Any] | None = None) -> Base:
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
-    setting = plan.setting(labels)
+    setting = plan.setting(labels, fitted)
     model, processor, missing = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
     if plan.tables_on_host:
         from pefttool import host_tables

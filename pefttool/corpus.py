@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pefttool import rows as reader
-from pefttool.errors import DataError
+from pefttool.errors import DataError, PluginError
 from pefttool.interfaces import Task
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
@@ -25,13 +25,17 @@ LABELS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and held-out rows, the class names, lines that the user should read, and the hash of the files."""
+    """Training and held-out rows, the class names, lines that the user should read, and the hash of the files.
+
+    `fitted` is what the task found in the training rows.
+    """
 
     train: tuple[Row, ...]
     eval: tuple[Row, ...]
     labels: tuple[str, ...]
     notices: tuple[str, ...]
     sha256: str
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rejects: Path | None = None) -> Corpus:
@@ -46,7 +50,8 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     seed, stratum = recipe.train.seed, _stratum(task, options)
     remedy = "give more rows"
     if held_out is None:
-        train, held_out = split(train, recipe.data.eval_fraction, seed, stratum)
+        parts = task.hold_out(train, options) or split(train, recipe.data.eval_fraction, seed, stratum)
+        train, held_out = map(list, parts)
         remedy = "give more rows, or held-out rows of their own as data.eval"
     train = sample(train, recipe.data.max_train_rows, seed, stratum)
     held_out = sample(held_out, recipe.data.max_eval_rows, seed, stratum)
@@ -59,7 +64,17 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     if duplicates:
         notices.append(duplicates)
     sha256 = reader.fingerprint([*train_files, *eval_files])
-    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256)
+    fitted = as_saved(task, task.fit(train, options))
+    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, fitted)
+
+
+def as_saved(task: Task, fitted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What reloading an adapter will find of `fitted`. Raises PluginError for what is not plain JSON."""
+    try:
+        read: Mapping[str, Any] = json.loads(json.dumps(dict(fitted), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"task {task.name!r}: what it fits cannot be saved ({error}): mend its fit()") from error
+    return read
 
 
 def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:

@@ -82,7 +82,7 @@ class Known:
     def longest_batch(self, plan: Plan) -> list[Mapping[str, Any]] | None:
         """The micro-batch of the whole run that takes most; None where rows would be encoded otherwise."""
         train = plan.recipe.train
-        if self.setting != plan.setting(self.setting.labels):
+        if self.setting != plan.setting(self.setting.labels, self.setting.fitted):
             return None
         packs = train.packing is not False and plan.adapter.packs and plan.task.packs
         lengths = tuple(int(example["length"]) for example in self.examples)
@@ -99,7 +99,7 @@ def known(plan: Plan, store: Store) -> Known | None:
         rows = corpus.load(plan.recipe, plan.registry)
     except DataError:
         return None  # a run says what is wrong with it
-    setting = plan.setting(rows.labels)
+    setting = plan.setting(rows.labels, rows.fitted)
     processor = plan.task.load(LocalPretrained(plan.model.path, abstract=True), setting).processor
     key = rows_key(plan, processor, setting, rows.train)
     kept = store.load(key) if key is not None else None

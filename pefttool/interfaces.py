@@ -152,6 +152,21 @@ class Task(ABC):
         """The class names, in the order of the model's outputs; () where the task has none."""
         return ()
 
+    def fit(self, rows: Sequence[Row], options: Any) -> Mapping[str, Any]:
+        """What encoding has to know of the data (scales, categories, a catalogue): from the training rows alone.
+
+        Plain JSON values; they are `Setting.fitted` from then on, and saved with the adapter. Before there are rows
+        (planning without data) `Setting.fitted` is empty.
+        """
+        return {}
+
+    def hold_out(self, rows: Sequence[Row], options: Any) -> tuple[Sequence[Row], Sequence[Row]] | None:
+        """(training rows, held-out rows) where rows cannot simply be dealt out (each row's last item is held out).
+
+        Asked where the data sets nothing apart itself. None: the core deals the rows out, by `stratum`.
+        """
+        return None
+
     def check(self, options: Any, facts: Facts) -> list[Problem]:
         """Everything that would go wrong with this task on this model; called before weights are loaded."""
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,10 +32,11 @@ class Plan:
     facts: Facts
     notices: tuple[str, ...]
 
-    def setting(self, labels: tuple[str, ...] = ()) -> Setting:
+    def setting(self, labels: tuple[str, ...] = (), fitted: Mapping[str, Any] | None = None) -> Setting:
         return Setting(
             options=self.recipe.task_options,
             labels=labels,
+            fitted=fitted or {},
             sequence_length=self.recipe.train.sequence_length,
             frozen_backbone=self.adapter.frozen_backbone,
             generation=self.recipe.generation.model_dump(),

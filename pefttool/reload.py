@@ -65,6 +65,7 @@ def reload(
     setting = Setting(
         options=task.Options.model_validate(stored["task_options"]),
         labels=tuple(stored["labels"]),
+        fitted=stored.get("fitted", {}),
         sequence_length=stored["sequence_length"],
         frozen_backbone=stored["frozen_backbone"],
         generation={**stored["generation"], **(generation or {})},

@@ -111,11 +111,13 @@ class Attached:
 class Setting:
     """What a task's methods may depend on besides the model and the rows; saved with the adapter.
 
-    With `packing`, `collate` lays rows one behind another in one sequence, and `loss` keeps them apart.
+    `fitted` is what `Task.fit` found in the training rows. With `packing`, `collate` lays rows one behind another in
+    one sequence, and `loss` keeps them apart.
     """
 
     options: Any
     labels: tuple[str, ...] = ()
+    fitted: Mapping[str, Any] = field(default_factory=dict)
     sequence_length: int = 512
     frozen_backbone: bool = False
     packing: bool = False

@@ -9,7 +9,9 @@ pefttool_api_version = 1
 
 @hookimpl
 def register_tasks() -> Sequence[Task]:
-    return []
+    from pefttool_series.tabular import TabularClassification
+
+    return [TabularClassification()]
 
 
 @hookimpl

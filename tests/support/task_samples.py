@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samples_tabular import tabular
+
 Rows = list[dict[str, Any]]
 
 
@@ -43,5 +45,6 @@ def _classified(folder: Path) -> Rows:
 SAMPLES: dict[str, Sample] = {
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
+    "tabular-classification": Sample(tabular, "encoder"),
     "text-classification": Sample(_classified, "encoder"),
 }
