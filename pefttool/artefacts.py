@@ -141,6 +141,8 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
         "dtype": plan.choice.dtype,
         "labels": list(base.setting.labels),
         "fitted": dict(base.setting.fitted),
+        "format": plan.recipe.data.format,
+        "format_options": dict(plan.recipe.data.format_options),
         "head_modules": list(base.facts.head_modules),
         "output_modules": list(base.facts.output_modules),
         "sequence_length": base.setting.sequence_length,

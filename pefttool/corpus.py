@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import rows as reader
-from pefttool.errors import DataError, PluginError
+from pefttool.errors import DataError
 from pefttool.interfaces import Task
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
@@ -27,7 +27,7 @@ LABELS_SHOWN = 10
 class Corpus:
     """Training and held-out rows, the class names, lines that the user should read, and the hash of the files.
 
-    `fitted` is what the task found in the training rows.
+    `fitted` is what else the task made of the training rows.
     """
 
     train: tuple[Row, ...]
@@ -49,9 +49,13 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
         notices.append(_bad_rows(problems, len(train) + len(held_out or ()), skip_bad_rows, rejects))
     seed, stratum = recipe.train.seed, _stratum(task, options)
     remedy = "give more rows"
-    if held_out is None:
-        parts = task.hold_out(train, options) or split(train, recipe.data.eval_fraction, seed, stratum)
-        train, held_out = map(list, parts)
+    arranged = task.arrange(train, held_out, recipe.data.eval_fraction, options)
+    if arranged is not None:
+        train, held_out = list(arranged.train), list(arranged.eval)
+        notices.extend(arranged.notices)
+        remedy = "give more rows, or longer ones"
+    elif held_out is None:
+        train, held_out = split(train, recipe.data.eval_fraction, seed, stratum)
         remedy = "give more rows, or held-out rows of their own as data.eval"
     train = sample(train, recipe.data.max_train_rows, seed, stratum)
     held_out = sample(held_out, recipe.data.max_eval_rows, seed, stratum)
@@ -64,17 +68,7 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     if duplicates:
         notices.append(duplicates)
     sha256 = reader.fingerprint([*train_files, *eval_files])
-    fitted = as_saved(task, task.fit(train, options))
-    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, fitted)
-
-
-def as_saved(task: Task, fitted: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What reloading an adapter will find of `fitted`. Raises PluginError for what is not plain JSON."""
-    try:
-        read: Mapping[str, Any] = json.loads(json.dumps(dict(fitted), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise PluginError(f"task {task.name!r}: what it fits cannot be saved ({error}): mend its fit()") from error
-    return read
+    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, task.fit(train, options))
 
 
 def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
@@ -113,7 +107,7 @@ def _read(
     notices: list[str] = []
 
     def good(files: Sequence[Path]) -> list[Row]:
-        reading = reader.read(files, registry, recipe.data.format)
+        reading = reader.read(files, registry, recipe.data.format, recipe.data.format_options)
         notices.extend(f"data {line}" for line in reading.formats)
         problems.extend(reading.problems)
         rows = [task.locate(row, options) for row in reading.rows]

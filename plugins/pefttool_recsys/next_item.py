@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import DataError, Loaded, Loss, Options, Problem, Row, Setting, Task
+from pefttool import Arranged, DataError, Loaded, Loss, Options, Problem, Row, Setting, Task
 from pefttool.values import Facts
 
 if TYPE_CHECKING:
@@ -75,26 +75,32 @@ class NextItem(Task):
     def key(self, values: Mapping[str, Any], options: NextItemOptions) -> str:
         return repr((list(map(str, values[options.items_column])), values.get(options.next_column)))
 
-    def hold_out(
-        self, rows: Sequence[Row], options: NextItemOptions
-    ) -> tuple[Sequence[Row], Sequence[Row]] | None:
-        """Leave last out: every user's last item is what is held out, those before it are trained on."""
-        if any(row.values.get(options.next_column) is not None for row in rows):
+    def arrange(
+        self, train: Sequence[Row], held_out: Sequence[Row] | None, fraction: float, options: NextItemOptions
+    ) -> Arranged | None:
+        """Leave last out: where nobody set rows apart, every user's last item is judged by, those before it trained on.
+
+        Held-out rows without the column `next` are judged by their last item, too.
+        """
+        if held_out is not None:
+            return Arranged(tuple(train), tuple(last for row in held_out if (last := _last_apart(row, options))))
+        if any(row.values.get(options.next_column) is not None for row in train):
             return None
-        train, held_out = [], []
-        for row in rows:
-            items = row.values[options.items_column]
-            longer = len(items) > 1
-            before = {**row.values, options.items_column: items[:-1] if longer else items}
-            train.append(Row(before, row.file, row.line))
-            if longer:
-                held_out.append(Row({**before, options.next_column: items[-1]}, row.file, row.line))
-        return train, held_out
+        both = [(row, _last_apart(row, options)) for row in train]
+        items, following = options.items_column, options.next_column
+        before = (
+            row if last is None else Row({n: v for n, v in last.values.items() if n != following}, row.file, row.line)
+            for row, last in both
+        )
+        notice = f"leave last out: the last of the {items} of each user is held out, those before it are trained on"
+        return Arranged(tuple(before), tuple(last for _, last in both if last is not None), (notice,))
 
     def fit(self, rows: Sequence[Row], options: NextItemOptions) -> Mapping[str, Any]:
         """The items of the training rows; what the model's own vocabulary lacks of them becomes new items."""
         items = {str(item) for row in rows for item in row.values[options.items_column]}
-        items |= {str(row.values[options.next_column]) for row in rows if row.values.get(options.next_column) is not None}
+        items |= {
+            str(row.values[options.next_column]) for row in rows if row.values.get(options.next_column) is not None
+        }
         return {"items": sorted(items, key=lambda item: (len(item), item))}
 
     def check(self, options: NextItemOptions, facts: Facts) -> list[Problem]:
@@ -140,9 +146,7 @@ class NextItem(Task):
     def filler(self, length: int, setting: Setting) -> dict[str, Any]:
         return self._encoded([1] * length, [1] * length, setting)
 
-    def collate(
-        self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting
-    ) -> dict[str, Tensor]:
+    def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
         import torch
 
         def padded(name: str, value: int) -> Tensor:
@@ -212,11 +216,14 @@ class NextItem(Task):
         from pefttool_recsys.ranking import hit_rate, ndcg, ranks
 
         name = setting.options.next_column
-        judged = [(p["items"], r.values[name]) for p, r in zip(predictions, rows, strict=True) if r.values.get(name) is not None]
+        judged = [
+            (p["items"], r.values[name])
+            for p, r in zip(predictions, rows, strict=True)
+            if r.values.get(name) is not None
+        ]
         if not judged:
             raise DataError(
-                f"next-item: no held-out row has the column {name!r} to be judged by: give it, or give no data.eval: the"
-                " last item of each user is then held out"
+                f"next-item: no held-out row has the column {name!r} to be judged by, nor two items: give longer rows"
             )
         found = ranks([items for items, _ in judged], [str(item) for _, item in judged])
         return {f"ndcg@{JUDGED}": ndcg(found, JUDGED), f"hr@{JUDGED}": hit_rate(found, JUDGED), "loss": loss}
@@ -225,6 +232,16 @@ class NextItem(Task):
         names = [processor.names[i - 1] if i else "?" for i in example["items"][-10:]]
         target = example["targets"][-1]
         return f"{' '.join(names)} -> {processor.names[target - 1] if target > 0 else '?'}"
+
+
+def _last_apart(row: Row, options: NextItemOptions) -> Row | None:
+    """The row with its last item in the column `next`, if it has none there; None for a row of one item."""
+    items = row.values[options.items_column]
+    if row.values.get(options.next_column) is not None:
+        return row
+    if len(items) < 2:
+        return None
+    return Row({**row.values, options.items_column: items[:-1], options.next_column: items[-1]}, row.file, row.line)
 
 
 def _is_item(value: Any) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from samples_recsys import LOG, LOGGED
 
 from pefttool import registry as registries
 from pefttool.testing import check_format
@@ -27,6 +28,7 @@ class Sample(NamedTuple):
 #: A file of every format, as `files` writes it: a new format adds a line here, and a few below.
 SAMPLES = {
     "csv": Sample("a.csv", ROWS, [2, 3, 5]),
+    "interactions": Sample("a.inter", LOGGED, [2, 3]),
     "json": Sample("a.json", ROWS, [1, 2, 3]),
     "jsonl": Sample("a.jsonl", ROWS, [1, 2, 3]),
     "parquet": Sample("a.parquet", ROWS, [1, 2, 3]),
@@ -48,6 +50,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["jsonl"].write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     datasets.Dataset.from_list(ROWS).to_parquet(found["parquet"])
     found["text"].write_text("\n\n".join(row["text"] for row in ROWS), encoding="utf-8")
+    found["interactions"].write_text(LOG, encoding="utf-8")
     return found
 
 

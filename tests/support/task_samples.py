@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samples_recsys import next_items
 from samples_tabular import tabular
 
 Rows = list[dict[str, Any]]
@@ -45,6 +46,7 @@ def _classified(folder: Path) -> Rows:
 SAMPLES: dict[str, Sample] = {
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
+    "next-item": Sample(next_items, "decoder"),
     "tabular-classification": Sample(tabular, "encoder"),
     "text-classification": Sample(_classified, "encoder"),
 }
