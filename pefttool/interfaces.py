@@ -116,6 +116,10 @@ class Task(ABC):
         """Defaults for `train.*` keys that suit this task; the adapter's come on top."""
         return {}
 
+    def judge(self, setting: Setting) -> tuple[str, Direction]:
+        """`primary`, where these options decide on it."""
+        return self.primary
+
     @abstractmethod
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
         """Why rows like `sample` look like this task's, in a few words, or None. Two matches are an error."""
@@ -131,6 +135,13 @@ class Task(ABC):
     def check_input(self, values: Mapping[str, Any], options: Any) -> str | None:
         """Like `check_row`, for rows to predict: they need no label or answer."""
         return None
+
+    def settle(self, rows: Sequence[Row], options: Any) -> Any:
+        """The options with what the training rows decide (what stands on `auto`); saved with the adapter.
+
+        Raises DataError where the rows do not say. Rows are then checked once more, with what is returned.
+        """
+        return options
 
     def key(self, values: Mapping[str, Any], options: Any) -> str:
         """What makes a row the same as another (its input): for finding duplicates across the split."""

@@ -43,6 +43,10 @@ class Plan:
             seed=self.recipe.train.seed,
         )
 
+    def settled(self, options: Any) -> Plan:
+        """This plan with the task's options as the rows settled them."""
+        return replace(self, recipe=replace(self.recipe, task_options=options))
+
     @property
     def tables_on_host(self) -> bool:
         """Embeddings and output layer stay in host memory."""

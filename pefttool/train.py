@@ -146,7 +146,7 @@ class Loop:
                 reason = f"stopped: {self.emit.control.reason}"
                 break
             if self.settings.patience and self.best.since >= self.settings.patience:
-                reason = f"no better {self.plan.task.primary[0]} in {self.best.since} evaluations"
+                reason = f"no better {self.plan.task.judge(self.base.setting)[0]} in {self.best.since} evaluations"
                 break
         delivered = self._deliver_best(progress.step)
         self.emit(TrainFinished(reason=reason, best_step=delivered, seconds=time.monotonic() - began))
@@ -308,7 +308,7 @@ class Loop:
             self.plan.choice,
             self.fewer_rows,
         )
-        name, direction = self.plan.task.primary
+        name, direction = self.plan.task.judge(self.base.setting)
         value = metrics[name]
         better = self.best.value is None or (value > self.best.value if direction == "max" else value < self.best.value)
         if better or not self.settings.keep_best:
@@ -343,9 +343,6 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best_parameters[name])
-        self.emit(
-            Notice(
-                text=f"the adapter of step {self.best.step} is delivered: it has the best {self.plan.task.primary[0]}"
-            )
-        )
+        metric, _ = self.plan.task.judge(self.base.setting)
+        self.emit(Notice(text=f"the adapter of step {self.best.step} is delivered: it has the best {metric}"))
         return self.best.step

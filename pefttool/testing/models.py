@@ -63,6 +63,19 @@ def tiny_decoder(folder: Path) -> Path:
     return _store(folder, lambda: LlamaForCausalLM(config))
 
 
+def tiny_masked(folder: Path) -> Path:
+    """A BERT of two layers with its masked language model's output layers, and a tokenizer with a mask, in `folder`."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    sizes = {**_sizes(), "vocab_size": len(tokenizer)}
+    config = BertConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    _store(folder, lambda: BertForMaskedLM(config))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def _store(folder: Path, build: Callable[[], Any]) -> Path:
     import torch
 
@@ -81,7 +94,11 @@ def _store(folder: Path, build: Callable[[], Any]) -> Path:
 
 
 #: Makers of tiny models by kind: what the samples of a task name.
-MAKERS: dict[str, Callable[[Path], Path]] = {"encoder": tiny_encoder, "decoder": tiny_decoder}
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "encoder": tiny_encoder,
+    "decoder": tiny_decoder,
+    "masked": tiny_masked,
+}
 
 
 @cache

@@ -82,8 +82,10 @@ class Interactions(DataFormat):
                 complaint = table.take(number, text, users, options.min_rating)
                 if complaint is not None:
                     problems.append(DataProblem(str(path), number, complaint))
-        rows = [_row(name, user, table, str(path)) for name, user in users.items() if table is not None and user.taken]
-        yield from sorted([*rows, *problems], key=lambda record: record.line)
+        records: list[Row | DataProblem] = list(problems)
+        if table is not None:
+            records += [_row(name, user, table, str(path)) for name, user in users.items() if user.taken]
+        yield from sorted(records, key=lambda record: record.line)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samples_recsys import next_items
-from samples_tabular import tabular
+import samples_recsys
+import samples_tabular
+import samples_text
 
 Rows = list[dict[str, Any]]
 
@@ -46,7 +47,10 @@ def _classified(folder: Path) -> Rows:
 SAMPLES: dict[str, Sample] = {
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
-    "next-item": Sample(next_items, "decoder"),
-    "tabular-classification": Sample(tabular, "encoder"),
+    "masked-lm": Sample(samples_text.plain, "masked"),
+    "next-item": Sample(samples_recsys.next_items, "decoder"),
+    "question-answering": Sample(samples_text.questions, "encoder"),
+    "tabular-classification": Sample(samples_tabular.tabular, "encoder"),
     "text-classification": Sample(_classified, "encoder"),
+    "token-classification": Sample(samples_text.entities, "encoder"),
 }
