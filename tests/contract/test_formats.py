@@ -12,6 +12,7 @@ import pytest
 import samples_audio
 import samples_series
 import samples_text
+from samples_recsys import LOG, LOGGED
 
 from pefttool import registry as registries
 from pefttool.testing import check_format
@@ -38,6 +39,7 @@ class Sample(NamedTuple):
 SAMPLES = {
     "conll": Sample("a.conll", samples_text.SENTENCES, [3, 6]),
     "csv": Sample("a.csv", ROWS, [2, 3, 5]),
+    "interactions": Sample("a.inter", LOGGED, [2, 3]),
     "json": Sample("a.json", ROWS, [1, 2, 3]),
     "jsonl": Sample("a.jsonl", ROWS, [1, 2, 3]),
     "parquet": Sample("a.parquet", ROWS, [1, 2, 3]),
@@ -70,6 +72,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     samples_audio.write_formats(found["recordings"], found["transcripts"])
     for name, text in samples_series.FILES.items():
         found[name].write_text(text, encoding="utf-8")
+    found["interactions"].write_text(LOG, encoding="utf-8")
     return found
 
 
