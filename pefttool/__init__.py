@@ -16,12 +16,13 @@ from pefttool.errors import (
 )
 from pefttool.hookspecs import API_VERSION, hookimpl
 from pefttool.interfaces import Adapter, DataFormat, Quantizer, Source, Task
-from pefttool.values import Attached, Facts, Loaded, Loss, Options, Problem, Row, Setting
+from pefttool.values import Arranged, Attached, Facts, Loaded, Loss, Options, Problem, Row, Setting
 
 __version__ = "0.1.0"
 __all__ = [
     "API_VERSION",
     "Adapter",
+    "Arranged",
     "Attached",
     "DataError",
     "DataFormat",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool import facts, hub, streamed_base
+from pefttool.errors import ModelError
 from pefttool.interfaces import Quantizer, Task
 from pefttool.plan import Plan, decided
 from pefttool.precision import torch_dtype
@@ -33,10 +35,10 @@ class Base:
     missing: tuple[str, ...] = ()
 
 
-def load(plan: Plan, labels: tuple[str, ...], progress: Any = None) -> Base:
+def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapping[str, Any] | None = None) -> Base:
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
-    setting = plan.setting(labels)
+    setting = plan.setting(labels, fitted)
     model, processor, missing = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
     if plan.tables_on_host:
         from pefttool import host_tables
@@ -98,4 +100,7 @@ def load_model(
         model.get_submodule(name).to(device=device, dtype=torch.float32)
     model.eval()
     new = tuple(f"{name}." for name in heads)
+    misfits = [n for n in source.misfits if not (new and n.startswith(new))]
+    if misfits:
+        raise ModelError(f"model {path}: {misfits[0]!r} has another shape than its config.json says; restore its files")
     return model, loaded.processor, tuple(n for n in source.missing if not (new and n.startswith(new)))

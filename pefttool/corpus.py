@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +25,59 @@ LABELS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and held-out rows, the class names, lines that the user should read, and the hash of the files."""
+    """Training and held-out rows, the class names, lines that the user should read, and the hash of the files.
+
+    `options` are the task's, with what the rows decided; `fitted` is what else the task made of the training rows.
+    """
 
     train: tuple[Row, ...]
     eval: tuple[Row, ...]
     labels: tuple[str, ...]
     notices: tuple[str, ...]
     sha256: str
+    options: Any
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Good rows in the files' order (`eval`: None where no file holds any), and what is no good row.
+
+    `files` are all that were read, training rows first; `options` are the task's, with what the rows decided.
+    """
+
+    train: tuple[Row, ...]
+    eval: tuple[Row, ...] | None
+    problems: tuple[DataProblem, ...]
+    notices: tuple[str, ...]
+    files: tuple[Path, ...]
+    options: Any
 
 
 def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rejects: Path | None = None) -> Corpus:
     """Read, check and split. Bad rows raise DataError, or with `skip_bad_rows` are counted and written to `rejects`."""
+    found = read_all(recipe, registry)
+    notices = list(found.notices)
+    if found.problems:
+        good = len(found.train) + len(found.eval or ())
+        notices.append(_bad_rows(found.problems, good, skip_bad_rows, rejects))
+    return arrange(recipe, registry, replace(found, notices=tuple(notices)))
+
+
+def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
+    """The good rows as a run uses them: split, sampled, with their classes. Raises DataError where that cannot be."""
     assert recipe.task is not None
-    task, options = registry.tasks[recipe.task], recipe.task_options
-    train_files, eval_files, notices = _choose_files(recipe, registry)
-    train, held_out, problems, read = _read(recipe, registry, task, options, train_files, eval_files)
-    notices += read
-    if problems:
-        notices.append(_bad_rows(problems, len(train) + len(held_out or ()), skip_bad_rows, rejects))
+    task, options = registry.tasks[recipe.task], found.options
+    train, held_out = list(found.train), None if found.eval is None else list(found.eval)
+    notices = list(found.notices)
     seed, stratum = recipe.train.seed, _stratum(task, options)
     remedy = "give more rows"
-    if held_out is None:
+    arranged = task.arrange(train, held_out, recipe.data.eval_fraction, options)
+    if arranged is not None:
+        train, held_out = list(arranged.train), list(arranged.eval)
+        notices.extend(arranged.notices)
+        remedy = "give more rows, or longer ones"
+    elif held_out is None:
         train, held_out = split(train, recipe.data.eval_fraction, seed, stratum)
         remedy = "give more rows, or held-out rows of their own as data.eval"
     train = sample(train, recipe.data.max_train_rows, seed, stratum)
@@ -54,12 +86,13 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
         if not part:
             raise DataError(f"data.{name}: no rows are left ({len(train)} train, {len(held_out)} eval): {remedy}")
     labels = task.labels(train, options)
-    _check_labels(recipe, task, train, held_out, labels)
+    _check_labels(recipe, task, options, train, held_out, labels)
     duplicates = _duplicates(task, options, train, held_out)
     if duplicates:
         notices.append(duplicates)
-    sha256 = reader.fingerprint([*train_files, *eval_files])
-    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256)
+    sha256 = reader.fingerprint(found.files)
+    fitted = task.fit(train, options)
+    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options, fitted)
 
 
 def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
@@ -67,13 +100,13 @@ def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
 
 
 def _check_labels(
-    recipe: Recipe, task: Task, train: Sequence[Row], held_out: Sequence[Row], labels: tuple[str, ...]
+    recipe: Recipe, task: Task, options: Any, train: Sequence[Row], held_out: Sequence[Row], labels: tuple[str, ...]
 ) -> None:
     """Raise DataError for the first held-out row with a class that no training row has."""
 
     def unseen(count: int) -> list[str]:
         """Classes that the first `count` held-out rows add."""
-        return sorted(set(task.labels([*train, *held_out[:count]], recipe.task_options)) - set(labels))
+        return sorted(set(task.labels([*train, *held_out[:count]], options)) - set(labels))
 
     if not unseen(len(held_out)):
         return
@@ -85,31 +118,32 @@ def _check_labels(
     raise DataError(f"{held_out[count - 1].place}: {complaint}: {remedy}")
 
 
-def _read(
-    recipe: Recipe,
-    registry: Registry,
-    task: Task,
-    options: Any,
-    train_files: Sequence[Path],
-    eval_files: Sequence[Path],
-) -> tuple[list[Row], list[Row] | None, list[DataProblem], list[str]]:
-    """(good training rows, good held-out rows or None where there are no held-out files, problems, notices)."""
+def read_all(recipe: Recipe, registry: Registry) -> Found:
+    """Every row of the recipe's files, judged by the task."""
+    assert recipe.task is not None
+    task, options = registry.tasks[recipe.task], recipe.task_options
+    train_files, eval_files, notices = _choose_files(recipe, registry)
     problems: list[DataProblem] = []
-    notices: list[str] = []
 
-    def good(files: Sequence[Path]) -> list[Row]:
-        reading = reader.read(files, registry, recipe.data.format)
+    def good(files: Sequence[Path]) -> tuple[Row, ...]:
+        reading = reader.read(files, registry, recipe.data.format, recipe.data.format_options)
         notices.extend(f"data {line}" for line in reading.formats)
         problems.extend(reading.problems)
-        rows = [task.locate(row, options) for row in reading.rows]
+        return judged([task.locate(row, options) for row in reading.rows], options)
+
+    def judged(rows: Sequence[Row], options: Any) -> tuple[Row, ...]:
         both = [(row, task.check_row(row.values, options)) for row in rows]
         problems.extend(DataProblem(row.file, row.line, complaint) for row, complaint in both if complaint is not None)
-        return [row for row, complaint in both if complaint is None]
+        return tuple(row for row, complaint in both if complaint is None)
 
     train = good(train_files)
     held_out = good(eval_files) if eval_files else None
+    settled = task.settle(train, options) if train else options
+    if settled != options:
+        train = judged(train, settled)
+        held_out = None if held_out is None else judged(held_out, settled)
     problems.sort(key=lambda p: (p.file, p.line))
-    return train, held_out, problems, notices
+    return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled)
 
 
 def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...], tuple[Path, ...], list[str]]:

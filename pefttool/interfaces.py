@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pefttool.errors import NotMergeable
-from pefttool.values import Attached, DataProblem, Facts, Loaded, Loss, Options, Problem, Row, Setting
+from pefttool.values import Arranged, Attached, DataProblem, Facts, Loaded, Loss, Options, Problem, Row, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +111,8 @@ class Task(ABC):
     truncates: ClassVar[bool] = True
     #: Metrics are of what `predict` answers (it generates), not of what `decode` makes of the loss's forward pass.
     judged_by_answers: ClassVar[bool] = False
+    #: Defaults for `generation.*` keys that suit this task, e.g. `{"max_new_tokens": 400}`.
+    generation: ClassVar[Mapping[str, Any]] = {}
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
@@ -119,6 +121,10 @@ class Task(ABC):
     def defaults(self) -> Mapping[str, Any]:
         """Defaults for `train.*` keys that suit this task; the adapter's come on top."""
         return {}
+
+    def judge(self, setting: Setting) -> tuple[str, Direction]:
+        """`primary`, where these options decide on it."""
+        return self.primary
 
     @abstractmethod
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
@@ -136,6 +142,13 @@ class Task(ABC):
         """Like `check_row`, for rows to predict: they need no label or answer."""
         return None
 
+    def settle(self, rows: Sequence[Row], options: Any) -> Any:
+        """The options with what the training rows decide (what stands on `auto`); saved with the adapter.
+
+        Raises DataError where the rows do not say. Rows are then checked once more, with what is returned.
+        """
+        return options
+
     def key(self, values: Mapping[str, Any], options: Any) -> str:
         """What makes a row the same as another (its input): for finding duplicates across the split."""
         return repr(sorted(values.items(), key=lambda item: item[0]))
@@ -148,13 +161,31 @@ class Task(ABC):
         """Absolute paths of the files that a row names, and `encode` or `collate` reads."""
         return ()
 
+    def varies(self, options: Any) -> bool:
+        """Whether `collate` makes something else of a row in every epoch (augmentation): nothing is then kept of it."""
+        return False
+
     def stratum(self, values: Mapping[str, Any], options: Any) -> str | None:
         """The class of a row, for a stratified split; None: split at random."""
+        return None
+
+    def arrange(
+        self, train: Sequence[Row], held_out: Sequence[Row] | None, fraction: float, options: Any
+    ) -> Arranged | None:
+        """Rows to train on and to judge by, made of the rows that the files hold; None: those, split at random.
+
+        For tasks whose rows come several to a record (the windows of a long series), or that a random split would tell
+        the answers (what comes later). `held_out` is None where nobody set any apart: `fraction` is to be.
+        """
         return None
 
     def labels(self, rows: Sequence[Row], options: Any) -> tuple[str, ...]:
         """The class names, in the order of the model's outputs; () where the task has none."""
         return ()
+
+    def fit(self, rows: Sequence[Row], options: Any) -> Mapping[str, Any]:
+        """What else the training rows decide (columns, means), as plain JSON values: `Setting.fitted`."""
+        return {}
 
     def check(self, options: Any, facts: Facts) -> list[Problem]:
         """Everything that would go wrong with this task on this model; called before weights are loaded."""
@@ -295,6 +326,8 @@ class DataFormat(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]] = Options
+    #: `sniff` recognises nothing: such files are another format's too (CSV), and this one has to be asked for.
+    by_name_only: ClassVar[bool] = False
     #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.
     item_suffixes: ClassVar[tuple[str, ...]] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from pefttool.pretrained import LocalPretrained
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.values import Facts, Problem, Setting
+
+COMPILED = "compile: memory is planned as if nothing were compiled, which takes no less"
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,20 @@ class Plan:
     facts: Facts
     notices: tuple[str, ...]
 
-    def setting(self, labels: tuple[str, ...] = ()) -> Setting:
+    def setting(self, labels: tuple[str, ...] = (), fitted: Mapping[str, Any] | None = None) -> Setting:
         return Setting(
             options=self.recipe.task_options,
             labels=labels,
+            fitted=fitted or {},
             sequence_length=self.recipe.train.sequence_length,
             frozen_backbone=self.adapter.frozen_backbone,
             generation=self.recipe.generation.model_dump(),
             seed=self.recipe.train.seed,
         )
+
+    def settled(self, options: Any) -> Plan:
+        """This plan with the task's options as the rows settled them."""
+        return replace(self, recipe=replace(self.recipe, task_options=options))
 
     @property
     def may_pack(self) -> bool:
@@ -115,6 +123,8 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
+    if resolved.train.compile:
+        plan = replace(plan, notices=(*plan.notices, COMPILED))
     return plan
 
 
@@ -132,7 +142,7 @@ def decided(recipe: Recipe) -> dict[str, Any]:
 def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
     """The recipe with its task, and how the data was understood. Two tasks that match are an error naming both."""
     path = rows.resolve(str(given.data.train), registry)
-    columns, sample = rows.peek(path, registry, given.data.format)
+    columns, sample = rows.peek(path, registry, given.data.format, given.data.format_options)
     values = [row.values for row in sample]
     if given.task is not None:
         reason = registry.tasks[given.task].recognise(columns, values)

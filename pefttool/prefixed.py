@@ -50,7 +50,7 @@ def packed(prefix: Prefix, key: Tensor, value: Tensor, segments: Sequence[int]) 
     """Keys and values [1, H_kv, T, D] of rows one behind another, with the prefix before each row."""
     joined = []
     for given, own in zip(prefix, (key, value), strict=True):
-        rows = own.split(tuple(segments), dim=2)
+        rows = torch.split(own, list(segments), dim=2)
         joined.append(torch.cat([part for row in rows for part in (given[None], row)], dim=2))
     return joined[0], joined[1]
 

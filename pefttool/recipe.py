@@ -184,8 +184,7 @@ def resolve(
         complaints.append("model: none given: use --model FOLDER, ORG/NAME[@REVISION], or SOURCE:REFERENCE")
     if _get(document, "data.train") in (None, "") and not explained and not data_optional:
         complaints.append("data.train: none given: use --data FILE or FOLDER")
-    if isinstance(train_given, Mapping):
-        _check_steps(train_given, complaints)
+    _check_together(core, train_given, registry, complaints)
     if complaints or core is None or adapter_options is None:
         raise Refused(dict.fromkeys(complaints))
     assert core.model is not None and chosen_adapter is not None
@@ -279,6 +278,9 @@ def _layer_defaults(document: dict[str, Any], registry: Registry, task: str | No
     if adapter is not None:
         defaults.update(registry.adapters[adapter].defaults(registry.tasks[task]))
     document["train"] = {**defaults, **{k: v for k, v in (train or {}).items()}}
+    generation = document.get("generation")
+    if registry.tasks[task].generation and (generation is None or isinstance(generation, Mapping)):
+        document["generation"] = {**registry.tasks[task].generation, **(generation or {})}
 
 
 def _section_options(
@@ -286,6 +288,19 @@ def _section_options(
 ) -> Options | None:
     values = {k: v for k, v in _mapping(document.get(section)).items() if k != "name"}
     return validate(options, values, f"{section}.", complaints)
+
+
+def _check_together(core: Document | None, train_given: Any, registry: Registry, complaints: list[str]) -> None:
+    """What only several keys together say: options belong to a format; patience forgets nothing."""
+    if isinstance(train_given, Mapping):
+        _check_steps(train_given, complaints)
+    if core is None:
+        return
+    name, options = core.data.format, core.data.format_options
+    if name is not None and _lookup(registry.formats, name, "data.format", complaints):
+        validate(registry.formats[name].Options, options, "data.format_options.", complaints)
+    elif name is None and options:
+        complaints.append("data.format_options: options are given without data.format: add -o data.format=NAME")
 
 
 def _check_steps(train: Mapping[str, Any], complaints: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reloaded:
-    """`packing` and `batch_size` are what the run evaluated with."""
+    """`packing` and `batch_size` are what the run evaluated with; `format` is what its recipe says of its data's."""
 
     model: nn.Module
     processor: Any
@@ -34,6 +34,8 @@ class Reloaded:
     folder: Path
     packing: bool = False
     batch_size: int = 16
+    format: str | None = None
+    format_options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_evaluated(self, examples: Sequence[Mapping[str, Any]]) -> Setting:
         """The setting in which the run evaluated: with rows packed if they were, and if this model still can."""
@@ -65,6 +67,7 @@ def reload(
     setting = Setting(
         options=task.Options.model_validate(stored["task_options"]),
         labels=tuple(stored["labels"]),
+        fitted=stored.get("fitted", {}),
         sequence_length=stored["sequence_length"],
         frozen_backbone=stored["frozen_backbone"],
         generation={**stored["generation"], **(generation or {})},
@@ -86,7 +89,8 @@ def reload(
     _load_head(model, heads, stored_head, folder)
     model.eval()
     packing, batch_size = bool(stored.get("packing", False)), int(stored.get("batch_size", Reloaded.batch_size))
-    return Reloaded(model, processor, task, setting, choice, folder, packing, batch_size)
+    data = stored.get("format"), stored.get("format_options", {})
+    return Reloaded(model, processor, task, setting, choice, folder, packing, batch_size, *data)
 
 
 def _read(folder: Path, run: Path) -> dict[str, Any]:

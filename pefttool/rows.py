@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from pefttool.errors import DataError, UsageError, suggest
 from pefttool.interfaces import DataFormat
@@ -150,21 +151,25 @@ def choose_format(path: Path, registry: Registry, name: str | None = None) -> tu
     raise DataError(f"data {path}: {why}: say -o data.format=NAME {suggest('', registry.formats)}")
 
 
-def records(path: Path, registry: Registry, name: str | None = None) -> Iterator[Row | DataProblem]:
+def records(
+    path: Path, registry: Registry, name: str | None = None, options: Mapping[str, Any] | None = None
+) -> Iterator[Row | DataProblem]:
     """The records of one file, in order."""
     chosen, _ = choose_format(path, registry, name)
-    return chosen.read(path, chosen.Options())
+    return chosen.read(path, chosen.Options.model_validate(dict(options or {})))
 
 
-def read(files: Sequence[Path], registry: Registry, format_name: str | None = None) -> Reading:
-    """Every record of these files."""
+def read(
+    files: Sequence[Path], registry: Registry, format_name: str | None = None, options: Mapping[str, Any] | None = None
+) -> Reading:
+    """Every record of these files. `options` are those of the format with this name."""
     rows: list[Row] = []
     problems: list[DataProblem] = []
     formats: dict[str, list[Path]] = {}
     for path in files:
         chosen, reason = choose_format(path, registry, format_name)
         formats.setdefault(f"{chosen.name} ({reason})", []).append(path)
-        for record in chosen.read(path, chosen.Options()):
+        for record in chosen.read(path, chosen.Options.model_validate(dict(options or {}))):
             if isinstance(record, Row):
                 rows.append(record)
             else:
@@ -173,13 +178,15 @@ def read(files: Sequence[Path], registry: Registry, format_name: str | None = No
     return Reading(tuple(rows), tuple(problems), tuple(lines))
 
 
-def peek(path: Path, registry: Registry, format_name: str | None = None) -> tuple[list[str], list[Row]]:
+def peek(
+    path: Path, registry: Registry, format_name: str | None = None, options: Mapping[str, Any] | None = None
+) -> tuple[list[str], list[Row]]:
     """The columns and the first good rows of the training files; reads no more than it needs."""
     problems: list[DataProblem] = []
 
     def good() -> Iterator[Row]:
         files = find_files(path, item_suffixes(registry)).train
-        for record in chain.from_iterable(records(p, registry, format_name) for p in files):
+        for record in chain.from_iterable(records(p, registry, format_name, options) for p in files):
             if isinstance(record, Row):
                 yield record
             elif not problems:

@@ -76,8 +76,12 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     rejects = folder / "bad_rows.jsonl" if writes else None
     rows = corpus.load(planned.recipe, registry, skip_bad_rows=skip_bad_rows, rejects=rejects)
     _notices(emit, rows.notices)
+    planned = planned.settled(rows.options)
     loaded = base.load(
-        planned, rows.labels, lambda what, done, total: emit(Progress(what=what, done=done, total=total))
+        planned,
+        rows.labels,
+        lambda what, done, total: emit(Progress(what=what, done=done, total=total)),
+        rows.fitted,
     )
     if loaded.missing:
         lacking = f"{loaded.local.path} lacks {len(loaded.missing)} weights of {loaded.facts.architecture}"

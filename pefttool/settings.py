@@ -18,6 +18,9 @@ class DataSettings(Section):
     eval: str | None = Field(None, description="held-out rows; without it, `eval_fraction` of the training rows")
     eval_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows held out, stratified by class")
     format: str | None = Field(None, description="name of the data format; without it, it is recognised by looking")
+    format_options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the format that `format` names, such as the names of columns"
+    )
     max_train_rows: int | None = Field(
         None, ge=1, description="use at most this many training rows, chosen by the seed"
     )

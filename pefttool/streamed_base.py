@@ -74,7 +74,13 @@ def file_for(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dty
         weights=fingerprint.weight_files(path),
         quantizer=[quantizer.name, quantizer.Options().model_dump(mode="json"), dtype],
         # What a task may build its model by.
-        task=[task.name, options and options.model_dump(mode="json"), setting.labels, setting.frozen_backbone],
+        task=[
+            task.name,
+            options and options.model_dump(mode="json"),
+            setting.labels,
+            setting.frozen_backbone,
+            dict(setting.fitted),
+        ],
     )
     return hub.cache_folder() / "streamed" / f"{key[:32]}.safetensors"
 

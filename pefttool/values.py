@@ -62,6 +62,15 @@ class KeyValues:
 
 
 @dataclass(frozen=True)
+class Arranged:
+    """Rows to train on and rows to judge by, with lines that the user should read of how they came to be."""
+
+    train: tuple[Row, ...]
+    eval: tuple[Row, ...]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of the model and the run before any weight is loaded. Module names are in definition order.
 
@@ -130,16 +139,21 @@ class Attached:
 class Setting:
     """What a task's methods may depend on besides the model and the rows; saved with the adapter.
 
-    With `packing`, `collate` lays rows one behind another in one sequence, and `loss` keeps them apart.
+    With `packing`, `collate` lays rows one behind another in one sequence, and `loss` keeps them apart. `fitted` is
+    what `Task.fit` made of the training rows (empty while there are none: a plan). `epoch` counts from 0 in training,
+    and is None elsewhere: what is changed in training only (augmentation) draws from `seed`, `epoch` and the row, so
+    that a resumed run draws the same.
     """
 
     options: Any
     labels: tuple[str, ...] = ()
+    fitted: Mapping[str, Any] = field(default_factory=dict)
     sequence_length: int = 512
     frozen_backbone: bool = False
     packing: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pefttool.values import Row
 RUN = click.argument("run", type=click.Path(path_type=Path))
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 DTYPE = click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: what it was trained in.")
+FORMAT = click.option("--format", "data_format", default=None, help="Data format; default: what the run's recipe says.")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Rows at a time.")
 GENERATION = click.option(
     "-o",
@@ -48,12 +49,19 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
 @click.command("eval")
 @RUN
 @click.option("--data", "data", default=None, help="Rows with answers; default: the run's own held-out rows.")
+@FORMAT
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @DEVICE
 @DTYPE
 @click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Rows at a time; default: the run's.")
 def evaluate(
-    run: Path, data: str | None, as_json: bool, device: str, dtype: str | None, batch_size: int | None
+    run: Path,
+    data: str | None,
+    data_format: str | None,
+    as_json: bool,
+    device: str,
+    dtype: str | None,
+    batch_size: int | None,
 ) -> None:
     """Held-out metrics of a finished run."""
     registry = current_registry()
@@ -63,7 +71,9 @@ def evaluate(
 
     loaded = reload(run, registry, device, dtype)
     if data is not None:
-        chosen = tuple(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_row))
+        chosen = tuple(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_row, data_format))
+        arranged = loaded.task.arrange((), chosen, 1.0, loaded.setting.options)
+        chosen = chosen if arranged is None else arranged.eval
     else:
         from pefttool import corpus
 
@@ -94,6 +104,7 @@ def evaluate(
 @click.command("predict")
 @RUN
 @click.option("--data", "data", default=None, help="File or folder with rows; answers need not be there.")
+@FORMAT
 @click.option("--text", "texts", multiple=True, help="A text to answer (repeatable).")
 @DEVICE
 @DTYPE
@@ -102,6 +113,7 @@ def evaluate(
 def predict(
     run: Path,
     data: str | None,
+    data_format: str | None,
     texts: tuple[str, ...],
     device: str,
     dtype: str | None,
@@ -119,7 +131,7 @@ def predict(
     generation = _generation(overrides)
     loaded = reload(run, registry, device, dtype, generation)
     if data is not None:
-        chosen = list(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_input))
+        chosen = list(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_input, data_format))
     else:
         column = getattr(loaded.setting.options, "text_column", None) or "text"
         chosen = [Row({column: text}) for text in texts]
@@ -131,11 +143,12 @@ def predict(
             click.echo(json.dumps(prediction, ensure_ascii=False))
 
 
-def _good_rows(path: Path, registry: Any, loaded: Any, check: Any) -> Iterator[Row]:
+def _good_rows(path: Path, registry: Any, loaded: Any, check: Any, given: str | None) -> Iterator[Row]:
     from pefttool import rows
 
     files = rows.find_files(path, rows.item_suffixes(registry))
-    reading = rows.read([*files.train, *files.eval], registry)
+    how = (loaded.format, loaded.format_options) if given in (None, loaded.format) else (given, {})
+    reading = rows.read([*files.train, *files.eval], registry, *how)
     for problem in reading.problems:
         raise DataError(str(problem))
     if not reading.rows:

@@ -25,7 +25,8 @@ def check_format(
     """`path` is a file of this format with the rows `expected`, on these `lines` (or of these numbers); `others` are
     files of other formats. Raises ContractViolation."""
     what = f"format {data_format.name!r}"
-    require(bool(data_format.sniff(path)), what, f"does not recognise {path.name}")
+    known = bool(data_format.sniff(path))
+    require(known or data_format.by_name_only, what, f"does not recognise {path.name}")
     for other in others:
         reason = data_format.sniff(other)
         require(reason is None, what, f"claims {other.name}: {reason}")

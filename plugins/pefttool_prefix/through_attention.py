@@ -6,6 +6,7 @@ their activations again, and with packed rows. In the folder:
 
     prefix_config.json    num_virtual_tokens; whether the text's positions begin behind the prefix
     prefix.safetensors    MODULE.key, MODULE.value [H_kv, P, D]
+    load_prefix.py        makes the model without pefttool, where transformers alone can make its base
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from pefttool import Attached, Facts, ModelError, UsageError, attention, host_tables, key_values, peft_folder, prefixed
 from pefttool.model_parts import transformers_part
 from pefttool.values import KeyValues
+from pefttool_prefix.loader import LOADER, source
 
 CONFIG, WEIGHTS = "prefix_config.json", "prefix.safetensors"
 KINDS = ("key", "value")
@@ -93,8 +95,8 @@ def _noise(count: int, modules: Sequence[KeyValues], meta: bool) -> Iterator[Lay
     sizes = [(m.heads, size) for m in modules for size in (m.key_size, m.value_size)]
     width = sum(heads * size for heads, size in sizes)
     drawn = torch.empty(count, width, device="meta" if meta else "cpu").normal_()
-    parts = drawn.split([heads * size for heads, size in sizes], dim=1)
-    shaped = [part.unflatten(1, size).transpose(0, 1).contiguous() for part, size in zip(parts, sizes, strict=True)]
+    parts = torch.split(drawn, [heads * size for heads, size in sizes], dim=1)
+    shaped = [part.reshape(count, *size).transpose(0, 1).contiguous() for part, size in zip(parts, sizes, strict=True)]
     return zip(shaped[::2], shaped[1::2], strict=True)
 
 
@@ -121,12 +123,14 @@ def _counting(model: nn.Module) -> nn.Module:
         for module in model.modules()
         if isinstance(module, PreTrainedModel) and wanted <= set(inspect.signature(module.forward).parameters)
     ]
-    return able[-1]
+    innermost: nn.Module = able[-1]
+    return innermost
 
 
-def _shifts(model: nn.Module) -> list[Shift]:
-    hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
-    return [hook for hook in hooks if isinstance(hook, Shift)]
+def _shifts(model: nn.Module) -> dict[str, Shift]:
+    """By the name of the module whose positions it shifts: one at most."""
+    hooks = ((name, hook) for name, module in model.named_modules() for hook in module._forward_pre_hooks.values())
+    return {name: hook for name, hook in hooks if isinstance(hook, Shift)}
 
 
 def _prefixes(model: nn.Module) -> dict[str, KeyValuePrefix]:
@@ -141,7 +145,7 @@ def _prefixes(model: nn.Module) -> dict[str, KeyValuePrefix]:
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
     """Within, `model` answers as the base."""
-    switched: list[KeyValuePrefix | Shift] = [*_prefixes(model).values(), *_shifts(model)]
+    switched: list[KeyValuePrefix | Shift] = [*_prefixes(model).values(), *_shifts(model).values()]
     for part in switched:
         part.enabled = False
     try:
@@ -156,11 +160,11 @@ def save(model: nn.Module, folder: Path) -> None:
     tensors = {f"{name}.{kind}": getattr(prefix, kind) for name, prefix in held.items() for kind in KINDS}
     folder.mkdir(parents=True, exist_ok=True)
     peft_folder.write_tensors(folder / WEIGHTS, tensors)
-    config = {
-        "num_virtual_tokens": next(iter(held.values())).key.shape[1],
-        "positions_begin_behind_it": bool(_shifts(model)),
-        "modules": list(held),
-    }
+    count, shifts = next(iter(held.values())).key.shape[1], _shifts(model)
+    config = {"num_virtual_tokens": count, "positions_begin_behind_it": bool(shifts), "modules": list(held)}
+    text = source(model, count, next(iter(shifts), None))
+    if text is not None:
+        (folder / LOADER).write_text(text, encoding="utf-8")
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

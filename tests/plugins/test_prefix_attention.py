@@ -13,7 +13,7 @@ import torch
 from architectures import ARCHITECTURES, OTHERS, text
 from torch import Tensor
 
-from pefttool import Facts, ModelError, attention, facts, key_values, prefixed, recompute
+from pefttool import Facts, ModelError, attention, facts, key_values, peft_folder, prefixed, recompute
 from pefttool_prefix.adapter import PrefixAdapter
 from pefttool_prefix.options import PrefixOptions, chosen
 from pefttool_prefix.through_attention import KeyValuePrefix
@@ -191,7 +191,42 @@ def test_saved_and_loaded_it_answers_bit_for_bit(kind: str, tmp_path: Path) -> N
     assert not any(p.requires_grad for p in loaded.parameters()) and not loaded.training
     with torch.no_grad():
         assert outputs(loaded, inputs).equal(outputs(attached.model, inputs))
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["prefix.safetensors", "prefix_config.json"]
+    files = ["load_prefix.py", "prefix.safetensors", "prefix_config.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == files
+
+
+def test_transformers_alone_loads_prefix_and_head(tmp_path: Path) -> None:
+    """A decoder whose positions are shifted, generating; an encoder with a new head; cross-attention."""
+    code = "import runpy, torch\n"
+    for kind in ("llama", "distilbert", "bart"):
+        ARCHITECTURES[kind].build().save_pretrained(tmp_path / kind)
+        base = type(ARCHITECTURES[kind].build()).from_pretrained(tmp_path / kind)
+        options, found = PrefixOptions(implementation="attention"), known(base)
+        torch.manual_seed(1)
+        model = ADAPTER.attach(base, options, found).model.eval()
+        ADAPTER.save(model, tmp_path / f"{kind}-adapter")
+        if kind == "distilbert":
+            with torch.no_grad():
+                model.classifier.weight.add_(1)
+            head = {n: p.detach() for n, p in model.named_parameters() if n.startswith("classifier")}
+            peft_folder.write_head(tmp_path / f"{kind}-adapter", head, ["classifier"])
+        inputs = ARCHITECTURES[kind].inputs()
+        with torch.no_grad():
+            said = [outputs(model, inputs)]
+        if kind == "llama":
+            said.append(model.generate(input_ids=inputs["input_ids"][:1], max_new_tokens=5, do_sample=False))
+        torch.save((inputs, said), tmp_path / f"{kind}.pt")
+        code += f"""
+model = runpy.run_path({str(tmp_path / f"{kind}-adapter" / "load_prefix.py")!r})["model"]
+inputs, said = torch.load({str(tmp_path / f"{kind}.pt")!r})
+with torch.no_grad():
+    logits = model(**inputs).logits
+if {kind!r} == "llama":
+    logits = logits[inputs["attention_mask"].bool()]
+    assert model.generate(input_ids=inputs["input_ids"][:1], max_new_tokens=5, do_sample=False).equal(said[1])
+torch.testing.assert_close(logits.flatten(), said[0], atol=1e-4, rtol=1e-4)
+"""
+    tiny.run_without_pefttool(code)
 
 
 def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""`result.json` of each example, and the table of all of them in docs/results.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "results.md"
+BEGIN, END = "<!-- results: made by examples/run.py -->", "<!-- end of results -->"
+FILE = "result.json"
+
+
+def store(folder: Path, found: Mapping[str, Any]) -> None:
+    """Put an experiment's result beside those of the folder's others."""
+    kept = [other for other in read(folder) if other["name"] != found["name"]]
+    document = {"experiments": sorted([*kept, dict(found)], key=lambda result: str(result["name"]))}
+    (folder / FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    path = folder / FILE
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["experiments"] if path.is_file() else []
+    return found
+
+
+def write_page(page: Path = PAGE) -> None:
+    """Replace what stands between the page's markers by the table."""
+    text = page.read_text(encoding="utf-8")
+    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    page.write_text(f"{text[:begin]}\n{table()}\n{text[end:]}", encoding="utf-8")
+
+
+def table() -> str:
+    """A line for each experiment; every number is a median over its seeds, with the range where there are several."""
+    lines = [
+        "| example | metric | before | trivial answer | from scratch | **tuned** | CPU seconds a run |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(HERE.glob(f"*/{FILE}")):
+        for result in read(path.parent):
+            lines.append(line(path.parent.name, result))
+    return "\n".join(lines)
+
+
+def line(example: str, result: Mapping[str, Any]) -> str:
+    arrow = "higher is better" if result["direction"] == "max" else "lower is better"
+    scratch = result["scratch"]
+    cells = [
+        f"[{example}](../examples/{example}/README.md): {result['name']}"
+        + (" (*synthetic*)" if result["synthetic"] else ""),
+        f"{result['metric']}, {arrow}",
+        f"{figures(result['base'])} ({result['base']['what']})",
+        f"{result['trivial']['value']:.3f} ({result['trivial']['what']})",
+        figures(scratch) if isinstance(scratch, dict) else f"none: {scratch}",
+        f"**{figures(result['tuned'])}**",
+        f"{result['cpu_seconds_of_a_run']:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def figures(summary: Mapping[str, Any]) -> str:
+    values = summary["values"]
+    text = f"{summary['median']:.3f}"
+    return text if max(values) - min(values) < 5e-4 else f"{text} ({min(values):.3f} to {max(values):.3f})"

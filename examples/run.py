@@ -1,0 +1,212 @@
+"""Run the examples and compare: the tuned model against the one before, a trivial answer, and the same from scratch.
+
+    python examples/run.py                      all examples, three seeds each; docs/results.md is written anew
+    python examples/run.py 06-fraud             one of them
+    python examples/run.py --miniature 06-fraud seconds instead of minutes: does it run at all? Nothing is written
+
+Each run is `pefttool run RECIPE -o train.seed=S` in a process of its own. The exit status is 1 if a tuned model does
+not beat every baseline by more than the spread of its seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import results
+import scratch
+from experiment import HERE, Experiment, examples, load
+
+
+@dataclass(frozen=True)
+class Run:
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    cpu_seconds: float
+    peak_mib: float
+
+
+#: What runs a recipe, and leaves its run folder there.
+Start = Callable[[Mapping[str, Any], Path], Run]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="EXAMPLE", help=f"of {', '.join(examples())}; default: all")
+    parser.add_argument("--only", metavar="EXPERIMENT", help="one experiment of the example")
+    parser.add_argument("--miniature", action="store_true")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(examples())
+    if unknown:
+        parser.error(f"no example {min(unknown)!r}; there are {', '.join(examples())}")
+    failed = []
+    for name in arguments.names or examples():
+        for experiment in load(name):
+            if arguments.only in (None, experiment.name):
+                if arguments.miniature:
+                    miniature(name, experiment)
+                    continue
+                found = measure(name, experiment)
+                results.store(HERE / name, found)
+                failed += [f"{name} {experiment.name}: {line}" for line in shortcomings(experiment, found)]
+    if not arguments.miniature:
+        results.write_page()
+    for line in failed:
+        print(line, file=sys.stderr)
+    raise SystemExit(1 if failed else 0)
+
+
+def measure(example: str, experiment: Experiment) -> dict[str, Any]:
+    """All runs of an experiment, as `result.json` keeps them."""
+    began = time.monotonic()
+    tuned, from_scratch = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for seed in experiment.seeds:
+            tuned.append(pefttool(recipe(example, experiment, {"train.seed": seed}), folder / f"tuned-{seed}"))
+            say(example, experiment, f"seed {seed}", tuned[-1].after)
+            if experiment.scratch is not None:
+                document = scratch_recipe(example, experiment, folder / f"model-{seed}", seed)
+                from_scratch.append(pefttool(document, folder / f"scratch-{seed}"))
+                say(example, experiment, f"seed {seed}, from scratch", from_scratch[-1].after)
+    metric = experiment.metric
+    name, value = trivial(example, experiment)
+    return {
+        "name": experiment.name,
+        "metric": metric,
+        "direction": experiment.direction,
+        "base": {"what": experiment.before, **summary([run.before[metric] for run in tuned])},
+        "trivial": {"what": name, "value": value},
+        "scratch": summary([run.after[metric] for run in from_scratch]) if from_scratch else experiment.why_no_scratch,
+        "tuned": summary([run.after[metric] for run in tuned]),
+        "all_metrics": [dict(run.after) for run in tuned],
+        "seeds": list(experiment.seeds),
+        "synthetic": experiment.synthetic,
+        "pretrained": experiment.pretrained,
+        "cpu_seconds_of_a_run": round(statistics.median(run.cpu_seconds for run in tuned), 1),
+        "peak_mib": round(statistics.median(run.peak_mib for run in tuned)),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "command": f"python examples/run.py {example} --only {experiment.name}",
+        "machine": f"{platform.machine()}, {len_cpus()} cores",
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    return {"median": statistics.median(values), "values": list(values)}
+
+
+def shortcomings(experiment: Experiment, found: Mapping[str, Any]) -> list[str]:
+    """Which baselines the tuned models do not beat by more than the spread of their seeds."""
+    tuned = found["tuned"]
+    spread = max(tuned["values"]) - min(tuned["values"])
+    best = max if experiment.direction == "max" else min
+    baselines = {
+        found["base"]["what"]: best(found["base"]["values"]),
+        found["trivial"]["what"]: found["trivial"]["value"],
+    }
+    if isinstance(found["scratch"], dict):
+        baselines["the same model from scratch"] = best(found["scratch"]["values"])
+    lines = []
+    for name, value in baselines.items():
+        ahead = tuned["median"] - value if experiment.direction == "max" else value - tuned["median"]
+        if ahead <= spread:
+            lines.append(f"{experiment.metric} {tuned['median']:.4f} (spread {spread:.4f}) against {name}: {value:.4f}")
+    return lines
+
+
+def miniature(example: str, experiment: Experiment, start: Start | None = None) -> dict[str, Run]:
+    """One seed, tuned and from scratch, on what the experiment's `miniature` leaves of the recipe."""
+    start = start or pefttool
+    runs = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        changes = {**experiment.miniature, "train.seed": 1}
+        runs["tuned"] = start(recipe(example, experiment, changes), folder / "tuned")
+        if experiment.scratch is not None:
+            document = scratch_recipe(example, experiment, folder / "model", 1, experiment.miniature)
+            runs["scratch"] = start(document, folder / "scratch")
+    for name, run in runs.items():
+        say(example, experiment, f"miniature, {name}", run.after)
+    return runs
+
+
+def recipe(example: str, experiment: Experiment, changes: Mapping[str, Any]) -> dict[str, Any]:
+    from pefttool import recipe as recipes
+
+    document = recipes.combine(recipes.read(HERE / example / experiment.recipe), {}, ())
+    return recipes.combine(document, changes, ())
+
+
+def scratch_recipe(
+    example: str, experiment: Experiment, folder: Path, seed: int, changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The recipe for the same model with random weights, all of which train."""
+    from pefttool import hub, registry
+
+    document = recipe(example, experiment, {**(changes or {}), "train.seed": seed})
+    model = hub.resolve(document["model"], registry.build(), weights=True).path
+    document |= {"model": str(scratch.make(model, folder, seed)), "adapter": {"name": "full"}}
+    document.pop("quantize", None)
+    for rate in ("learning_rate", "head_learning_rate"):  # those of an adapter
+        document.get("train", {}).pop(rate, None)
+    from pefttool import recipe as recipes
+
+    return recipes.combine(document, experiment.scratch or {}, ())
+
+
+def pefttool(document: Mapping[str, Any], out: Path) -> Run:
+    """`pefttool run` on this recipe, in a process of its own."""
+    import yaml
+
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(dict(document)), encoding="utf-8")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, str(HERE / "measured.py"), "run", str(path), "--out", str(out), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"pefttool run {path.name} failed ({done.returncode}):\n{done.stderr[-3000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    peak = json.loads(out.with_suffix(".peak").read_text()) if out.with_suffix(".peak").is_file() else 0.0
+    return Run(metrics["before"], metrics["after"], cpu, peak)
+
+
+def trivial(example: str, experiment: Experiment) -> tuple[str, float]:
+    """What it is, and its metric on the rows that the recipe holds out."""
+    from pefttool import corpus, plan, registry
+    from pefttool import recipe as recipes
+
+    known = registry.build()
+    resolved, _ = plan.recognise_task(recipes.resolve(recipe(example, experiment, {}), known), known)
+    rows = corpus.load(resolved, known)
+    name, function = experiment.trivial
+    return name, float(function([row.values for row in rows.train], [row.values for row in rows.eval]))
+
+
+def say(example: str, experiment: Experiment, what: str, metrics: Mapping[str, float]) -> None:
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    print(f"{example} {experiment.name}: {what}: {figures}", file=sys.stderr, flush=True)
+
+
+def len_cpus() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()

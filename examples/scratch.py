@@ -1,0 +1,25 @@
+"""The same model without what it was pretrained on: its config and processor, its weights drawn from a seed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+
+def make(model: Path, folder: Path, seed: int) -> Path:
+    """A copy of the model folder with random weights (transformers' own initialisation, float32); returns `folder`."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True)
+    for path in model.iterdir():
+        if path.is_file() and path.suffix != ".safetensors" and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, folder / path.name)
+    config = transformers.AutoConfig.from_pretrained(model)
+    kind = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+    torch.manual_seed(seed)
+    built = (
+        kind._from_config(config, dtype=torch.float32) if hasattr(kind, "_from_config") else kind.from_config(config)
+    )
+    built.save_pretrained(folder)
+    return folder

