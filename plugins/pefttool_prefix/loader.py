@@ -7,7 +7,7 @@ from typing import Any
 from pefttool import plain_code
 
 LOADER = "load_prefix.py"
-TEXT = '''"""Defines `model`, in eval mode, with transformers alone: the base, its head, and what stands before its keys."""
+TEXT = '''"""Defines `model`, in eval mode, with transformers alone: base, head, and what stands before its keys."""
 from pathlib import Path
 import torch, transformers
 from safetensors.torch import load_file

@@ -39,12 +39,14 @@ def refused(options: PrefixOptions, facts: Facts) -> list[Problem]:
     """Why the implementation that was asked for cannot, or neither can."""
     if options.implementation == PEFT:
         return peft_refuses(facts)
-    own = attention_refuses(facts)
-    if own is None or (options.implementation == "auto" and not peft_refuses(facts)):
+    own, others = attention_refuses(facts), peft_refuses(facts)
+    if own is None:
         return []
     if options.implementation == ATTENTION:
         return [Problem("adapter.implementation", f"'attention': {own}; use 'lora'")]
-    reasons = "; ".join(problem.message for problem in peft_refuses(facts))
+    if all(problem.key.startswith("train.") for problem in others):
+        return others  # peft can, without these
+    reasons = "; ".join(problem.message for problem in others)
     return [Problem("adapter.name", f"'prefix' cannot be inside the attention of this model ({own}), and {reasons}")]
 
 
