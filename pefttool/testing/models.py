@@ -63,7 +63,7 @@ def tiny_decoder(folder: Path) -> Path:
     return _store(folder, lambda: LlamaForCausalLM(config))
 
 
-def tiny_seq2seq(folder: Path) -> Path:
+def tiny_encoder_decoder(folder: Path) -> Path:
     """A T5 of two layers on each side, with tokenizer, in `folder`; returns it."""
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -103,7 +103,7 @@ def _store(folder: Path, build: Callable[[], Any]) -> Path:
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "encoder": tiny_encoder,
     "decoder": tiny_decoder,
-    "seq2seq": tiny_seq2seq,
+    "encoder-decoder": tiny_encoder_decoder,
 }
 
 

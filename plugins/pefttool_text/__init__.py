@@ -1,4 +1,4 @@
-"""Text tasks (text-classification, causal-lm, chat, seq2seq) and the file formats that every task can read."""
+"""Tasks on text, from classification to preferences, and the file formats that every task can read."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,10 @@ def register_tasks() -> Sequence[Task]:
     from pefttool_text.causal_lm import CausalLM
     from pefttool_text.chat import Chat
     from pefttool_text.classification import TextClassification
+    from pefttool_text.preference import PreferenceTuning
     from pefttool_text.seq2seq import Seq2Seq
 
-    return [CausalLM(), Chat(), Seq2Seq(), TextClassification()]
+    return [CausalLM(), Chat(), PreferenceTuning(), Seq2Seq(), TextClassification()]
 
 
 @hookimpl

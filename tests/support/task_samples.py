@@ -49,9 +49,15 @@ def _translations(folder: Path) -> Rows:
     return [{"source": source, "target": target} for source, target in pairs]
 
 
+def _preferences(folder: Path) -> Rows:
+    answers = (("hi", "hello", "go away"), ("why?", "because of this and of that", "no"), ("a question", "y", "x"))
+    return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in answers]
+
+
 SAMPLES: dict[str, Sample] = {
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
-    "seq2seq": Sample(_translations, "seq2seq"),
+    "preference": Sample(_preferences, "decoder"),
+    "seq2seq": Sample(_translations, "encoder-decoder"),
     "text-classification": Sample(_classified, "encoder"),
 }
