@@ -27,7 +27,7 @@ LABELS_SHOWN = 10
 class Corpus:
     """Training and held-out rows, the class names, lines that the user should read, and the hash of the files.
 
-    `fitted` is what else the task made of the training rows.
+    `options` are the task's, with what the rows decided; `fitted` is what else the task made of the training rows.
     """
 
     train: tuple[Row, ...]
@@ -35,6 +35,7 @@ class Corpus:
     labels: tuple[str, ...]
     notices: tuple[str, ...]
     sha256: str
+    options: Any
     fitted: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -42,7 +43,7 @@ class Corpus:
 class Found:
     """Good rows in the files' order (`eval`: None where no file holds any), and what is no good row.
 
-    `files` are all that were read, training rows first.
+    `files` are all that were read, training rows first; `options` are the task's, with what the rows decided.
     """
 
     train: tuple[Row, ...]
@@ -50,6 +51,7 @@ class Found:
     problems: tuple[DataProblem, ...]
     notices: tuple[str, ...]
     files: tuple[Path, ...]
+    options: Any
 
 
 def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rejects: Path | None = None) -> Corpus:
@@ -65,7 +67,7 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
 def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
     """The good rows as a run uses them: split, sampled, with their classes. Raises DataError where that cannot be."""
     assert recipe.task is not None
-    task, options = registry.tasks[recipe.task], recipe.task_options
+    task, options = registry.tasks[recipe.task], found.options
     train, held_out = list(found.train), None if found.eval is None else list(found.eval)
     notices = list(found.notices)
     seed, stratum = recipe.train.seed, _stratum(task, options)
@@ -84,12 +86,13 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
         if not part:
             raise DataError(f"data.{name}: no rows are left ({len(train)} train, {len(held_out)} eval): {remedy}")
     labels = task.labels(train, options)
-    _check_labels(recipe, task, train, held_out, labels)
+    _check_labels(recipe, task, options, train, held_out, labels)
     duplicates = _duplicates(task, options, train, held_out)
     if duplicates:
         notices.append(duplicates)
     sha256 = reader.fingerprint(found.files)
-    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, task.fit(train, options))
+    fitted = task.fit(train, options)
+    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options, fitted)
 
 
 def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
@@ -97,13 +100,13 @@ def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
 
 
 def _check_labels(
-    recipe: Recipe, task: Task, train: Sequence[Row], held_out: Sequence[Row], labels: tuple[str, ...]
+    recipe: Recipe, task: Task, options: Any, train: Sequence[Row], held_out: Sequence[Row], labels: tuple[str, ...]
 ) -> None:
     """Raise DataError for the first held-out row with a class that no training row has."""
 
     def unseen(count: int) -> list[str]:
         """Classes that the first `count` held-out rows add."""
-        return sorted(set(task.labels([*train, *held_out[:count]], recipe.task_options)) - set(labels))
+        return sorted(set(task.labels([*train, *held_out[:count]], options)) - set(labels))
 
     if not unseen(len(held_out)):
         return
@@ -126,15 +129,21 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
         reading = reader.read(files, registry, recipe.data.format, recipe.data.format_options)
         notices.extend(f"data {line}" for line in reading.formats)
         problems.extend(reading.problems)
-        rows = [task.locate(row, options) for row in reading.rows]
+        return judged([task.locate(row, options) for row in reading.rows], options)
+
+    def judged(rows: Sequence[Row], options: Any) -> tuple[Row, ...]:
         both = [(row, task.check_row(row.values, options)) for row in rows]
         problems.extend(DataProblem(row.file, row.line, complaint) for row, complaint in both if complaint is not None)
         return tuple(row for row, complaint in both if complaint is None)
 
     train = good(train_files)
     held_out = good(eval_files) if eval_files else None
+    settled = task.settle(train, options) if train else options
+    if settled != options:
+        train = judged(train, settled)
+        held_out = None if held_out is None else judged(held_out, settled)
     problems.sort(key=lambda p: (p.file, p.line))
-    return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files))
+    return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled)
 
 
 def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...], tuple[Path, ...], list[str]]:

@@ -87,6 +87,9 @@ def settle(
     adapted = replace(adapted, still=found.still)
     if store is None or not found.still:
         return adapted, data, held_out
+    if plan.task.varies(base.setting.options):
+        emit(Notice(text="features are not cached: the task changes its rows in every epoch"))
+        return adapted, data, held_out
     if found.frontier is None:
         emit(Notice(text=f"features are not cached: {found.reason}"))
         return adapted, data, held_out

@@ -74,15 +74,21 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Known:
-    """Training rows that were encoded before, and the setting they were encoded for."""
+    """Training rows that were encoded before, and the setting they were encoded for.
+
+    `options` are the task's as the recipe has them, before the rows settled what stands on `auto`.
+    """
 
     setting: Setting
     examples: Sequence[Mapping[str, Any]]
+    options: Any = None
 
     def longest_batch(self, plan: Plan) -> list[Mapping[str, Any]] | None:
         """The micro-batch of the whole run that takes most; None where rows would be encoded otherwise."""
         train = plan.recipe.train
-        if self.setting != plan.setting(self.setting.labels, self.setting.fitted):
+        if plan.recipe.task_options != self.options:
+            return None
+        if self.setting != plan.settled(self.setting.options).setting(self.setting.labels, self.setting.fitted):
             return None
         packs = train.packing is not False and plan.adapter.packs and plan.task.packs
         lengths = tuple(int(example["length"]) for example in self.examples)
@@ -99,13 +105,14 @@ def known(plan: Plan, store: Store) -> Known | None:
         rows = corpus.load(plan.recipe, plan.registry)
     except DataError:
         return None  # a run says what is wrong with it
-    setting = plan.setting(rows.labels, rows.fitted)
+    setting = plan.settled(rows.options).setting(rows.labels, rows.fitted)
     processor = plan.task.load(LocalPretrained(plan.model.path, abstract=True), setting).processor
     key = rows_key(plan, processor, setting, rows.train)
     kept = store.load(key) if key is not None else None
     if kept is None:
         return None
-    return Known(setting, [example for example in PackedRows(kept) if example["weight"] > 0])
+    examples = [example for example in PackedRows(kept) if example["weight"] > 0]
+    return Known(setting, examples, plan.recipe.task_options)
 
 
 def make(plan: Plan, memory: int | None = None, data: Known | None = None) -> Forecast:

@@ -107,6 +107,8 @@ class Task(ABC):
     truncates: ClassVar[bool] = True
     #: Metrics are of what `predict` answers (it generates), not of what `decode` makes of the loss's forward pass.
     judged_by_answers: ClassVar[bool] = False
+    #: Defaults for `generation.*` keys that suit this task, e.g. `{"max_new_tokens": 400}`.
+    generation: ClassVar[Mapping[str, Any]] = {}
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
@@ -115,6 +117,10 @@ class Task(ABC):
     def defaults(self) -> Mapping[str, Any]:
         """Defaults for `train.*` keys that suit this task; the adapter's come on top."""
         return {}
+
+    def judge(self, setting: Setting) -> tuple[str, Direction]:
+        """`primary`, where these options decide on it."""
+        return self.primary
 
     @abstractmethod
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
@@ -132,6 +138,13 @@ class Task(ABC):
         """Like `check_row`, for rows to predict: they need no label or answer."""
         return None
 
+    def settle(self, rows: Sequence[Row], options: Any) -> Any:
+        """The options with what the training rows decide (what stands on `auto`); saved with the adapter.
+
+        Raises DataError where the rows do not say. Rows are then checked once more, with what is returned.
+        """
+        return options
+
     def key(self, values: Mapping[str, Any], options: Any) -> str:
         """What makes a row the same as another (its input): for finding duplicates across the split."""
         return repr(sorted(values.items(), key=lambda item: item[0]))
@@ -143,6 +156,10 @@ class Task(ABC):
     def files(self, values: Mapping[str, Any], options: Any) -> tuple[str, ...]:
         """Absolute paths of the files that a row names, and `encode` or `collate` reads."""
         return ()
+
+    def varies(self, options: Any) -> bool:
+        """Whether `collate` makes something else of a row in every epoch (augmentation): nothing is then kept of it."""
+        return False
 
     def stratum(self, values: Mapping[str, Any], options: Any) -> str | None:
         """The class of a row, for a stratified split; None: split at random."""

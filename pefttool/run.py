@@ -77,6 +77,7 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
     rejects = folder / "bad_rows.jsonl" if writes else None
     rows = corpus.load(planned.recipe, registry, skip_bad_rows=skip_bad_rows, rejects=rejects)
     _notices(emit, rows.notices)
+    planned = planned.settled(rows.options)
     loaded = base.load(
         planned,
         rows.labels,

@@ -52,7 +52,7 @@ def survey(given: Recipe, registry: Registry) -> Survey:
     """Read, check and split the recipe's data. Raises DataError, or UsageError, where not even the task can be told."""
     recipe, reason = plan.recognise_task(given, registry)
     assert recipe.task is not None
-    task, options = registry.tasks[recipe.task], recipe.task_options
+    task = registry.tasks[recipe.task]
     path = rows.resolve(str(recipe.data.train), registry)
     columns, sample = rows.peek(path, registry, recipe.data.format, recipe.data.format_options)
     found = corpus.read_all(recipe, registry)
@@ -64,7 +64,7 @@ def survey(given: Recipe, registry: Registry) -> Survey:
         train, held_out, notices = used.train, used.eval, used.notices
     except DataError as error:
         fault = str(error)
-    strata = (task.stratum(row.values, options) for row in train)
+    strata = (task.stratum(row.values, found.options) for row in train)
     classes = Counter(stratum for stratum in strata if stratum is not None)
     return Survey(
         task=recipe.task,

@@ -67,7 +67,7 @@ class TaskBench:
 
 
 def _load(task: Task, what: str, rows: Sequence[Row], kind: str, frozen: bool) -> TaskBench:
-    options = task.Options()
+    options = task.settle(rows, task.Options())
     setting = Setting(
         options,
         labels=task.labels(rows, options),
@@ -237,7 +237,7 @@ def _check_metrics(bench: TaskBench) -> None:
         decoded = bench.task.decode(loss.outputs, bench.setting) if loss.outputs is not None else []
     judged = bench.predict(bench.rows) if bench.task.judged_by_answers else decoded
     metrics = bench.task.metrics(judged, bench.rows, float(loss.sum) / float(loss.weight), bench.setting)
-    primary, direction = bench.task.primary
+    primary, direction = bench.task.judge(bench.setting)
     bench.require(primary in metrics, f"metrics {sorted(metrics)} lack the primary one, {primary!r}")
     bench.require(direction in ("max", "min"), f"the primary metric's direction is {direction!r}, not max or min")
     bench.require(all(isinstance(v, float) for v in metrics.values()), f"metrics are not all numbers: {metrics}")

@@ -88,6 +88,8 @@ def kind_of(config: Any) -> str | None:
     said = " ".join(getattr(config, "architectures", None) or ())
     if "ForCausalLM" in said or "LMHeadModel" in said:
         return "decoder"
+    if "ForConditionalGeneration" in said:
+        return None  # its decoder continues text, but what it is meant for comes through its encoder
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return "encoder"
     return "decoder" if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else None

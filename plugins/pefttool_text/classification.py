@@ -1,4 +1,4 @@
-"""text-classification: one text, one of several classes."""
+"""text-classification: one or two texts, and one class, several, or a number."""
 
 from __future__ import annotations
 
@@ -8,21 +8,34 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
-from pefttool_text.batching import attention_mask, describe, find_column, kind_of, missing_column, pad, pad_id
+from pefttool.interfaces import Direction
+from pefttool_text import encoder, label_kinds, text_columns
+from pefttool_text.batching import describe, find_column, kind_of, missing_column
+from pefttool_text.label_kinds import KINDS, MULTI, SINGLE, LabelKind
+from pefttool_text.text_columns import PAIRS, TEXT_COLUMNS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TEXT_COLUMNS = ("text", "sentence", "review", "content", "body")
-LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "score")
 
 
 class ClassificationOptions(Options):
     text_column: str | None = Field(
         None, description=f"column with the text; default: the first of {', '.join(TEXT_COLUMNS)}"
     )
+    pair_column: str | None = Field(
+        None,
+        description="column with a second text, such as a hypothesis; default: there is one where the columns are"
+        f" {', '.join(' and '.join(pair) for pair in PAIRS)}",
+    )
     label_column: str | None = Field(
-        None, description=f"column with the class; default: the first of {', '.join(LABEL_COLUMNS)}"
+        None, description=f"column with the label; default: the first of {', '.join(LABEL_COLUMNS)}"
+    )
+    kind: Literal["auto", "single-label", "multi-label", "regression"] = Field(
+        "auto",
+        description="what a label is: one class, a list of classes, or a number; `auto`: what the training rows can"
+        " only mean (lists: multi-label, numbers with fractions: regression)",
     )
     pooling: Literal["auto", "model", "mean"] = Field(
         "auto",
@@ -33,7 +46,7 @@ class ClassificationOptions(Options):
 
 
 class TextClassification(Task):
-    """One text, one of several classes (sentiment, topic, spam)."""
+    """One or two texts, and one class (sentiment, topic, entailment), several classes, or a number (similarity)."""
 
     name = "text-classification"
     Options = ClassificationOptions
@@ -49,12 +62,16 @@ class TextClassification(Task):
         return {"batch_size": 32, "epochs": 3, "sequence_length": 256}
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
-        text, label = (next((c for c in usual if c in columns), None) for usual in (TEXT_COLUMNS, LABEL_COLUMNS))
-        if text is None or label is None or not all(isinstance(v.get(text), str) for v in sample):
+        pair = text_columns.usual_pair(columns)
+        text = pair or tuple(c for c in TEXT_COLUMNS if c in columns)[:1]
+        label = next((c for c in LABEL_COLUMNS if c in columns), None)
+        if not text or label is None or not all(isinstance(v.get(c), str) for v in sample for c in text):
             return None
-        if not all(isinstance(v.get(label), str | int | bool) for v in sample):
+        if not all(any(kind.fits(v.get(label)) for kind in KINDS.values()) for v in sample):
             return None
-        return f"columns {text!r} (text) and {label!r} (class)"
+        kind, why = label_kinds.recognise([v[label] for v in sample])
+        said = "class" if kind is SINGLE else why
+        return f"columns {', '.join(map(repr, text))} (text) and {label!r} ({said})"
 
     def recognise_model(self, config: Any) -> str | None:
         if kind_of(config) == "encoder":
@@ -62,39 +79,59 @@ class TextClassification(Task):
         return None
 
     def check_row(self, values: Mapping[str, Any], options: ClassificationOptions) -> str | None:
-        text = find_column(values, options.text_column, TEXT_COLUMNS)
-        if text is None:
-            return missing_column(values, options.text_column, TEXT_COLUMNS, "text_column")
-        if not isinstance(values[text], str) or not values[text].strip():
-            return f"column {text!r}: found {describe(values[text])}, expected text"
-        label = find_column(values, options.label_column, LABEL_COLUMNS)
-        if label is None:
+        complaint = text_columns.complaint(values, options)
+        if complaint is not None:
+            return complaint
+        column = find_column(values, options.label_column, LABEL_COLUMNS)
+        if column is None:
             return missing_column(values, options.label_column, LABEL_COLUMNS, "label_column")
-        if not isinstance(values[label], str | int | bool) or values[label] == "":
-            return f"column {label!r}: found {describe(values[label])}, expected a class name or number"
+        kinds = KINDS.values() if options.kind == "auto" else (KINDS[options.kind],)
+        if not any(kind.fits(values[column]) for kind in kinds):
+            expected = " or ".join(kind.expected for kind in kinds)
+            return f"column {column!r}: found {describe(values[column])}, expected {expected}"
         return None
 
+    def check_input(self, values: Mapping[str, Any], options: ClassificationOptions) -> str | None:
+        return text_columns.complaint(values, options)
+
+    def settle(self, rows: Sequence[Row], options: ClassificationOptions) -> ClassificationOptions:
+        """What `kind: auto` means; and two texts in one row are two texts in every row."""
+        settled: dict[str, Any] = {}
+        pair = next((found for row in rows if (found := text_columns.usual_pair(row.values))), None)
+        if pair is not None and options.text_column is None and options.pair_column is None:
+            settled |= {"text_column": pair[0], "pair_column": pair[1]}
+        if options.kind == "auto":
+            kind, why = label_kinds.recognise([self._value(row.values, options) for row in rows])
+            if kind is None:
+                column = find_column(rows[0].values, options.label_column, LABEL_COLUMNS)
+                raise DataError(
+                    f"text-classification: column {column!r} of the training rows: {why}: say -o task.kind="
+                    f"{', '.join(KINDS)}"
+                )
+            settled["kind"] = kind.name
+        return options.model_copy(update=settled)
+
+    def judge(self, setting: Setting) -> tuple[str, Direction]:
+        kind = _kind(setting.options)
+        return self.primary if kind is SINGLE else kind.primary
+
     def key(self, values: Mapping[str, Any], options: ClassificationOptions) -> str:
-        return " ".join(self._text(values, options).split())
+        return "\n".join(" ".join(text.split()) for text in text_columns.texts(values, options))
 
     def stratum(self, values: Mapping[str, Any], options: ClassificationOptions) -> str | None:
-        return self._label(values, options)
+        return _kind(options).stratum(self._label(values, options))
 
     def labels(self, rows: Sequence[Row], options: ClassificationOptions) -> tuple[str, ...]:
-        labels = {self._label(row.values, options) for row in rows}
-        if len(labels) < 2:
-            raise DataError(
-                f"text-classification: the training rows have {len(labels)} class"
-                f" ({', '.join(sorted(labels))}), expected at least 2"
-            )
-        numeric = all(label.lstrip("-").isdigit() for label in labels)
-        return tuple(sorted(labels, key=int if numeric else None))
+        kind = _kind(options)
+        names = kind.names([self._label(row.values, options) for row in rows])
+        return names if kind not in (SINGLE, MULTI) else label_kinds.require_classes(self.name, names)
 
-    def _text(self, values: Mapping[str, Any], options: ClassificationOptions) -> str:
-        return str(values[find_column(values, options.text_column, TEXT_COLUMNS) or "text"])
+    @staticmethod
+    def _value(values: Mapping[str, Any], options: ClassificationOptions) -> Any:
+        return values[find_column(values, options.label_column, LABEL_COLUMNS) or "label"]
 
-    def _label(self, values: Mapping[str, Any], options: ClassificationOptions) -> str:
-        return str(values[find_column(values, options.label_column, LABEL_COLUMNS) or "label"])
+    def _label(self, values: Mapping[str, Any], options: ClassificationOptions) -> Any:
+        return _kind(options).read(self._value(values, options))
 
     def check(self, options: ClassificationOptions, facts: Facts) -> list[Problem]:
         if options.pooling == "mean" and facts.quantizer is not None and not facts.linear_modules:
@@ -102,18 +139,17 @@ class TextClassification(Task):
         return []
 
     def load(self, source: Any, setting: Setting) -> Loaded:
-        from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModel, AutoModelForSequenceClassification
 
-        tokenizer = source.processor(AutoTokenizer)
-        names = {i: label for i, label in enumerate(setting.labels or ("0", "1"))}
-        described = {"num_labels": len(names), "id2label": names, "label2id": {v: k for k, v in names.items()}}
-        if source.config.pad_token_id is None:
-            described["pad_token_id"] = pad_id(tokenizer)
+        kind = _kind(setting.options)
+        names = _outputs(kind, setting)
+        described = {"problem_type": kind.problem_type}
         if self._mean_pooling(setting):
             from pefttool_text.pooling import MeanPooled
 
-            return Loaded(MeanPooled(source.model(AutoModel, **described), len(names)), tokenizer)
-        return Loaded(source.model(AutoModelForSequenceClassification, **described), tokenizer)
+            loaded = encoder.load(source, AutoModel, names, **described)
+            return Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
+        return encoder.load(source, AutoModelForSequenceClassification, names, **described)
 
     @staticmethod
     def _mean_pooling(setting: Setting) -> bool:
@@ -121,59 +157,41 @@ class TextClassification(Task):
         return pooling == "mean" or (pooling == "auto" and setting.frozen_backbone)
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
-        backbone = getattr(model, "base_model_prefix", "backbone")
-        return tuple(n for n, m in model.named_children() if n != backbone and any(True for _ in m.parameters()))
+        return encoder.head_modules(model)
 
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
         (head,) = self.head_modules(model)
         return model.get_submodule(getattr(model, "base_model_prefix", "backbone")), model.get_submodule(head)
 
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
-        encoded = self._encode_text(row, processor, setting)
-        encoded["label"] = setting.labels.index(self._label(row.values, setting.options))
-        return encoded
+        label = self._label(row.values, setting.options)
+        target = _kind(setting.options).target(label, setting.labels)
+        return {**self._encode_text(row, processor, setting), "label": target}
 
     def _encode_text(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
-        text = self._text(row.values, setting.options)
-        ids = processor(text, truncation=True, max_length=setting.sequence_length + 1)["input_ids"]
-        truncated = len(ids) > setting.sequence_length
-        if truncated:
-            ids = processor(text, truncation=True, max_length=setting.sequence_length)["input_ids"]
-        return {"input_ids": ids, "length": len(ids), "weight": 1, "trained": 1, "truncated": truncated}
+        given = text_columns.texts(row.values, setting.options)
+        return {**text_columns.encode(given, processor, setting.sequence_length), "weight": 1, "trained": 1}
 
     def filler(self, length: int, setting: Setting) -> dict[str, Any]:
-        return {"input_ids": [0] * length, "length": length, "weight": 1, "trained": 1, "truncated": False, "label": 0}
+        kind = _kind(setting.options)
+        label = kind.filler(_outputs(kind, setting))
+        ids = [0] * length
+        return {"input_ids": ids, "length": length, "weight": 1, "trained": 1, "truncated": False, "label": label}
 
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
-        import torch
-
-        ids = [e["input_ids"] for e in examples]
-        most = setting.sequence_length
-        batch = {"input_ids": pad(ids, pad_id(processor), most=most), "attention_mask": attention_mask(ids, most=most)}
+        batch = encoder.input_tensors(examples, processor, setting.sequence_length)
         if "label" in examples[0]:
-            batch["labels"] = torch.tensor([e["label"] for e in examples])
+            batch["labels"] = _kind(setting.options).targets([e["label"] for e in examples])
         return batch
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
-        from torch.nn.functional import cross_entropy
-
         labels = batch["labels"]
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
-        return Loss(cross_entropy(logits, labels, reduction="sum"), labels.new_tensor(len(labels)), logits.detach())
+        logits = model(**encoder.model_inputs(batch)).logits.float()
+        summed = _kind(setting.options).loss(logits, labels)
+        return Loss(summed, labels.new_tensor(len(labels)), logits.detach())
 
     def decode(self, outputs: Tensor, setting: Setting) -> list[dict[str, Any]]:
-        probabilities = outputs.float().softmax(-1)
-        best = probabilities.max(-1)
-        return [
-            {
-                "label": setting.labels[index],
-                "score": score,
-                "scores": dict(zip(setting.labels, row, strict=True)),
-            }
-            for index, score, row in zip(
-                best.indices.tolist(), best.values.tolist(), probabilities.tolist(), strict=True
-            )
-        ]
+        return _kind(setting.options).decode(outputs.float(), setting.labels)
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         from pefttool import host_tables
@@ -183,23 +201,21 @@ class TextClassification(Task):
         logits = model(**{k: v.to(device) for k, v in batch.items()}).logits
         return self.decode(logits, setting)
 
-    def check_input(self, values: Mapping[str, Any], options: ClassificationOptions) -> str | None:
-        if find_column(values, options.text_column, TEXT_COLUMNS) is None:
-            return missing_column(values, options.text_column, TEXT_COLUMNS, "text_column")
-        return None
-
     def metrics(
         self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting
     ) -> dict[str, float]:
-        from sklearn.metrics import accuracy_score, f1_score
-
         truth = [self._label(row.values, setting.options) for row in rows]
-        given = [p["label"] for p in predictions]
-        return {
-            "accuracy": float(accuracy_score(truth, given)),
-            "f1_macro": float(f1_score(truth, given, average="macro", labels=list(setting.labels), zero_division=0.0)),
-            "loss": loss,
-        }
+        return {**_kind(setting.options).metrics(truth, predictions, setting.labels), "loss": loss}
 
     def preview(self, example: Mapping[str, Any], processor: Any) -> str:
         return f"{processor.decode(example['input_ids'])} -> class {example['label']}"
+
+
+def _kind(options: ClassificationOptions) -> LabelKind:
+    """Before the rows have been seen (a plan without data), `auto` is taken for one class."""
+    return SINGLE if options.kind == "auto" else KINDS[options.kind]
+
+
+def _outputs(kind: LabelKind, setting: Setting) -> Sequence[str]:
+    """Names of the head's outputs: two classes where none are known yet, one output where there are none."""
+    return setting.labels or (("0", "1") if kind in (SINGLE, MULTI) else ("value",))

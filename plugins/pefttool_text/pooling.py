@@ -23,8 +23,8 @@ tensors = load_file(Path(__file__).with_name("head.safetensors"))
 backbone.load_state_dict({{n[9:]: t for n, t in tensors.items() if n.startswith("backbone.")}}, strict=False)
 
 
-def model(input_ids, attention_mask, **_):
-    hidden, mask = backbone(input_ids, attention_mask).last_hidden_state, attention_mask[..., None]
+def model(input_ids, attention_mask, **more):
+    hidden, mask = backbone(input_ids, attention_mask, **more).last_hidden_state, attention_mask[..., None]
     features = (hidden * mask).sum(1) / mask.sum(1)
     return SimpleNamespace(logits=features @ tensors["classifier.weight"].T + tensors["classifier.bias"])
 '''
@@ -47,8 +47,9 @@ class MeanPooled(nn.Module):
         self.pool = MeanPool()
         self.classifier = nn.Linear(self.config.hidden_size, classes, device=next(backbone.parameters()).device)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Classified:
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Classified:
+        """`more` goes to the backbone: which of two texts a token belongs to."""
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
         return Classified(self.classifier(self.pool(hidden, attention_mask)))
 
     def plain_loader(self, base: str) -> str:

@@ -31,7 +31,7 @@ def test_tasks_recognise_their_own_rows_only():
         ({"text": "  ", "label": "x"}, "expected text"),
         ({"text": "a"}, "-o task.label_column=COLUMN"),
         ({"text": "a", "label": None}, "column 'label': found None"),
-        ({"text": "a", "label": 1.5}, "column 'label': found 1.5"),
+        ({"text": "a", "label": math.nan}, "column 'label': found nan"),
     ],
 )
 def test_bad_rows_say_what_was_found(values, complaint):

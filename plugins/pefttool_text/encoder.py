@@ -1,0 +1,60 @@
+"""What the tasks on a text encoder share: inputs as tensors, the new head, and loading with a fast tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pefttool import Loaded, ModelError, Setting, Task
+from pefttool_text.batching import attention_mask, pad, pad_id
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Which of two texts a token belongs to; only some models have embeddings for it.
+TYPES = "token_type_ids"
+
+
+def input_tensors(examples: Sequence[Mapping[str, Any]], processor: Any, most: int | None = None) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask` and, where the rows carry them, `token_type_ids`: `[B, T]` int64."""
+    ids = [e["input_ids"] for e in examples]
+    batch = {"input_ids": pad(ids, pad_id(processor), most=most), "attention_mask": attention_mask(ids, most=most)}
+    if TYPES in examples[0]:
+        batch[TYPES] = pad([e[TYPES] for e in examples], 0, most=most)
+    return batch
+
+
+def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a batch that a model is called with."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", TYPES) if name in batch}
+
+
+def head_modules(model: nn.Module) -> tuple[str, ...]:
+    """What stands beside the backbone and has parameters: the head that transformers' class for the task puts on it."""
+    backbone = getattr(model, "base_model_prefix", "backbone")
+    return tuple(n for n, m in model.named_children() if n != backbone and any(True for _ in m.parameters()))
+
+
+def load(source: Any, auto_class: Any, names: Sequence[str] = (), **more: Any) -> Loaded:
+    """The model with a head for these class `names`, and its tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = source.processor(AutoTokenizer)
+    described: dict[str, Any] = dict(more)
+    if names:
+        described |= {"num_labels": len(names), "id2label": dict(enumerate(names))}
+        described |= {"label2id": {name: i for i, name in enumerate(names)}}
+    if source.config.pad_token_id is None:
+        described["pad_token_id"] = pad_id(tokenizer)
+    return Loaded(source.model(auto_class, **described), tokenizer)
+
+
+def require_offsets(task: Task, loaded: Loaded, setting: Setting) -> Loaded:
+    """`loaded`, unless its tokenizer cannot say where in the text a token stands. Raises ModelError."""
+    tokenizer = loaded.processor
+    if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"task {task.name!r} has to know where in the text a token stands, which {type(tokenizer).__name__} does"
+            " not say: use a model with a tokenizer.json"
+        )
+    return loaded

@@ -1,0 +1,279 @@
+"""What a label may be: one class, any number of classes, or a number. What each means for the head, the loss, the
+predictions and the metrics; one object a kind.
+
+B rows in a batch, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pefttool import DataError
+from pefttool.interfaces import Direction
+from pefttool_text.batching import describe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Predictions = Sequence[Mapping[str, Any]]
+
+
+class LabelKind(ABC):
+    """`problem_type` is transformers' name for it, written into the model's config."""
+
+    name: ClassVar[str]
+    problem_type: ClassVar[str]
+    primary: ClassVar[tuple[str, Direction]]
+    expected: ClassVar[str]
+
+    @abstractmethod
+    def fits(self, value: Any) -> bool:
+        """Whether a row's value can be read as such a label."""
+
+    @abstractmethod
+    def read(self, value: Any) -> Any:
+        """The label in the form that the other methods take."""
+
+    def stratum(self, label: Any) -> str | None:
+        """What a split should keep in proportion."""
+        return None
+
+    def names(self, labels: Sequence[Any]) -> tuple[str, ...]:
+        """The class names of all these labels, in the order of the model's outputs."""
+        return ()
+
+    @abstractmethod
+    def target(self, label: Any, names: Sequence[str]) -> Any:
+        """The label as plain numbers."""
+
+    @abstractmethod
+    def filler(self, names: Sequence[str]) -> Any:
+        """A target of the right form, for a simulation."""
+
+    @abstractmethod
+    def targets(self, targets: Sequence[Any]) -> Tensor:
+        """The targets of a batch as a tensor."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The summed loss of float32 logits `[B, C]`: every row weighs 1."""
+
+    @abstractmethod
+    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+        """One prediction for each row of float32 logits `[B, C]`."""
+
+    @abstractmethod
+    def metrics(self, labels: Sequence[Any], predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
+        """Metrics of these predictions against the labels as `read` gave them."""
+
+
+class SingleLabel(LabelKind):
+    """One of several classes: softmax and cross-entropy."""
+
+    name = "single-label"
+    problem_type = "single_label_classification"
+    primary = ("accuracy", "max")
+    expected = "a class name or number"
+
+    def fits(self, value: Any) -> bool:
+        return isinstance(value, str | int | bool) and value != ""
+
+    def read(self, value: Any) -> str:
+        return str(value)
+
+    def stratum(self, label: str) -> str:
+        return label
+
+    def names(self, labels: Sequence[str]) -> tuple[str, ...]:
+        return in_order(labels)
+
+    def target(self, label: str, names: Sequence[str]) -> int:
+        return names.index(label)
+
+    def filler(self, names: Sequence[str]) -> int:
+        return 0
+
+    def targets(self, targets: Sequence[int]) -> Tensor:
+        """`[B]` int64."""
+        import torch
+
+        return torch.tensor(targets)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, targets, reduction="sum")
+
+    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+        probabilities = logits.softmax(-1)
+        best = probabilities.max(-1)
+        return [
+            {"label": names[index], "score": score, "scores": dict(zip(names, row, strict=True))}
+            for index, score, row in zip(
+                best.indices.tolist(), best.values.tolist(), probabilities.tolist(), strict=True
+            )
+        ]
+
+    def metrics(self, labels: Sequence[str], predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
+        from sklearn.metrics import accuracy_score, f1_score
+
+        given = [p["label"] for p in predictions]
+        f1 = f1_score(labels, given, average="macro", labels=list(names), zero_division=0.0)
+        return {"accuracy": float(accuracy_score(labels, given)), "f1_macro": float(f1)}
+
+
+class MultiLabel(LabelKind):
+    """Any number of classes, none among them: a sigmoid and binary cross-entropy for each, the mean over classes."""
+
+    name = "multi-label"
+    problem_type = "multi_label_classification"
+    primary = ("f1_micro", "max")
+    expected = "a list of class names"
+    #: A class is predicted from this probability on.
+    threshold: ClassVar[float] = 0.5
+
+    def fits(self, value: Any) -> bool:
+        return isinstance(value, list) and all(SINGLE.fits(name) for name in value)
+
+    def read(self, value: Any) -> tuple[str, ...]:
+        return tuple(sorted(set(map(str, value))))
+
+    def stratum(self, label: Sequence[str]) -> str:
+        # Whole combinations: a class of the held-out rows then always has a training row.
+        return "\n".join(label)
+
+    def names(self, labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        return in_order([name for label in labels for name in label])
+
+    def target(self, label: Sequence[str], names: Sequence[str]) -> list[float]:
+        return [float(name in label) for name in names]
+
+    def filler(self, names: Sequence[str]) -> list[float]:
+        return [0.0] * len(names)
+
+    def targets(self, targets: Sequence[Sequence[float]]) -> Tensor:
+        """`[B, C]` float32, 1 for each class of the row."""
+        import torch
+
+        return torch.tensor(targets, dtype=torch.float32)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1).sum()
+
+    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+        return [
+            {
+                "labels": [name for name, score in zip(names, row, strict=True) if score >= self.threshold],
+                "scores": dict(zip(names, row, strict=True)),
+            }
+            for row in logits.sigmoid().tolist()
+        ]
+
+    def metrics(
+        self, labels: Sequence[Sequence[str]], predictions: Predictions, names: Sequence[str]
+    ) -> dict[str, float]:
+        from sklearn.metrics import accuracy_score, f1_score
+
+        truth = [self.target(label, names) for label in labels]
+        given = [self.target(p["labels"], names) for p in predictions]
+        averages = {a: f1_score(truth, given, average=a, zero_division=0.0) for a in ("micro", "macro")}
+        return {
+            **{f"f1_{average}": float(value) for average, value in averages.items()},
+            "all_right": float(accuracy_score(truth, given)),  # the share of rows with every class right
+        }
+
+
+class Regression(LabelKind):
+    """A number: squared error. Labels are taken as they are: scale them to about 1 if they are far from it."""
+
+    name = "regression"
+    problem_type = "regression"
+    primary = ("pearson", "max")
+    expected = "a number"
+
+    def fits(self, value: Any) -> bool:
+        try:
+            return not isinstance(value, bool) and isinstance(value, str | int | float) and math.isfinite(float(value))
+        except (ValueError, OverflowError):
+            return False
+
+    def read(self, value: Any) -> float:
+        return float(value)
+
+    def target(self, label: float, names: Sequence[str]) -> float:
+        return label
+
+    def filler(self, names: Sequence[str]) -> float:
+        return 0.0
+
+    def targets(self, targets: Sequence[float]) -> Tensor:
+        """`[B]` float32."""
+        import torch
+
+        return torch.tensor(targets, dtype=torch.float32)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return (logits.squeeze(-1) - targets).square().sum()
+
+    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+        return [{"value": value} for value in logits.squeeze(-1).tolist()]
+
+    def metrics(self, labels: Sequence[float], predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
+        """`pearson` and `spearman` are 0 where they are not defined: one row, or all values alike."""
+        from scipy.stats import pearsonr, spearmanr
+
+        given = [p["value"] for p in predictions]
+        defined = len(set(labels)) > 1 and len(set(given)) > 1
+        squares = math.fsum((a - b) ** 2 for a, b in zip(labels, given, strict=True))
+        return {
+            "pearson": float(pearsonr(labels, given).statistic) if defined else 0.0,
+            "spearman": float(spearmanr(labels, given).statistic) if defined else 0.0,
+            "rmse": math.sqrt(squares / len(labels)),
+        }
+
+
+SINGLE, MULTI, REGRESSION = SingleLabel(), MultiLabel(), Regression()
+KINDS: dict[str, LabelKind] = {kind.name: kind for kind in (SINGLE, MULTI, REGRESSION)}
+
+
+def in_order(names: Sequence[str]) -> tuple[str, ...]:
+    """Each name once, sorted; numbers in the order of numbers."""
+    found = set(names)
+    numeric = all(name.lstrip("-").isdigit() for name in found)
+    return tuple(sorted(found, key=int if numeric else None))
+
+
+def recognise(values: Sequence[Any]) -> tuple[LabelKind | None, str]:
+    """(the kind that labels like these can only be, why), or (None, what speaks against each)."""
+    if all(isinstance(v, list) for v in values):
+        return MULTI, "lists of classes"
+    if any(isinstance(v, list) for v in values):
+        return None, "some are lists, and some are not"
+    floats = [v for v in values if isinstance(v, float)]
+    if floats and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        if all(v.is_integer() for v in floats):
+            return None, f"{describe(floats[0])} may be a number or the number of a class"
+        return REGRESSION, "numbers with fractions"
+    if floats:
+        return None, f"{describe(floats[0])} is a number, and others are not"
+    texts = [v for v in values if isinstance(v, str)]
+    if len(texts) == len(values) and all(map(REGRESSION.fits, texts)) and not all(map(_whole, texts)):
+        return None, f"{describe(next(t for t in texts if not _whole(t)))} may be a number or the name of a class"
+    return SINGLE, "names or numbers of classes"
+
+
+def _whole(text: str) -> bool:
+    return text.strip().lstrip("+-").isdigit()
+
+
+def require_classes(task: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The names, if there is something to tell apart. Raises DataError."""
+    if len(names) < 2:
+        shown = ", ".join(names) or "none"
+        raise DataError(f"{task}: the training rows have {len(names)} class ({shown}), expected at least 2")
+    return tuple(names)

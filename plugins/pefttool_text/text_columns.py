@@ -1,0 +1,76 @@
+"""One or two texts in a row: which columns they stand in, and how they are encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from pefttool_text.batching import describe, find_column, missing_column
+from pefttool_text.encoder import TYPES
+
+TEXT_COLUMNS = ("text", "sentence", "review", "content", "body")
+PAIRS = (
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("text", "text_pair"),
+)
+
+
+class TextOptions(Protocol):
+    @property
+    def text_column(self) -> str | None: ...
+
+    @property
+    def pair_column(self) -> str | None: ...
+
+
+def usual_pair(columns: Iterable[str]) -> tuple[str, str] | None:
+    """The first of the usual pairs of which both are there."""
+    present = set(columns)
+    return next((pair for pair in PAIRS if present.issuperset(pair)), None)
+
+
+def columns(values: Mapping[str, Any], options: TextOptions) -> tuple[str | None, str | None]:
+    """(column of the text, column of the second text or None), where they are there.
+
+    Without options two texts are what stands under a usual pair of names; with `text_column` alone, one text is meant.
+    """
+    if options.text_column is None and options.pair_column is None:
+        pair = usual_pair(values)
+        return pair if pair is not None else (find_column(values, None, TEXT_COLUMNS), None)
+    first = find_column(values, options.text_column, TEXT_COLUMNS)
+    return first, find_column(values, options.pair_column, ()) if options.pair_column is not None else None
+
+
+def complaint(values: Mapping[str, Any], options: TextOptions) -> str | None:
+    """What is wrong with the texts of a row, or None."""
+    first, second = columns(values, options)
+    if first is None:
+        return missing_column(values, options.text_column, TEXT_COLUMNS, "text_column")
+    if second is None and options.pair_column is not None:
+        return missing_column(values, options.pair_column, (), "pair_column")
+    for column in (first, second):
+        if column is not None and (not isinstance(values[column], str) or not values[column].strip()):
+            return f"column {column!r}: found {describe(values[column])}, expected text"
+    return None
+
+
+def texts(values: Mapping[str, Any], options: TextOptions) -> tuple[str, ...]:
+    """The one or two texts of a row that `complaint` had nothing to say of."""
+    return tuple(str(values[column]) for column in columns(values, options) if column is not None)
+
+
+def encode(given: tuple[str, ...], processor: Any, longest: int) -> dict[str, Any]:
+    """`input_ids`, their `length`, whether they are `truncated`; for two texts `token_type_ids`, where the model has
+    them. Of two texts the longer one loses its end."""
+    encoded = processor(*given, truncation=True, max_length=longest + 1)
+    truncated = len(encoded["input_ids"]) > longest
+    if truncated:
+        encoded = processor(*given, truncation=True, max_length=longest)
+    ids = list(encoded["input_ids"])
+    found: dict[str, Any] = {"input_ids": ids, "length": len(ids), "truncated": truncated}
+    if len(given) > 1 and TYPES in encoded:
+        found[TYPES] = list(encoded[TYPES])
+    return found
