@@ -332,6 +332,10 @@ class DataFormat(ABC):
     #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.
     item_suffixes: ClassVar[tuple[str, ...]] = ()
 
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Files that are read together with this one (the other language of a text), and have no rows of their own."""
+        return ()
+
     @abstractmethod
     def sniff(self, path: Path) -> str | None:
         """Why this file looks like this format's, in a few words, or None; may read the first few kilobytes."""
