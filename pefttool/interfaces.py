@@ -324,6 +324,8 @@ class DataFormat(ABC):
     Options: ClassVar[type[Options]] = Options
     #: `sniff` recognises nothing: such files are another format's too (CSV), and this one has to be asked for.
     by_name_only: ClassVar[bool] = False
+    #: Such files may be of a narrower format, too (JSON, text): where one recognises the file, it is that one's.
+    general: ClassVar[bool] = False
     #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.
     item_suffixes: ClassVar[tuple[str, ...]] = ()
 

@@ -11,8 +11,9 @@ pefttool_api_version = 1
 def register_tasks() -> Sequence[Task]:
     from pefttool_series.classification import SeriesClassification
     from pefttool_series.forecasting import SeriesForecasting
+    from pefttool_series.tabular import TabularClassification
 
-    return [SeriesClassification(), SeriesForecasting()]
+    return [SeriesClassification(), SeriesForecasting(), TabularClassification()]
 
 
 @hookimpl

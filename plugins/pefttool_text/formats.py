@@ -20,11 +20,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
-from pefttool.json_head import layout
 from pefttool.values import DataProblem
-from pefttool_text.conll import Conll, is_tagged
+from pefttool_text.conll import Conll
 from pefttool_text.reading import StrictJson, head, lines, short, skip, text_of
-from pefttool_text.squad import Squad, is_squad
+from pefttool_text.squad import Squad
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -40,6 +39,7 @@ class JsonLines(DataFormat):
     """One JSON object on each line."""
 
     name = "jsonl"
+    general = True
 
     def sniff(self, path: Path) -> str | None:
         return f"suffix {path.suffix}, objects in lines" if _json_shape(path) == "lines" else None
@@ -71,6 +71,7 @@ class Json(DataFormat):
     """
 
     name = "json"
+    general = True
 
     def sniff(self, path: Path) -> str | None:
         shape = _json_shape(path)
@@ -109,11 +110,9 @@ class Json(DataFormat):
 
 def _json_shape(path: Path) -> str | None:
     """`lines`, or why a file with a suffix of JSON is no JSON Lines; None for other files."""
-    if path.suffix.lower() not in JSON_SUFFIXES or layout(path) is not None:
+    if path.suffix.lower() not in JSON_SUFFIXES:
         return None
     start = head(path)
-    if path.suffix.lower() == ".json" and is_squad(start):
-        return None
     first, ended, _ = start.partition(b"\n")
     lines_of_lists = path.suffix.lower() != ".json" and not re.match(rb"\[\s*(\{|\]|$)", start)
     if start.startswith(b"[") and not lines_of_lists:
@@ -136,6 +135,7 @@ class Csv(DataFormat):
     """Comma-, semicolon- or tab-separated values with a header line; every value stays text."""
 
     name = "csv"
+    general = True
     Options = CsvOptions
 
     def sniff(self, path: Path) -> str | None:
@@ -231,15 +231,12 @@ class Text(DataFormat):
     """Plain text: a row for each paragraph (ended by a blank line), line or file, in the column `text`."""
 
     name = "text"
+    general = True
     Options = TextOptions
 
     def sniff(self, path: Path) -> str | None:
         if path.suffix.lower() not in (".txt", ".text", ".md") or head(path).startswith(b"PAR1"):
             return None
-        if is_tagged(head(path)):
-            return None  # columns of words and tags
-        if path.name.lower().endswith(".trans.txt"):
-            return None  # LibriSpeech's transcripts: each line names a recording
         return f"suffix {path.suffix}"
 
     def read(self, path: Path, options: TextOptions) -> Iterator[Row | DataProblem]:

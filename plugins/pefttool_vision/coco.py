@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataError, DataFormat, Row
-from pefttool.json_head import layout
 from pefttool.values import DataProblem
 from pefttool_vision.columns import describe
+from pefttool_vision.json_head import top_level
 from pefttool_vision.objects import box_complaint
 
 PARTS = ("images", "annotations", "categories")
+#: What else such a file may hold at its top.
+MORE = ("info", "licenses", "type", "videos")
 #: Where the pictures may lie, beside the file, if `file_name` is not relative to the file itself.
 FOLDERS = (".", "images")
 
@@ -27,7 +29,12 @@ class Coco(DataFormat):
     name = "coco"
 
     def sniff(self, path: Path) -> str | None:
-        return "an object with images, annotations or categories" if layout(path) == "coco" else None
+        if path.suffix.lower() != ".json":
+            return None
+        seen = top_level(path)
+        if any(seen.get(part) == "[" for part in PARTS) and set(seen) <= {*PARTS, *MORE}:
+            return "an object with images, annotations or categories"
+        return None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
         document = _load(path)

@@ -46,6 +46,11 @@ def detected(folder: Path) -> Rows:
     ]
 
 
+def picture(path: Path) -> Rows:
+    """What the format `images` makes of one."""
+    return [{"image": str(path), "label": path.parent.name}]
+
+
 def coco_file(path: Path) -> list[dict[str, Any]]:
     """Write a COCO file with two pictures beside it, and give its rows."""
     (path.parent / "images").mkdir(exist_ok=True)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import samples_audio
+import samples_recsys
 import samples_series
+import samples_tabular
 import samples_text
 import samples_vision
 
@@ -65,6 +67,8 @@ SAMPLES: dict[str, Sample] = {
     "seq2seq": Sample(_translations, "seq2seq"),
     "image-classification": Sample(samples_vision.classified, "vision"),
     "object-detection": Sample(samples_vision.detected, "vision"),
+    "next-item": Sample(samples_recsys.next_items, "decoder"),
+    "tabular-classification": Sample(samples_tabular.tabular, "encoder"),
     "text-classification": Sample(_classified, "encoder"),
     "token-classification": Sample(samples_text.entities, "encoder"),
 }

@@ -9,20 +9,7 @@ from pathlib import Path
 from pefttool.errors import DataError
 
 HEAD = 4096
-#: Layouts of one object whose lists hold the rows: (one of these is a list, these may be there too).
-LAYOUTS = {"coco": (("images", "annotations", "categories"), ("info", "licenses", "type", "videos"))}
 _KEY = re.compile(r'\s*("(?:[^"\\]|\\.)*")\s*:\s*(\S)')
-
-
-def layout(path: Path) -> str | None:
-    """Which of the LAYOUTS a `.json` file has, or None. Formats that read any JSON leave such files to their own."""
-    if path.suffix.lower() != ".json":
-        return None
-    seen = top_level(path)
-    for name, (lists, others) in LAYOUTS.items():
-        if any(seen.get(key) == "[" for key in lists) and set(seen) <= {*lists, *others}:
-            return name
-    return None
 
 
 def top_level(path: Path) -> dict[str, str]:
