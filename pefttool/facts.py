@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 from typing import TYPE_CHECKING, Any
 
-from pefttool import recompute
+from pefttool import key_values, recompute
 from pefttool.values import Facts
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         return not f"{name}.".startswith(outside) if outside else True
 
     config = getattr(model, "config", None)
-    layers = _layers(modules)
+    layers = _layers(model, modules)
     return Facts(
         architecture=type(model).__name__,
         model_type=getattr(config, "model_type", ""),
@@ -39,7 +39,9 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         layers=layers,
         head_modules=heads,
         output_modules=tuple(n for n in outputs if n not in heads),
-        key_value_cache=_takes_cache(model),
+        key_values=tuple(found for found in key_values.find(model) if in_backbone(found.module)),
+        key_value_cache=_takes_cache(model, task.peft_task_type),
+        counts_positions=_counts_positions(model),
         positions=int(getattr(config, "max_position_embeddings", 0) or 0),
         recomputable=bool(layers) and recompute.possible(modules[name] for name in layers),
         task=task.name,
@@ -55,8 +57,22 @@ def _output_modules(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[st
     return tuple(n for n, m in modules.items() if m is output) if output is not None else ()
 
 
-def _layers(modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    """The children of the longest list of modules of one class: the transformer's blocks."""
+def _layers(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    """The transformer's blocks, first to last: an encoder's, then the decoder's, where the model has both."""
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        halves = [getattr(model, f"get_{half}", lambda: None)() for half in ("encoder", "decoder")]
+        names = [next((n for n, m in modules.items() if m is half), None) for half in halves]
+        if all(names):
+            return tuple(
+                layer
+                for name in names
+                for layer in _longest({n: m for n, m in modules.items() if n.startswith(f"{name}.")})
+            )
+    return _longest(modules)
+
+
+def _longest(modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    """The children of the longest list of modules of one class."""
     from torch import nn
 
     best: tuple[str, ...] = ()
@@ -70,6 +86,34 @@ def _layers(modules: dict[str, nn.Module]) -> tuple[str, ...]:
     return best
 
 
-def _takes_cache(model: nn.Module) -> bool:
-    backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
-    return "past_key_values" in introspection.signature(backbone.forward).parameters
+#: What peft calls itself instead of the model's own forward, where that takes no `past_key_values`.
+_HEADS = {"SEQ_CLS": {"dropout", "classifier"}, "TOKEN_CLS": {"dropout", "classifier"}, "QUESTION_ANS": {"qa_outputs"}}
+
+
+def _takes_cache(model: nn.Module, peft_task_type: str | None) -> bool:
+    """Whether peft's prefix tuning computes what the model does: its keys and values go in as `past_key_values`."""
+    if _takes(model, "past_key_values"):
+        return True
+    backbone = _backbone(model)
+    if not _takes(backbone, "past_key_values"):
+        return False
+    if peft_task_type == "SEQ_CLS" and getattr(backbone, "pooler", None) is None:
+        return False
+    beside = {name for name, child in model.named_children() if child is not backbone}
+    return beside <= _HEADS.get(peft_task_type or "", set())
+
+
+def _counts_positions(model: nn.Module) -> bool:
+    """Positions can be given, and are counted from 0 otherwise (RoBERTa's begin behind that of its padding)."""
+    backbone = _backbone(model)
+    tables = (module for name, module in backbone.named_modules() if name.endswith("position_embeddings"))
+    return _takes(backbone, "position_ids") and all(getattr(t, "padding_idx", None) is None for t in tables)
+
+
+def _backbone(model: nn.Module) -> nn.Module:
+    backbone: nn.Module = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
+    return backbone
+
+
+def _takes(module: nn.Module, argument: str) -> bool:
+    return argument in introspection.signature(module.forward).parameters

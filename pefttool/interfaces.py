@@ -33,6 +33,10 @@ class Adapter(ABC):
     #: Rows that lie one behind another in one sequence stay apart (a prefix in front of the sequence is the first's).
     packs: ClassVar[bool] = True
 
+    def keeps_rows_apart(self, options: Any, facts: Facts) -> bool:
+        """`packs`, for an adapter with which it depends on these."""
+        return self.packs
+
     def defaults(self, task: Task) -> Mapping[str, Any]:
         """Defaults for `train.*` keys that suit this adapter on this task, e.g. `{"learning_rate": 1e-3}`."""
         return {}
@@ -107,6 +111,8 @@ class Task(ABC):
     truncates: ClassVar[bool] = True
     #: Metrics are of what `predict` answers (it generates), not of what `decode` makes of the loss's forward pass.
     judged_by_answers: ClassVar[bool] = False
+    #: Defaults for `generation.*` keys that suit this task, e.g. `{"max_new_tokens": 400}`.
+    generation: ClassVar[Mapping[str, Any]] = {}
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
@@ -154,6 +160,10 @@ class Task(ABC):
     def files(self, values: Mapping[str, Any], options: Any) -> tuple[str, ...]:
         """Absolute paths of the files that a row names, and `encode` or `collate` reads."""
         return ()
+
+    def varies(self, options: Any) -> bool:
+        """Whether `collate` makes something else of a row in every epoch (augmentation): nothing is then kept of it."""
+        return False
 
     def stratum(self, values: Mapping[str, Any], options: Any) -> str | None:
         """The class of a row, for a stratified split; None: split at random."""
@@ -228,9 +238,12 @@ class Task(ABC):
         """
         return f"task {self.name!r} has no check_packing"
 
-    def prepare(self, rows: Sequence[Row], base: nn.Module) -> Sequence[Row]:
-        """Rows with what the frozen base has to say about them (DPO's reference log-probabilities)."""
-        return rows
+    def prepare(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Mapping[str, Tensor]:
+        """What the base itself makes of a batch's rows (DPO's reference log-probabilities): name -> `[B]` numbers.
+
+        Asked of the plain base in evaluation mode, once for every row; `collate` finds the numbers in the examples.
+        """
+        return {}
 
     def decode(self, outputs: Any, setting: Setting) -> list[dict[str, Any]]:
         """Predictions from `Loss.outputs`, one JSON object a row: evaluation then needs one forward pass only."""
@@ -318,8 +331,14 @@ class DataFormat(ABC):
     Options: ClassVar[type[Options]] = Options
     #: `sniff` recognises nothing: such files are another format's too (CSV), and this one has to be asked for.
     by_name_only: ClassVar[bool] = False
+    #: Such files may be of a narrower format, too (JSON, text): where one recognises the file, it is that one's.
+    general: ClassVar[bool] = False
     #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.
     item_suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Files that are read together with this one (the other language of a text), and have no rows of their own."""
+        return ()
 
     @abstractmethod
     def sniff(self, path: Path) -> str | None:

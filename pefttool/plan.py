@@ -14,6 +14,8 @@ from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.values import Facts, Problem, Setting
 
+COMPILED = "compile: memory is planned as if nothing were compiled, which takes no less"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -46,6 +48,12 @@ class Plan:
     def settled(self, options: Any) -> Plan:
         """This plan with the task's options as the rows settled them."""
         return replace(self, recipe=replace(self.recipe, task_options=options))
+
+    @property
+    def may_pack(self) -> bool:
+        """Rows lie one behind another in one sequence, if the model turns out to keep them apart."""
+        apart = self.adapter.keeps_rows_apart(self.recipe.adapter_options, self.facts)
+        return self.recipe.train.packing is not False and apart and self.task.packs
 
     @property
     def tables_on_host(self) -> bool:
@@ -115,6 +123,8 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
+    if resolved.train.compile:
+        plan = replace(plan, notices=(*plan.notices, COMPILED))
     return plan
 
 
@@ -124,6 +134,7 @@ def decided(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.train.seed,
         "sequence_length": recipe.train.sequence_length,
         "recomputes": recipe.train.gradient_checkpointing != "none",
+        "packed": recipe.train.packing is True,
         "streamed": recipe.memory.stream,
     }
 
@@ -178,8 +189,9 @@ def check(plan: Plan) -> list[Problem]:
             " `pefttool plan --budget` chooses into the recipe"
         )
         problems.append(Problem("memory.budget", message))
-    for kind, chosen in (("adapter", plan.adapter), ("task", plan.task)):
-        if resolved.train.packing and not chosen.packs:
+    apart = plan.adapter.keeps_rows_apart(resolved.adapter_options, plan.facts)
+    for kind, chosen, able in (("adapter", plan.adapter, apart), ("task", plan.task, plan.task.packs)):
+        if resolved.train.packing and not able:
             problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
     problems += techniques_refused(plan)
     refused = plan.adapter.check(resolved.adapter_options, plan.facts)

@@ -9,9 +9,13 @@ pefttool_api_version = 1
 
 @hookimpl
 def register_tasks() -> Sequence[Task]:
-    return []
+    from pefttool_recsys.next_item import NextItem
+
+    return [NextItem()]
 
 
 @hookimpl
 def register_formats() -> Sequence[DataFormat]:
-    return []
+    from pefttool_recsys.interactions import Interactions
+
+    return [Interactions()]

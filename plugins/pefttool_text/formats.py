@@ -21,9 +21,10 @@ from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
 from pefttool.values import DataProblem
-from pefttool_text.conll import Conll, is_tagged
+from pefttool_text.conll import Conll
+from pefttool_text.parallel import ParallelText
 from pefttool_text.reading import StrictJson, head, lines, short, skip, text_of
-from pefttool_text.squad import Squad, is_squad
+from pefttool_text.squad import Squad
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -32,13 +33,14 @@ LONGEST_FIELD = 2**31 - 1
 
 
 def formats() -> list[DataFormat]:
-    return [Conll(), Csv(), Json(), JsonLines(), Parquet(), Squad(), Text()]
+    return [Conll(), Csv(), Json(), JsonLines(), ParallelText(), Parquet(), Squad(), Text()]
 
 
 class JsonLines(DataFormat):
     """One JSON object on each line."""
 
     name = "jsonl"
+    general = True
 
     def sniff(self, path: Path) -> str | None:
         return f"suffix {path.suffix}, objects in lines" if _json_shape(path) == "lines" else None
@@ -70,6 +72,7 @@ class Json(DataFormat):
     """
 
     name = "json"
+    general = True
 
     def sniff(self, path: Path) -> str | None:
         shape = _json_shape(path)
@@ -111,8 +114,6 @@ def _json_shape(path: Path) -> str | None:
     if path.suffix.lower() not in JSON_SUFFIXES:
         return None
     start = head(path)
-    if path.suffix.lower() == ".json" and is_squad(start):
-        return None
     first, ended, _ = start.partition(b"\n")
     lines_of_lists = path.suffix.lower() != ".json" and not re.match(rb"\[\s*(\{|\]|$)", start)
     if start.startswith(b"[") and not lines_of_lists:
@@ -135,6 +136,7 @@ class Csv(DataFormat):
     """Comma-, semicolon- or tab-separated values with a header line; every value stays text."""
 
     name = "csv"
+    general = True
     Options = CsvOptions
 
     def sniff(self, path: Path) -> str | None:
@@ -230,13 +232,12 @@ class Text(DataFormat):
     """Plain text: a row for each paragraph (ended by a blank line), line or file, in the column `text`."""
 
     name = "text"
+    general = True
     Options = TextOptions
 
     def sniff(self, path: Path) -> str | None:
         if path.suffix.lower() not in (".txt", ".text", ".md") or head(path).startswith(b"PAR1"):
             return None
-        if is_tagged(head(path)):
-            return None  # columns of words and tags
         return f"suffix {path.suffix}"
 
     def read(self, path: Path, options: TextOptions) -> Iterator[Row | DataProblem]:

@@ -20,7 +20,8 @@ CHECKPOINTING = ("none", "non-reentrant", "reentrant")
 #: Adapters by what they can be combined with: quantizers, and ways of checkpointing.
 POSSIBLE = {
     "lora": (("null", "nf4", "fp4", "int8"), CHECKPOINTING),
-    "prefix": (("null", "nf4", "int8"), ("none",)),
+    "prefix": (("null", "nf4", "int8"), CHECKPOINTING),
+    "prefix:attention": (("null",), ("none",)),
     "head": (("null", "nf4", "int8"), ("none",)),
     "full": (("null",), CHECKPOINTING),
 }
@@ -41,8 +42,31 @@ def cases() -> list[object]:
 
 @pytest.mark.parametrize(("task", "labels", "adapter", "quantizer", "way", "rows", "tokens"), cases())
 def test_the_simulated_peak_is_the_allocators(registry: Registry, task, labels, adapter, quantizer, way, rows, tokens):
+    adapter, _, implementation = adapter.partition(":")
     settings = (f"quantize={quantizer}", f"train.gradient_checkpointing={way}", f"train.sequence_length={tokens}")
+    settings += (f"adapter.implementation={implementation}",) if implementation else ()
     chosen = real_step.planned(registry, adapter, task, *settings)
     estimate = simulate.peak(chosen, chosen.setting(labels), rows, tokens)
     assert sum(estimate.parts.values()) == estimate.peak_bytes
     assert estimate.peak_bytes == pytest.approx(real_step.measured(chosen, labels, rows, tokens), rel=0.01)
+
+
+@pytest.mark.slow  # compiling takes half a minute
+@pytest.mark.parametrize(
+    ("task", "labels", "adapter", "rows", "tokens"),
+    [
+        (*MINILM, "lora", 8, 33),
+        (*MINILM, "lora", 2, 500),
+        (*MINILM, "full", 8, 33),
+        (*SMOLLM2, "lora", 3, 33),
+    ],
+)
+def test_what_is_compiled_takes_no_more_than_what_was_simulated(
+    registry: Registry, task, labels, adapter, rows, tokens
+):
+    """`train.compile` is planned as if nothing were compiled: what fits so fits compiled, too."""
+    settings = ("train.compile=true", f"train.sequence_length={max(tokens, 64)}")
+    chosen = real_step.planned(registry, adapter, task, *settings)
+    estimate = simulate.peak(chosen, chosen.setting(labels), rows, tokens)
+    assert real_step.measured(chosen, labels, rows, tokens) <= estimate.peak_bytes * 1.01
+    assert any("compile" in notice for notice in chosen.notices)

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import samples_audio
+import samples_recsys
+import samples_series
+import samples_tabular
 import samples_text
+import samples_vision
 
 Rows = list[dict[str, Any]]
 
@@ -42,11 +47,34 @@ def _classified(folder: Path) -> Rows:
     ]
 
 
+def _translations(folder: Path) -> Rows:
+    pairs = (
+        ("one", "uno"),
+        ("a longer one, with more to say", "uno más largo, y más que decir"),
+        ("two", "dos y más"),
+    )
+    return [{"source": source, "target": target} for source, target in pairs]
+
+
+def _preferences(folder: Path) -> Rows:
+    answers = (("hi", "hello", "go away"), ("why?", "because of this and of that", "no"), ("a question", "y", "x"))
+    return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in answers]
+
+
 SAMPLES: dict[str, Sample] = {
+    "series-classification": Sample(samples_series.classified, "series"),
+    "series-forecasting": Sample(samples_series.windows, "series"),
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
+    "preference": Sample(_preferences, "decoder"),
+    "seq2seq": Sample(_translations, "encoder-decoder"),
     "masked-lm": Sample(samples_text.plain, "masked"),
+    "speech-recognition": Sample(samples_audio.spoken, "speech"),
     "question-answering": Sample(samples_text.questions, "encoder"),
+    "image-classification": Sample(samples_vision.classified, "vision"),
+    "object-detection": Sample(samples_vision.detected, "vision"),
+    "next-item": Sample(samples_recsys.next_items, "decoder"),
+    "tabular-classification": Sample(samples_tabular.tabular, "encoder"),
     "text-classification": Sample(_classified, "encoder"),
     "token-classification": Sample(samples_text.entities, "encoder"),
 }

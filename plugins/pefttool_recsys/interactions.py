@@ -1,0 +1,220 @@
+"""Logs of who took what and when as one row a user: RecBole's .inter, MovieLens' u.data, CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from pefttool import DataError, DataFormat, Options, Row
+from pefttool.values import DataProblem
+
+USER = ("user_id", "user", "userid", "uid", "customer_id", "customer")
+ITEM = ("item_id", "item", "itemid", "iid", "movie_id", "movieid", "product_id", "product")
+TIMESTAMP = ("timestamp", "time", "ts", "datetime", "date")
+RATING = ("rating", "score", "stars")
+#: Columns of a file without a header line, as MovieLens orders them.
+BARE = ("user_id", "item_id", "rating", "timestamp")
+#: Of a file that is recognised without being asked for; CSV with such columns is read on request.
+SUFFIXES, BARE_SUFFIXES = (".inter",), (".data", ".dat")
+
+
+class InteractionsOptions(Options):
+    user_column: str | None = Field(None, description=f"default: the first of {', '.join(USER)}")
+    item_column: str | None = Field(None, description=f"default: the first of {', '.join(ITEM)}")
+    timestamp_column: str | None = Field(
+        None,
+        description=f"numbers or ISO dates that order a user's items; default: the first of {', '.join(TIMESTAMP)},"
+        " else the order of the lines",
+    )
+    rating_column: str | None = Field(None, description=f"default: the first of {', '.join(RATING)}, if there is one")
+    min_rating: float | None = Field(None, description="leave out interactions with a lower rating")
+    delimiter: str | None = Field(
+        None, min_length=1, description="between columns; default: whichever of tab, ::, comma and ; the first line has"
+    )
+
+
+@dataclass
+class _User:
+    """A user's interactions, as (time, item, rating); `line` is that of the first."""
+
+    line: int
+    taken: list[tuple[float, str, float | None]] = field(default_factory=list)
+
+
+class Interactions(DataFormat):
+    """A log of interactions, grouped to users in the order of their first line, each user's items in order of time."""
+
+    name = "interactions"
+    Options = InteractionsOptions
+
+    def sniff(self, path: Path) -> str | None:
+        suffix = path.suffix.lower()
+        if suffix not in (*SUFFIXES, *BARE_SUFFIXES):
+            return None
+        first = next((text for _, text, problem in _lines(path) if problem is None and text.strip()), "")
+        names = [_name(cell) for cell in _cells(first, _delimiter(first))]
+        if suffix in SUFFIXES:
+            return f"suffix {suffix}" if len(names) > 1 else None
+        bare = len(names) in (3, 4) and all(map(_is_number, names))
+        return f"suffix {suffix}, {len(names)} numbers in a line" if bare else None
+
+    def read(self, path: Path, options: InteractionsOptions) -> Iterator[Row | DataProblem]:
+        users: dict[str, _User] = {}
+        problems: list[DataProblem] = []
+        table: _Table | None = None
+        for number, text, problem in _lines(path):
+            if problem is not None:
+                if table is None:
+                    raise DataError(str(problem))
+                problems.append(problem)
+            elif text.strip():
+                if table is None:
+                    table = _Table.of(path, number, text, options)
+                    if not table.bare:
+                        continue
+                complaint = table.take(number, text, users, options.min_rating)
+                if complaint is not None:
+                    problems.append(DataProblem(str(path), number, complaint))
+        records: list[Row | DataProblem] = list(problems)
+        if table is not None:
+            records += [_row(name, user, table, str(path)) for name, user in users.items() if user.taken]
+        yield from sorted(records, key=lambda record: record.line)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Where the columns of a file are: places in a line, by what they hold; `bare` files have no header line."""
+
+    delimiter: str
+    width: int
+    bare: bool
+    user: int
+    item: int
+    timestamp: int | None
+    rating: int | None
+
+    @classmethod
+    def of(cls, path: Path, line: int, text: str, options: InteractionsOptions) -> _Table:
+        """From the first line of the file. Raises DataError where a column that is needed is not there."""
+        delimiter = options.delimiter or _delimiter(text)
+        names = [_name(cell) for cell in _cells(text, delimiter)]
+        bare = len(names) in (3, 4) and all(map(_is_number, names))
+        if bare:
+            names = [*BARE[:2], *BARE[3 if len(names) == 3 else 2 :]]
+
+        def find(option: str, usual: Sequence[str], needed: bool) -> int | None:
+            asked = getattr(options, option)
+            lowered = [name.lower() for name in names]
+            if asked is not None and asked in names:
+                return names.index(asked)
+            found = next((lowered.index(name) for name in usual if name in lowered), None) if asked is None else None
+            if found is None and (needed or asked is not None):
+                expected = repr(asked) if asked is not None else f"one of {', '.join(usual)}"
+                raise DataError(
+                    f"{path}:{line}: found columns {', '.join(map(repr, names))}, expected {expected} (name yours with"
+                    f" -o data.format=interactions -o data.format_options.{option}=COLUMN)"
+                )
+            return found
+
+        user, item = find("user_column", USER, True), find("item_column", ITEM, True)
+        timestamp, rating = find("timestamp_column", TIMESTAMP, False), find("rating_column", RATING, False)
+        if options.min_rating is not None and rating is None:
+            raise DataError(f"{path}:{line}: min_rating needs a column with ratings: name it with rating_column")
+        assert user is not None and item is not None
+        return cls(delimiter, len(names), bare, user, item, timestamp, rating)
+
+    def take(self, line: int, text: str, users: dict[str, _User], least: float | None) -> str | None:
+        """Add the interaction in this line to its user's; or what is wrong with it."""
+        cells = _cells(text, self.delimiter)
+        if len(cells) != self.width:
+            return f"found {len(cells)} values, expected {self.width}"
+        user, item = cells[self.user], cells[self.item]
+        if not user or not item:
+            return f"found no {'user' if not user else 'item'}, expected one in every line"
+        time = float(line) if self.timestamp is None else _time(cells[self.timestamp])
+        if time is None:
+            return f"found time {_short(cells[self.timestamp or 0])}, expected a number or an ISO date"
+        rating = None if self.rating is None else _number(cells[self.rating])
+        if self.rating is not None and rating is None:
+            return f"found rating {_short(cells[self.rating])}, expected a number"
+        held = users.setdefault(user, _User(line))
+        if least is None or (rating is not None and rating >= least):
+            held.taken.append((time, item, rating))
+        return None
+
+
+def _row(name: str, user: _User, table: _Table, file: str) -> Row:
+    taken = sorted(user.taken, key=lambda one: one[0])  # what has one time stays in the order of the lines
+    values: dict[str, Any] = {"user": name, "items": [item for _, item, _ in taken]}
+    if table.timestamp is not None:
+        values["timestamps"] = [time for time, _, _ in taken]
+    if table.rating is not None:
+        values["ratings"] = [rating for _, _, rating in taken]
+    return Row(values, file, user.line)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, DataProblem | None]]:
+    """(number, text, problem): bytes that are not UTF-8 are a problem."""
+    try:
+        with path.open("rb") as stream:
+            for number, raw in enumerate(stream, 1):
+                try:
+                    yield number, raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8").rstrip("\r\n"), None
+                except UnicodeDecodeError as error:
+                    found = f"found byte 0x{raw[error.start]:02x} at position {error.start + 1}, expected UTF-8 text"
+                    yield number, "", DataProblem(str(path), number, found)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _delimiter(text: str) -> str:
+    return next((one for one in ("\t", "::", ",", ";") if one in text), "\t")
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    if '"' in text and len(delimiter) == 1 and delimiter != '"':
+        try:
+            return [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter, strict=True))]
+        except (csv.Error, StopIteration):
+            pass  # then the quotes are part of the values
+    return [cell.strip() for cell in text.split(delimiter)]
+
+
+def _name(cell: str) -> str:
+    """`user_id` of RecBole's `user_id:token`."""
+    return cell.partition(":")[0].strip()
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _is_number(text: str) -> bool:
+    return _number(text) is not None
+
+
+def _time(text: str) -> float | None:
+    """Seconds since 1970 of an ISO date (UTC, unless it says otherwise), or the number that it is."""
+    number = _number(text)
+    if number is not None:
+        return number
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 50 else text[:47] + "...")

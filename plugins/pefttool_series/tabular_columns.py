@@ -1,0 +1,155 @@
+"""What a table's columns are, found in the training rows; and a row of values as places in one table of vectors.
+
+A number column is cut at the quantiles of its training values into bins, and is encoded piecewise linearly (Gorishniy
+et al., arXiv:2203.05556): a value in bin k, at the fraction f of its width, is the sum of the vectors of the bins
+before k and f times that of bin k. A category has one vector. Either is a pair (index, fraction); each column has one
+more index for what is missing, or was never seen.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pefttool import DataError, Row
+
+MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
+#: More different texts than this in one column are names or sentences, and no categories.
+MOST_CATEGORIES = 100
+#: Words in one value; what has more is a sentence.
+MOST_WORDS = 6
+#: How far outside its training range a number is still told apart, in widths of the outermost bin.
+OVERSHOOT = 1.0
+
+
+def is_missing(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def as_number(value: Any) -> float | None:
+    """The finite number that a value is, or is written as; None for all else. Truth values are 0 and 1."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column with `edges` (B + 1 ascending numbers around B bins), or with `categories`."""
+
+    name: str
+    edges: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+
+    @property
+    def bins(self) -> int:
+        return max(len(self.edges) - 1, 0)
+
+    @property
+    def size(self) -> int:
+        """Vectors that belong to it; the last one is for missing and unknown values."""
+        return (self.bins or len(self.categories)) + 1
+
+    def place(self, value: Any) -> tuple[int, float]:
+        """(index within the column, fraction). Raises ValueError for text where numbers are expected."""
+        if is_missing(value):
+            return self.size - 1, 1.0
+        if self.categories:
+            text = str(value)
+            return (self.categories.index(text) if text in self.categories else self.size - 1), 1.0
+        number = as_number(value)
+        if number is None:
+            raise ValueError("expected a number, as in the training rows")
+        index = min(max(bisect_right(self.edges, number) - 1, 0), self.bins - 1)
+        low, high = self.edges[index], self.edges[index + 1]
+        return index, min(max((number - low) / (high - low), -OVERSHOOT), 1 + OVERSHOOT)
+
+    def as_json(self) -> dict[str, Any]:
+        held = {"edges": list(self.edges)} if self.edges else {"categories": list(self.categories)}
+        return {"name": self.name, **held}
+
+
+def read(fitted: Mapping[str, Any]) -> tuple[Column, ...]:
+    """The columns that `fit` found, as they were saved."""
+    return tuple(
+        Column(c["name"], tuple(c.get("edges", ())), tuple(c.get("categories", ()))) for c in fitted["columns"]
+    )
+
+
+def place(columns: Sequence[Column], values: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+    """(indices, fractions), one a column, indices counted through all columns. Raises ValueError naming the column."""
+    indices, fractions, start = [], [], 0
+    for column in columns:
+        value = values.get(column.name)
+        try:
+            index, fraction = column.place(value)
+        except ValueError as error:
+            raise ValueError(f"column {column.name!r}: found {value!r}, {error}") from error
+        indices.append(start + index)
+        fractions.append(fraction)
+        start += column.size
+    return indices, fractions
+
+
+def fit(rows: Sequence[Row], features: Callable[[Mapping[str, Any]], Sequence[str]], bins: int) -> list[Column]:
+    """The columns that `features` names of these rows, in their order; those that never vary are left out.
+
+    Raises DataError for a column that is neither numbers nor categories, and if none is left.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in features(row.values)))
+    columns = [column for name in names if (column := _fit(name, rows, bins)) is not None]
+    if not columns:
+        raise DataError(
+            f"tabular-classification: no column of the {len(rows)} training rows varies"
+            f" ({', '.join(names) or 'there are none besides the class'}): give numbers or categories to learn from"
+        )
+    return columns
+
+
+def _fit(name: str, rows: Sequence[Row], bins: int) -> Column | None:
+    present = [(row, value) for row in rows if not is_missing(value := row.values.get(name))]
+    numbers = [as_number(value) for _, value in present]
+    known = [number for number in numbers if number is not None]
+    if not present or (len({str(value) for _, value in present}) == 1 and len(present) == len(rows)):
+        return None
+    if len(known) == len(present):
+        return Column(name, edges=_edges(known, bins))
+    if len(known) > len(present) / 2:
+        row, value = next(pair for pair, number in zip(present, numbers, strict=True) if number is None)
+        raise DataError(
+            f"{row.place}: column {name!r}: found {value!r}, expected a number as in most rows (empty, if unknown)"
+        )
+    categories = sorted({str(value) for _, value in present})
+    if len(categories) > MOST_CATEGORIES:
+        raise DataError(
+            f"{present[0][0].place}: column {name!r}: {len(categories)} different texts in {len(present)} rows, such as"
+            f" {present[0][1]!r}, and at most {MOST_CATEGORIES} can be categories: leave it out with -o"
+            f" task.ignore={name}"
+        )
+    return Column(name, categories=tuple(categories))
+
+
+def _edges(values: Sequence[float], bins: int) -> tuple[float, ...]:
+    """At most `bins` + 1 different quantiles; a single value is given an edge beside it."""
+    import numpy as np
+
+    distinct = sorted(set(values))
+    if len(distinct) > bins + 1:
+        distinct = np.unique(np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, bins + 1))).tolist()
+    if len(distinct) == 1:
+        return (distinct[0], distinct[0] + max(1.0, abs(distinct[0])))
+    return tuple(distinct)
