@@ -277,6 +277,8 @@ def _layer_defaults(document: dict[str, Any], registry: Registry, task: str | No
     defaults = dict(registry.tasks[task].defaults())
     if adapter is not None:
         defaults.update(registry.adapters[adapter].defaults(registry.tasks[task]))
+        if "head_learning_rate" in defaults:
+            defaults["head_learning_rate"] *= registry.tasks[task].head_rate
     document["train"] = {**defaults, **{k: v for k, v in (train or {}).items()}}
     generation = document.get("generation")
     if registry.tasks[task].generation and (generation is None or isinstance(generation, Mapping)):

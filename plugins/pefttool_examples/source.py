@@ -142,7 +142,7 @@ DATA = {
         "SYNTHETIC questions, SQuAD-shaped, over facts of real films, from recbole (package MIT; MovieLens data:"
         " research use)",
         text_data.make_film_questions,
-        (text_data.RECBOLE,),
+        (tables.RECBOLE,),
     ),
     "fashion-mnist": Example(
         "28 x 28 grey pictures of 10 kinds of clothes, 2,000 to train and 1,000 held out, from dataset-fashion-mnist"
