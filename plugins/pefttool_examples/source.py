@@ -181,7 +181,7 @@ DATA = {
         (vision_data.FASHION,),
     ),
     "tree-crowns": Example(
-        "tiles of 4 aerial photographs with boxes around tree crowns, two whole photographs held out, from deepforest"
+        "tiles of 3 aerial photographs with boxes around tree crowns, the right part of each held out, from deepforest"
         " (package MIT; NEON imagery)",
         vision_data.make_tree_crowns,
         (vision_data.DEEPFOREST,),
