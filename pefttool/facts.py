@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 from typing import TYPE_CHECKING, Any
 
-from pefttool import recompute
+from pefttool import key_values, recompute
 from pefttool.values import Facts
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         layers=layers,
         head_modules=heads,
         output_modules=tuple(n for n in outputs if n not in heads),
-        key_value_cache=_takes_cache(model),
+        key_values=tuple(found for found in key_values.find(model) if in_backbone(found.module)),
+        key_value_cache=_takes_cache(model, task.peft_task_type),
+        counts_positions=_counts_positions(model),
         positions=int(getattr(config, "max_position_embeddings", 0) or 0),
         recomputable=bool(layers) and recompute.possible(modules[name] for name in layers),
         task=task.name,
@@ -84,6 +86,34 @@ def _longest(modules: dict[str, nn.Module]) -> tuple[str, ...]:
     return best
 
 
-def _takes_cache(model: nn.Module) -> bool:
-    backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
-    return "past_key_values" in introspection.signature(backbone.forward).parameters
+#: What peft calls itself instead of the model's own forward, where that takes no `past_key_values`.
+_HEADS = {"SEQ_CLS": {"dropout", "classifier"}, "TOKEN_CLS": {"dropout", "classifier"}, "QUESTION_ANS": {"qa_outputs"}}
+
+
+def _takes_cache(model: nn.Module, peft_task_type: str | None) -> bool:
+    """Whether peft's prefix tuning computes what the model does: its keys and values go in as `past_key_values`."""
+    if _takes(model, "past_key_values"):
+        return True
+    backbone = _backbone(model)
+    if not _takes(backbone, "past_key_values"):
+        return False
+    if peft_task_type == "SEQ_CLS" and getattr(backbone, "pooler", None) is None:
+        return False
+    beside = {name for name, child in model.named_children() if child is not backbone}
+    return beside <= _HEADS.get(peft_task_type or "", set())
+
+
+def _counts_positions(model: nn.Module) -> bool:
+    """Positions can be given, and are counted from 0 otherwise (RoBERTa's begin behind that of its padding)."""
+    backbone = _backbone(model)
+    tables = (module for name, module in backbone.named_modules() if name.endswith("position_embeddings"))
+    return _takes(backbone, "position_ids") and all(getattr(t, "padding_idx", None) is None for t in tables)
+
+
+def _backbone(model: nn.Module) -> nn.Module:
+    backbone: nn.Module = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
+    return backbone
+
+
+def _takes(module: nn.Module, argument: str) -> bool:
+    return argument in introspection.signature(module.forward).parameters

@@ -20,7 +20,8 @@ CHECKPOINTING = ("none", "non-reentrant", "reentrant")
 #: Adapters by what they can be combined with: quantizers, and ways of checkpointing.
 POSSIBLE = {
     "lora": (("null", "nf4", "fp4", "int8"), CHECKPOINTING),
-    "prefix": (("null", "nf4", "int8"), ("none",)),
+    "prefix": (("null", "nf4", "int8"), CHECKPOINTING),
+    "prefix:attention": (("null",), ("none",)),
     "head": (("null", "nf4", "int8"), ("none",)),
     "full": (("null",), CHECKPOINTING),
 }
@@ -41,7 +42,9 @@ def cases() -> list[object]:
 
 @pytest.mark.parametrize(("task", "labels", "adapter", "quantizer", "way", "rows", "tokens"), cases())
 def test_the_simulated_peak_is_the_allocators(registry: Registry, task, labels, adapter, quantizer, way, rows, tokens):
+    adapter, _, implementation = adapter.partition(":")
     settings = (f"quantize={quantizer}", f"train.gradient_checkpointing={way}", f"train.sequence_length={tokens}")
+    settings += (f"adapter.implementation={implementation}",) if implementation else ()
     chosen = real_step.planned(registry, adapter, task, *settings)
     estimate = simulate.peak(chosen, chosen.setting(labels), rows, tokens)
     assert sum(estimate.parts.values()) == estimate.peak_bytes
