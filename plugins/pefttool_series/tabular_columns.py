@@ -124,9 +124,10 @@ def _fit(name: str, rows: Sequence[Row], bins: int) -> Column | None:
     present = [(row, value) for row in rows if not is_missing(value := row.values.get(name))]
     numbers = [as_number(value) for _, value in present]
     known = [number for number in numbers if number is not None]
+    if not present or (len({str(value) for _, value in present}) == 1 and len(present) == len(rows)):
+        return None
     if len(known) == len(present):
-        edges = _edges(known, bins)
-        return Column(name, edges=edges) if len(edges) > 1 or len(known) < len(rows) else None
+        return Column(name, edges=_edges(known, bins))
     if len(known) > len(present) / 2:
         row, value = next(pair for pair, number in zip(present, numbers, strict=True) if number is None)
         raise DataError(
@@ -139,16 +140,16 @@ def _fit(name: str, rows: Sequence[Row], bins: int) -> Column | None:
             f" {present[0][1]!r}, and at most {MOST_CATEGORIES} can be categories: leave it out with -o"
             f" task.ignore={name}"
         )
-    return Column(name, categories=tuple(categories)) if len(categories) > 1 or len(present) < len(rows) else None
+    return Column(name, categories=tuple(categories))
 
 
 def _edges(values: Sequence[float], bins: int) -> tuple[float, ...]:
-    """At most `bins` + 1 different quantiles; a single value is given an edge beside it, no value none."""
+    """At most `bins` + 1 different quantiles; a single value is given an edge beside it."""
     import numpy as np
 
     distinct = sorted(set(values))
     if len(distinct) > bins + 1:
         distinct = np.unique(np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, bins + 1))).tolist()
     if len(distinct) == 1:
-        return (distinct[0], distinct[0] + 1.0)
+        return (distinct[0], distinct[0] + max(1.0, abs(distinct[0])))
     return tuple(distinct)

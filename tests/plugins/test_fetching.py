@@ -99,3 +99,11 @@ def test_a_debian_package_is_unpacked_once(cache: Path, tmp_path: Path) -> None:
     made.write_bytes(made.read_bytes() + b" ")
     with pytest.raises(DataError, match="is not the file that was published"):
         package.folder()
+
+
+def test_a_wheel_for_one_platform_is_asked_for_as_such() -> None:
+    file = "river-0.26.1-cp311-cp311-manylinux_2_17_x86_64.manylinux_2_28_x86_64.whl"
+    command = archives.Archive("river==0.26.1", file, "0" * 64).command
+    for part in ("--python-version 311", "--implementation cp", "--abi cp311", "--platform manylinux_2_28_x86_64"):
+        assert part in command
+    assert "--platform" not in archives.Archive("pure==1", "pure-1-py3-none-any.whl", "0" * 64).command
