@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool import facts, hub, streamed_base
+from pefttool.errors import ModelError
 from pefttool.interfaces import Quantizer, Task
 from pefttool.plan import Plan
 from pefttool.precision import torch_dtype
@@ -99,4 +100,7 @@ def load_model(
         model.get_submodule(name).to(device=device, dtype=torch.float32)
     model.eval()
     new = tuple(f"{name}." for name in heads)
+    misfits = [n for n in source.misfits if not (new and n.startswith(new))]
+    if misfits:
+        raise ModelError(f"model {path}: {misfits[0]!r} has another shape than its config.json says; restore its files")
     return model, loaded.processor, tuple(n for n in source.missing if not (new and n.startswith(new)))

@@ -27,7 +27,7 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         return not f"{name}.".startswith(outside) if outside else True
 
     config = getattr(model, "config", None)
-    layers = _layers(modules)
+    layers = _layers(model, modules)
     return Facts(
         architecture=type(model).__name__,
         model_type=getattr(config, "model_type", ""),
@@ -55,8 +55,22 @@ def _output_modules(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[st
     return tuple(n for n, m in modules.items() if m is output) if output is not None else ()
 
 
-def _layers(modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    """The children of the longest list of modules of one class: the transformer's blocks."""
+def _layers(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    """The transformer's blocks, first to last: an encoder's, then the decoder's, where the model has both."""
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        halves = [getattr(model, f"get_{half}", lambda: None)() for half in ("encoder", "decoder")]
+        names = [next((n for n, m in modules.items() if m is half), None) for half in halves]
+        if all(names):
+            return tuple(
+                layer
+                for name in names
+                for layer in _longest({n: m for n, m in modules.items() if n.startswith(f"{name}.")})
+            )
+    return _longest(modules)
+
+
+def _longest(modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    """The children of the longest list of modules of one class."""
     from torch import nn
 
     best: tuple[str, ...] = ()

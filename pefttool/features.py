@@ -87,6 +87,9 @@ def settle(
     adapted = replace(adapted, still=found.still)
     if store is None or not found.still:
         return adapted, data, held_out
+    if plan.task.varies(base.setting.options):
+        emit(Notice(text="features are not cached: the task changes its rows in every epoch"))
+        return adapted, data, held_out
     if found.frontier is None:
         emit(Notice(text=f"features are not cached: {found.reason}"))
         return adapted, data, held_out
@@ -128,7 +131,7 @@ class _Maker:
         import torch
 
         per_token = self.frontier.like is not None
-        starts = (0, *accumulate(int(e["length"]) if per_token else 1 for e in data.examples))
+        starts = (0, *accumulate(self.frontier.lengths(data.examples) if per_token else [1] * len(data.examples)))
         shape = (starts[-1], *self.frontier.shape)
         size = torch.Size(shape).numel() * self.frontier.dtype.itemsize
         if size > LIMIT:
@@ -182,7 +185,7 @@ class _Maker:
     def _compute(self, data: Encoded, starts: Sequence[int], put: Put) -> None:
         """Run the frozen part over all rows, those of similar length together, longest first."""
         plan, base, model = self.plan, self.base, self.adapted.model
-        lengths = tuple(int(e["length"]) for e in data.examples)
+        lengths, own = tuple(int(e["length"]) for e in data.examples), self.frontier.lengths(data.examples)
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         tokens = max(TOKENS, lengths[order[0]])
         waiting = Batches(lengths, 1, 1, 0, tokens, base.setting.packing).fill(order)[::-1]
@@ -198,7 +201,7 @@ class _Maker:
                         raise
                     waiting = [half for later in (*waiting, rows) for half in reversed(halves(later, lengths))]
                     continue
-                for i, features in zip(rows, self.frontier.rows(output, [lengths[i] for i in rows]), strict=True):
+                for i, features in zip(rows, self.frontier.rows(output, [own[i] for i in rows]), strict=True):
                     assert len(features) == starts[i + 1] - starts[i], "the model was called with other rows"
                     put(NAME, starts[i], features)
                 done += len(rows)

@@ -61,6 +61,10 @@ class Frontier:
         features: Tensor = output if self.field is None else output[self.field]
         return features
 
+    def lengths(self, examples: Sequence[Mapping[str, Any]]) -> list[int]:
+        """How many tokens of features each of these examples has: a decoder's are those of the target alone."""
+        return [_tokens(e, self.like) for e in examples]
+
     def rows(self, features: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """Features of a batch -> of its rows: [T, ...] without padding, or [1, ...]."""
         if self.like is None:
@@ -129,7 +133,6 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
     """What is frozen below the first thing that trains, if that is a whole block or more."""
     model = adapted.model
     examples = _asked(data.examples)
-    lengths = [int(e["length"]) for e in examples]
     batch = to_device(plan.task.collate(examples, base.processor, base.setting), plan.choice.device)
 
     def loss(**more: Any) -> Loss:
@@ -144,8 +147,9 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
         blocks = _blocks(plan, model)
         calls = _trace(plan, model, loss, blocks, drawing=True)
         names = {module: name for name, module in model.named_modules()}
-        for frontier, features in _candidates(calls, blocks, names, batch, len(lengths)):
-            carried = BatchFeatures(frontier, frontier.batch(frontier.rows(features, lengths), batch))
+        for frontier, features in _candidates(calls, blocks, names, batch, examples):
+            rows = frontier.rows(features, frontier.lengths(examples))
+            carried = BatchFeatures(frontier, frontier.batch(rows, batch))
             if _same(loss, carried):
                 with inference(model, plan.choice):
                     if _same(loss, carried):
@@ -283,7 +287,7 @@ def _candidates(
     blocks: Sequence[nn.Module],
     names: Mapping[nn.Module, str],
     batch: Mapping[str, Any],
-    rows: int,
+    examples: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[Frontier, Tensor]]:
     """(frontier, its features) of the modules that returned last, outermost first; small outputs first."""
     last = max((i for i, call in enumerate(calls) if not call.entered), default=0)
@@ -292,9 +296,12 @@ def _candidates(
         begin = max(i for i, call in enumerate(calls[:last]) if call.entered and call.module is module)
         bypassed = _bypassed(calls[:begin], blocks)
         for field, features in sorted(_tensors(output), key=lambda pair: pair[1].numel()):
-            like = next((n for n, t in batch.items() if _shape(t) == features.shape[:2]), None)
+            alike = [n for n, t in batch.items() if _shape(t) == features.shape[:2]]
+            if len({tuple(_tokens(e, n) for e in examples) for n in alike}) > 1:
+                continue  # a source and a target of one width: whose tokens these are cannot be told
+            like = next(iter(alike), None)
             per_token = like is not None and features.ndim > 2
-            if features.is_floating_point() and (per_token or (features.ndim > 1 and len(features) == rows)):
+            if features.is_floating_point() and (per_token or (features.ndim > 1 and len(features) == len(examples))):
                 shape = tuple(features.shape[2 if per_token else 1 :])
                 yield (
                     Frontier(
@@ -310,6 +317,12 @@ def _candidates(
                     features.detach(),
                 )
         last -= 1
+
+
+def _tokens(example: Mapping[str, Any], name: str | None) -> int:
+    """The length of what `encode` gave under this name, or of the whole row where that is no list."""
+    own = example.get(name) if name is not None else None
+    return len(own) if isinstance(own, list) else int(example["length"])
 
 
 def _shape(value: Any) -> Any:

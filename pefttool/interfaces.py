@@ -107,6 +107,8 @@ class Task(ABC):
     truncates: ClassVar[bool] = True
     #: Metrics are of what `predict` answers (it generates), not of what `decode` makes of the loss's forward pass.
     judged_by_answers: ClassVar[bool] = False
+    #: Defaults for `generation.*` keys that suit this task, e.g. `{"max_new_tokens": 400}`.
+    generation: ClassVar[Mapping[str, Any]] = {}
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
@@ -154,6 +156,10 @@ class Task(ABC):
     def files(self, values: Mapping[str, Any], options: Any) -> tuple[str, ...]:
         """Absolute paths of the files that a row names, and `encode` or `collate` reads."""
         return ()
+
+    def varies(self, options: Any) -> bool:
+        """Whether `collate` makes something else of a row in every epoch (augmentation): nothing is then kept of it."""
+        return False
 
     def stratum(self, values: Mapping[str, Any], options: Any) -> str | None:
         """The class of a row, for a stratified split; None: split at random."""
@@ -318,6 +324,8 @@ class DataFormat(ABC):
     Options: ClassVar[type[Options]] = Options
     #: `sniff` recognises nothing: such files are another format's too (CSV), and this one has to be asked for.
     by_name_only: ClassVar[bool] = False
+    #: Such files may be of a narrower format, too (JSON, text): where one recognises the file, it is that one's.
+    general: ClassVar[bool] = False
     #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.
     item_suffixes: ClassVar[tuple[str, ...]] = ()
 

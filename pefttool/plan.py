@@ -14,6 +14,8 @@ from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.values import Facts, Problem, Setting
 
+COMPILED = "compile: memory is planned as if nothing were compiled, which takes no less"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -115,6 +117,8 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
+    if resolved.train.compile:
+        plan = replace(plan, notices=(*plan.notices, COMPILED))
     return plan
 
 

@@ -29,6 +29,7 @@ class LocalPretrained(Pretrained):
         self.arguments = dict(arguments or {})
         self.abstract = abstract
         self.missing: tuple[str, ...] = ()
+        self.misfits: tuple[str, ...] = ()
         try:
             self.config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
@@ -54,13 +55,15 @@ class LocalPretrained(Pretrained):
                     trust_remote_code=False,
                     use_safetensors=True,
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # a pretrained head for other classes: `misfits` says which
                     **self.arguments,
                 )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(
                 f"model {self.path} cannot be loaded as {auto_class.__name__}: {one_line(error)}"
             ) from error
-        self.missing = tuple(sorted(report.get("missing_keys", ())))
+        self.misfits = tuple(sorted(str(misfit[0]) for misfit in report.get("mismatched_keys", ())))
+        self.missing = tuple(sorted({*report.get("missing_keys", ()), *self.misfits}))
         return built
 
     def processor(self, auto_class: Any) -> Any:

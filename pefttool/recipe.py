@@ -278,6 +278,9 @@ def _layer_defaults(document: dict[str, Any], registry: Registry, task: str | No
     if adapter is not None:
         defaults.update(registry.adapters[adapter].defaults(registry.tasks[task]))
     document["train"] = {**defaults, **{k: v for k, v in (train or {}).items()}}
+    generation = document.get("generation")
+    if registry.tasks[task].generation and (generation is None or isinstance(generation, Mapping)):
+        document["generation"] = {**registry.tasks[task].generation, **(generation or {})}
 
 
 def _section_options(

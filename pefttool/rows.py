@@ -144,6 +144,7 @@ def choose_format(path: Path, registry: Registry, name: str | None = None) -> tu
         except UsageError as error:
             raise UsageError(f"data.format: {error}") from error
     found = {n: reason for n in registry.formats if (reason := registry.formats[n].sniff(path))}
+    found = {n: reason for n, reason in found.items() if not registry.formats[n].general} or found
     if len(found) == 1:
         ((only, reason),) = found.items()
         return registry.formats[only], reason

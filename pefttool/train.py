@@ -113,6 +113,7 @@ class Loop:
         self.total_steps = self.batches.total_steps(self.settings.epochs, self.settings.max_steps)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.every = self.settings.evaluate_every or self.steps_per_epoch
+        self.epoch = 0
         batches = (self._collate(rows) for step in self.batches.epoch(0) for rows in step)
         plan.adapter.prepare(adapted.model, ({k: v for k, v in b.items() if k != FEATURES} for b in batches))
         self.parameters = adapted.parameters()
@@ -133,6 +134,7 @@ class Loop:
         steps = self.batches.steps()
         while progress.step < self.total_steps:
             position, micro_batches = next(steps)
+            self.epoch = position.epoch if position.index else position.epoch - 1
             progress = Progress(progress.step + 1, position, self.best)
             self.emit.step = progress.step
             self._step(model, micro_batches, progress)
@@ -276,7 +278,8 @@ class Loop:
 
     def _collate(self, rows: list[int]) -> dict[str, Tensor]:
         examples = [self.data.examples[r] for r in rows]
-        tensors = collate(examples, self.plan.task, self.base.processor, self.base.setting)
+        setting = replace(self.base.setting, epoch=self.epoch)
+        tensors = collate(examples, self.plan.task, self.base.processor, setting)
         return to_device(tensors, self.plan.choice.device)
 
     def _over_ranks(self, loss: float) -> float:

@@ -121,7 +121,9 @@ class Setting:
     """What a task's methods may depend on besides the model and the rows; saved with the adapter.
 
     With `packing`, `collate` lays rows one behind another in one sequence, and `loss` keeps them apart. `fitted` is
-    what `Task.fit` made of the training rows (empty while there are none: a plan).
+    what `Task.fit` made of the training rows (empty while there are none: a plan). `epoch` counts from 0 in training,
+    and is None elsewhere: what is changed in training only (augmentation) draws from `seed`, `epoch` and the row, so
+    that a resumed run draws the same.
     """
 
     options: Any
@@ -132,6 +134,7 @@ class Setting:
     packing: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    epoch: int | None = None
 
 
 @dataclass(frozen=True)

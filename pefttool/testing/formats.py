@@ -23,7 +23,7 @@ def check_format(
     others: Iterable[Path] = (),
 ) -> None:
     """`path` is a file of this format with the rows `expected`, on these `lines` (or of these numbers); `others` are
-    files of other formats. Raises ContractViolation."""
+    files of other formats, for a general one: of other general formats. Raises ContractViolation."""
     what = f"format {data_format.name!r}"
     known = bool(data_format.sniff(path))
     require(known or data_format.by_name_only, what, f"does not recognise {path.name}")

@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pefttool.testing import vision_models
+from pefttool.testing.speech_models import tiny_ctc, tiny_speech
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -76,6 +79,25 @@ def tiny_masked(folder: Path) -> Path:
     return folder
 
 
+def tiny_seq2seq(folder: Path) -> Path:
+    """A T5 of two layers on each side, with tokenizer, in `folder`; returns it."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=len(SPECIAL) + 256,
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        eos_token_id=2,
+    )
+    return _store(folder, lambda: T5ForConditionalGeneration(config))
+
+
 def _store(folder: Path, build: Callable[[], Any]) -> Path:
     import torch
 
@@ -93,11 +115,45 @@ def _store(folder: Path, build: Callable[[], Any]) -> Path:
     return folder
 
 
+def tiny_series(folder: Path) -> Path:
+    """A PatchTST of two layers that looks at 32 values of two channels, with batch norms, in `folder`; returns it."""
+    import torch
+    from transformers import PatchTSTConfig, PatchTSTModel
+
+    config = PatchTSTConfig(
+        num_input_channels=2,
+        context_length=32,
+        patch_length=8,
+        patch_stride=8,
+        d_model=64,
+        ffn_dim=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = PatchTSTModel(config)
+        with torch.no_grad():
+            for name, tensor in model.named_buffers():
+                if name.endswith("running_mean"):
+                    tensor.normal_(0, 0.1)  # statistics that are not those of a fresh model: ignoring them shows
+                elif name.endswith("running_var"):
+                    tensor.uniform_(0.5, 1.5)
+    model.save_pretrained(folder)
+    return folder
+
+
 #: Makers of tiny models by kind: what the samples of a task name.
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "encoder": tiny_encoder,
     "decoder": tiny_decoder,
     "masked": tiny_masked,
+    "seq2seq": tiny_seq2seq,
+    "vision": vision_models.tiny_vision,
+    "detector": vision_models.tiny_detector,
+    "speech": tiny_speech,
+    "ctc": tiny_ctc,
+    "series": tiny_series,
 }
 
 

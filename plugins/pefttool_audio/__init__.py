@@ -1,4 +1,4 @@
-"""Speech tasks and the formats that recordings come in."""
+"""Speech tasks (speech-recognition) and the formats that recordings come in."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,13 @@ pefttool_api_version = 1
 
 @hookimpl
 def register_tasks() -> Sequence[Task]:
-    return []
+    from pefttool_audio.recognition import SpeechRecognition
+
+    return [SpeechRecognition()]
 
 
 @hookimpl
 def register_formats() -> Sequence[DataFormat]:
-    return []
+    from pefttool_audio.formats import Recordings, Transcripts
+
+    return [Recordings(), Transcripts()]

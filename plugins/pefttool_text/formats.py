@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import glob
 import json
-import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,135 +21,46 @@ from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
 from pefttool.values import DataProblem
+from pefttool_text.conll import Conll
+from pefttool_text.reading import StrictJson, head, lines, short, skip, text_of
+from pefttool_text.squad import Squad
 
-HEAD = 4096
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 #: Characters in one CSV field; Python's own limit of 131,072 is too small for long documents.
 LONGEST_FIELD = 2**31 - 1
-SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def formats() -> list[DataFormat]:
-    return [Csv(), Json(), JsonLines(), Parquet(), Text()]
-
-
-def _open_error(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror or error}")
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes, without a byte-order mark and leading space."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except OSError as error:
-        raise _open_error(path, error) from error
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str, DataProblem | None]]:
-    r"""(number, text, problem) of every line, ended by \n. Bytes that are not UTF-8 are a problem, and `\ufffd`."""
-    try:
-        with path.open("rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                if number == 1:
-                    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                        raise DataError(f"{path} is UTF-16 text, expected UTF-8: save it as UTF-8")
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                try:
-                    yield number, raw.decode("utf-8"), None
-                except UnicodeDecodeError as error:
-                    found = f"found byte 0x{raw[error.start]:02x} at position {error.start + 1}, expected UTF-8 text"
-                    yield number, raw.decode("utf-8", "replace"), DataProblem(str(path), number, found)
-    except OSError as error:
-        raise _open_error(path, error) from error
-
-
-def _short(text: str) -> str:
-    text = " ".join(text[:200].split())
-    return repr(text if len(text) <= 50 else text[:47] + "...")
-
-
-class _StrictJson:
-    """JSON as its standard has it. What Python accepts beyond that, or would lose, is left in `faults`."""
-
-    def __init__(self) -> None:
-        self.faults: list[str] = []
-        self._decoder = json.JSONDecoder(
-            parse_constant=self._constant,
-            parse_float=self._float,
-            parse_int=self._int,
-            object_pairs_hook=self._object,
-        )
-
-    def parse(self, text: str, start: int = 0) -> tuple[Any, int]:
-        """(value, end) of the value at `start`. Raises ValueError or RecursionError."""
-        self.faults.clear()
-        value, end = self._decoder.raw_decode(text, start)
-        if "\\u" in text[start:end]:
-            try:
-                json.dumps(value, ensure_ascii=False).encode("utf-8")
-            except UnicodeEncodeError:
-                self.faults.append("half of a surrogate pair is no character")
-        return value, end
-
-    def _constant(self, name: str) -> None:
-        self.faults.append(f"{name} is not JSON")
-
-    def _float(self, digits: str) -> float:
-        value = float(digits)
-        if math.isinf(value):
-            self.faults.append(f"{_short(digits)} is beyond float64")
-        return value
-
-    def _int(self, digits: str) -> int:
-        try:
-            return int(digits)
-        except ValueError:  # Python refuses to convert thousands of digits
-            self.faults.append(f"an integer of {len(digits)} digits is too long")
-            return 0
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            names = [name for name, _ in pairs]
-            self.faults.append(f"key {next(n for n in names if names.count(n) > 1)!r} occurs twice")
-        return values
-
-    def row(self, value: Any, text: str, file: str, line: int) -> Row | DataProblem:
-        """The row that `value`, just parsed from `text`, is; or what keeps it from being one."""
-        if self.faults:
-            return DataProblem(file, line, f"found {_short(text)}, expected a JSON object ({self.faults[0]})")
-        if not isinstance(value, dict):
-            return DataProblem(file, line, f'found {_short(text)}, expected a JSON object such as {{"text": ...}}')
-        return Row(value, file, line)
+    return [Conll(), Csv(), Json(), JsonLines(), Parquet(), Squad(), Text()]
 
 
 class JsonLines(DataFormat):
     """One JSON object on each line."""
 
     name = "jsonl"
+    general = True
 
     def sniff(self, path: Path) -> str | None:
         return f"suffix {path.suffix}, objects in lines" if _json_shape(path) == "lines" else None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
-        strict = _StrictJson()
-        for number, text, problem in _lines(path):
+        strict = StrictJson()
+        for number, text, problem in lines(path):
             if problem is not None:
                 yield problem
             elif text.strip():
                 yield self._row(strict, text.strip(), str(path), number)
 
     @staticmethod
-    def _row(strict: _StrictJson, text: str, file: str, number: int) -> Row | DataProblem:
+    def _row(strict: StrictJson, text: str, file: str, number: int) -> Row | DataProblem:
         try:
             value, end = strict.parse(text)
             if end < len(text):
                 raise json.JSONDecodeError("Extra data", text, end)
         except (ValueError, RecursionError) as error:
             why = getattr(error, "msg", None) or str(error)
-            return DataProblem(file, number, f"found {_short(text)}, expected a JSON object ({why})")
+            return DataProblem(file, number, f"found {short(text)}, expected a JSON object ({why})")
         return strict.row(value, text, file, number)
 
 
@@ -161,18 +71,14 @@ class Json(DataFormat):
     """
 
     name = "json"
+    general = True
 
     def sniff(self, path: Path) -> str | None:
         shape = _json_shape(path)
         return f"suffix {path.suffix}, {shape}" if shape not in (None, "lines") else None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
-        parts = []
-        for _, line, problem in _lines(path):
-            if problem is not None:
-                raise DataError(str(problem))
-            parts.append(line)
-        strict, text = _StrictJson(), "".join(parts)
+        strict, text = StrictJson(), text_of(path)
         try:
             for number, (value, start, end) in enumerate(self._values(strict, text), 1):
                 yield strict.row(value, text[start:end], str(path), number)
@@ -182,39 +88,34 @@ class Json(DataFormat):
             raise DataError(f"{path}: {error}; expected a list of JSON objects") from error
 
     @staticmethod
-    def _values(strict: _StrictJson, text: str) -> Iterator[tuple[Any, int, int]]:
+    def _values(strict: StrictJson, text: str) -> Iterator[tuple[Any, int, int]]:
         """(value, start, end) of each element of the list, or of each document of the file."""
-        at = _skip(text, 0)
+        at = skip(text, 0)
         listed = text.startswith("[", at)
-        at = _skip(text, at + 1) if listed else at
+        at = skip(text, at + 1) if listed else at
         more = at < len(text) and not (listed and text.startswith("]", at))
         while more:
             value, end = strict.parse(text, at)
             yield value, at, end
-            at = _skip(text, end)
+            at = skip(text, end)
             more = text.startswith(",", at) if listed else at < len(text)
-            at = _skip(text, at + 1) if listed and more else at
+            at = skip(text, at + 1) if listed and more else at
         if listed:
             if not text.startswith("]", at):
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-            at = _skip(text, at + 1)
+            at = skip(text, at + 1)
             if at < len(text):
                 raise json.JSONDecodeError("Extra data", text, at)
-
-
-def _skip(text: str, at: int) -> int:
-    space = SPACE.match(text, at)
-    return space.end() if space else at
 
 
 def _json_shape(path: Path) -> str | None:
     """`lines`, or why a file with a suffix of JSON is no JSON Lines; None for other files."""
     if path.suffix.lower() not in JSON_SUFFIXES:
         return None
-    head = _head(path)
-    first, ended, _ = head.partition(b"\n")
-    lines_of_lists = path.suffix.lower() != ".json" and not re.match(rb"\[\s*(\{|\]|$)", head)
-    if head.startswith(b"[") and not lines_of_lists:
+    start = head(path)
+    first, ended, _ = start.partition(b"\n")
+    lines_of_lists = path.suffix.lower() != ".json" and not re.match(rb"\[\s*(\{|\]|$)", start)
+    if start.startswith(b"[") and not lines_of_lists:
         return "it holds a list"
     if path.suffix.lower() == ".json" and ended and not first.rstrip().endswith(b"}"):
         return "its objects span lines"
@@ -234,10 +135,11 @@ class Csv(DataFormat):
     """Comma-, semicolon- or tab-separated values with a header line; every value stays text."""
 
     name = "csv"
+    general = True
     Options = CsvOptions
 
     def sniff(self, path: Path) -> str | None:
-        if path.suffix.lower() not in (".csv", ".tsv") or _head(path).startswith(b"PAR1"):
+        if path.suffix.lower() not in (".csv", ".tsv") or head(path).startswith(b"PAR1"):
             return None
         return f"suffix {path.suffix}, {DELIMITERS[self._delimiter(path)]} between columns"
 
@@ -245,7 +147,7 @@ class Csv(DataFormat):
     def _delimiter(path: Path) -> str:
         if path.suffix.lower() == ".tsv":
             return "\t"
-        header = _head(path).partition(b"\n")[0].decode("utf-8", "replace")
+        header = head(path).partition(b"\n")[0].decode("utf-8", "replace")
         return max(DELIMITERS, key=re.sub('"[^"]*"', "", header).count)  # a comma where there is none of them
 
     def read(self, path: Path, options: CsvOptions) -> Iterator[Row | DataProblem]:
@@ -253,7 +155,7 @@ class Csv(DataFormat):
         bad: list[DataProblem] = []
 
         def texts() -> Iterator[str]:
-            for _, text, problem in _lines(path):
+            for _, text, problem in lines(path):
                 bad.extend([problem] if problem is not None else [])
                 yield text
 
@@ -312,7 +214,7 @@ class Parquet(DataFormat):
     name = "parquet"
 
     def sniff(self, path: Path) -> str | None:
-        if _head(path).startswith(b"PAR1"):
+        if head(path).startswith(b"PAR1"):
             return "it starts as Parquet files do"
         return f"suffix {path.suffix}" if path.suffix.lower() == ".parquet" else None
 
@@ -329,10 +231,11 @@ class Text(DataFormat):
     """Plain text: a row for each paragraph (ended by a blank line), line or file, in the column `text`."""
 
     name = "text"
+    general = True
     Options = TextOptions
 
     def sniff(self, path: Path) -> str | None:
-        if path.suffix.lower() not in (".txt", ".text", ".md") or _head(path).startswith(b"PAR1"):
+        if path.suffix.lower() not in (".txt", ".text", ".md") or head(path).startswith(b"PAR1"):
             return None
         return f"suffix {path.suffix}"
 
@@ -356,8 +259,8 @@ class Text(DataFormat):
 
         Its own paragraphs have no lines, and a blank line with a space in it does not end them.
         """
-        if any(problem for _, _, problem in _lines(path)):
-            for number, line, problem in _lines(path):
+        if any(problem for _, _, problem in lines(path)):
+            for number, line, problem in lines(path):
                 yield number, line.replace("\r\n", "\n"), problem
             return
         loaded = _load("text", path, keep_linebreaks=True, encoding="utf-8-sig")

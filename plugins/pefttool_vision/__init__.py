@@ -1,4 +1,4 @@
-"""Vision tasks and the formats that pictures come in."""
+"""Vision tasks (image-classification, object-detection) and the formats that pictures come in."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,15 @@ pefttool_api_version = 1
 
 @hookimpl
 def register_tasks() -> Sequence[Task]:
-    return []
+    from pefttool_vision.classification import ImageClassification
+    from pefttool_vision.detection import ObjectDetection
+
+    return [ImageClassification(), ObjectDetection()]
 
 
 @hookimpl
 def register_formats() -> Sequence[DataFormat]:
-    return []
+    from pefttool_vision.coco import Coco
+    from pefttool_vision.formats import Images
+
+    return [Coco(), Images()]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import samples_audio
+import samples_series
+import samples_text
+import samples_vision
 from samples_recsys import LOG, LOGGED
 
 from pefttool import registry as registries
@@ -18,21 +23,36 @@ ROWS = [{"text": "one", "label": "1"}, {"text": "two, and\nmore", "label": "0"},
 
 
 class Sample(NamedTuple):
-    """`lines` are where the rows start; for JSON and Parquet they are the rows' numbers."""
+    """`lines` are where the rows start; for JSON and Parquet they are the rows' numbers.
+
+    `rows` are those of the file, or a function of its path (of formats whose rows name files).
+    """
 
     file: str
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] | Callable[[Path], list[dict[str, Any]]]
     lines: list[int]
+
+    def expected(self, path: Path) -> list[dict[str, Any]]:
+        return self.rows(path) if callable(self.rows) else self.rows
 
 
 #: A file of every format, as `files` writes it: a new format adds a line here, and a few below.
 SAMPLES = {
+    "coco": Sample("coco.json", samples_vision.coco_file, [1, 2]),
+    "conll": Sample("a.conll", samples_text.SENTENCES, [3, 6]),
     "csv": Sample("a.csv", ROWS, [2, 3, 5]),
     "interactions": Sample("a.inter", LOGGED, [2, 3]),
+    "images": Sample("a.png", samples_vision.picture, [1]),
     "json": Sample("a.json", ROWS, [1, 2, 3]),
     "jsonl": Sample("a.jsonl", ROWS, [1, 2, 3]),
     "parquet": Sample("a.parquet", ROWS, [1, 2, 3]),
+    "squad": Sample("squad.json", samples_text.SQUAD_ROWS, [1, 2, 3]),
+    "recordings": Sample("a.flac", samples_audio.recordings, [1]),
     "text": Sample("a.txt", [{"text": row["text"]} for row in ROWS], [1, 3, 6]),
+    "transcripts": Sample("1-2.trans.txt", samples_audio.transcripts, [1, 3]),
+    "series-long": Sample("long.csv", *samples_series.LONG),
+    "series-wide": Sample("wide.csv", *samples_series.WIDE),
+    "ts": Sample("a.ts", *samples_series.TS),
 }
 
 
@@ -50,6 +70,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["jsonl"].write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     datasets.Dataset.from_list(ROWS).to_parquet(found["parquet"])
     found["text"].write_text("\n\n".join(row["text"] for row in ROWS), encoding="utf-8")
+    samples_vision.coco_file(found["coco"])
+    samples_vision.drawn(found["images"], "red")
+    found["conll"].write_text(samples_text.CONLL, encoding="utf-8")
+    found["squad"].write_text(json.dumps(samples_text.SQUAD), encoding="utf-8")
+    samples_audio.write_formats(found["recordings"], found["transcripts"])
+    for name, text in samples_series.FILES.items():
+        found[name].write_text(text, encoding="utf-8")
     found["interactions"].write_text(LOG, encoding="utf-8")
     return found
 
@@ -60,5 +87,14 @@ def test_no_format_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", REGISTRY.formats)
 def test_contract(name: str, files: dict[str, Path]) -> None:
-    others = [path for other, path in files.items() if other != name]
-    check_format(REGISTRY.formats[name], files[name], SAMPLES[name].rows, SAMPLES[name].lines, others)
+    # What only is asked for by name (a CSV file of series) is another format's, too.
+    own = REGISTRY.formats[name]
+    others = [
+        path
+        for other, path in files.items()
+        if other != name
+        and not REGISTRY.formats[other].by_name_only
+        and (REGISTRY.formats[other].general or not own.general)
+    ]
+    expected = SAMPLES[name].expected(files[name])
+    check_format(REGISTRY.formats[name], files[name], expected, SAMPLES[name].lines, others)

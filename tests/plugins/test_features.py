@@ -59,6 +59,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("llama", "chat", "full", {**LAST, **PADDED}),
         ("gpt2", "causal-lm", "full", {**LAST, "train__batch_tokens": 120}),
         ("gpt2", "chat", "head", PADDED),
+        # a decoder's features are as long as the target, and the row as both texts
+        ("marian", "seq2seq", "head", {}),
         ("llama", "chat", "head", {"quantize": "nf4", **PADDED}),
         # the products of packed rows this small are rounded alike whatever lies beside them: bfloat16 compares, too
         ("llama", "chat", "head", {"quantize": "int8", "dtype": "bfloat16"}),

@@ -46,3 +46,24 @@ def test_the_simulated_peak_is_the_allocators(registry: Registry, task, labels, 
     estimate = simulate.peak(chosen, chosen.setting(labels), rows, tokens)
     assert sum(estimate.parts.values()) == estimate.peak_bytes
     assert estimate.peak_bytes == pytest.approx(real_step.measured(chosen, labels, rows, tokens), rel=0.01)
+
+
+@pytest.mark.slow  # compiling takes half a minute
+@pytest.mark.parametrize(
+    ("task", "labels", "adapter", "rows", "tokens"),
+    [
+        (*MINILM, "lora", 8, 33),
+        (*MINILM, "lora", 2, 500),
+        (*MINILM, "full", 8, 33),
+        (*SMOLLM2, "lora", 3, 33),
+    ],
+)
+def test_what_is_compiled_takes_no_more_than_what_was_simulated(
+    registry: Registry, task, labels, adapter, rows, tokens
+):
+    """`train.compile` is planned as if nothing were compiled: what fits so fits compiled, too."""
+    settings = ("train.compile=true", f"train.sequence_length={max(tokens, 64)}")
+    chosen = real_step.planned(registry, adapter, task, *settings)
+    estimate = simulate.peak(chosen, chosen.setting(labels), rows, tokens)
+    assert real_step.measured(chosen, labels, rows, tokens) <= estimate.peak_bytes * 1.01
+    assert any("compile" in notice for notice in chosen.notices)

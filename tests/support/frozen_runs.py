@@ -51,6 +51,24 @@ CONFIGS: dict[str, Any] = {
             vocab_size=260, n_embd=64, n_layer=3, n_head=4, n_positions=160, bos_token_id=3, eos_token_id=2
         ),
     ),
+    "marian": (
+        transformers.MarianMTModel,
+        transformers.MarianConfig(
+            vocab_size=260,
+            d_model=64,
+            encoder_layers=2,
+            decoder_layers=3,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=96,
+            decoder_ffn_dim=96,
+            max_position_embeddings=160,
+            pad_token_id=0,
+            eos_token_id=2,
+            decoder_start_token_id=0,
+            forced_eos_token_id=None,
+        ),
+    ),
 }
 WORDS = ("a", "gem", "of", "film", "two", "hours", "I", "will", "never", "get", "back", "want", "them", "now", "slow")
 
@@ -84,6 +102,8 @@ def write_rows(folder: Path, task: str, count: int = 22) -> Path:
         ]
     elif task == "causal-lm":
         rows = [{"text": text(i)} for i in range(count)]
+    elif task == "seq2seq":
+        rows = [{"source": text(i), "target": text(i + 1)} for i in range(count)]
     else:
         rows = [{"text": text(i), "label": ("no", "yes", "so")[i % 3]} for i in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -72,3 +72,53 @@ def ratings(folder: Path) -> Rows:
         {"sentence1": "a sentence that goes on for a while", "sentence2": "a short one", "score": 0.25},
         {"sentence1": "two", "sentence2": "three", "score": 1.0},
     ]
+
+
+CONLL = """-DOCSTART- -X- O
+
+EU NNP B-org
+rejects VBZ O
+
+Peter NNP B-person
+Blackburn NNP I-person
+"""
+SENTENCES = [
+    {"tokens": ["EU", "rejects"], "tags": ["B-org", "O"]},
+    {"tokens": ["Peter", "Blackburn"], "tags": ["B-person", "I-person"]},
+]
+_PASSAGE = "Ada came at nine. Grüße!"
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Ada",
+            "paragraphs": [
+                {
+                    "context": _PASSAGE,
+                    "qas": [
+                        {"id": "a", "question": "Who?", "answers": [{"text": "Ada", "answer_start": 0}]},
+                        {"id": "b", "question": "Why?", "answers": [], "is_impossible": True},
+                    ],
+                }
+            ],
+        },
+        {"title": "No", "paragraphs": [{"context": "Nothing.", "qas": [{"id": "c", "question": "What?"}]}]},
+    ],
+}
+SQUAD_ROWS: Rows = [
+    {
+        "id": "a",
+        "question": "Who?",
+        "context": _PASSAGE,
+        "title": "Ada",
+        "answers": {"text": ["Ada"], "answer_start": [0]},
+    },
+    {
+        "id": "b",
+        "question": "Why?",
+        "context": _PASSAGE,
+        "title": "Ada",
+        "answers": {"text": [], "answer_start": []},
+    },
+    {"id": "c", "question": "What?", "context": "Nothing.", "title": "No"},
+]

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import samples_audio
 import samples_recsys
+import samples_series
 import samples_tabular
 import samples_text
+import samples_vision
 
 Rows = list[dict[str, Any]]
 
@@ -44,12 +47,27 @@ def _classified(folder: Path) -> Rows:
     ]
 
 
+def _translations(folder: Path) -> Rows:
+    pairs = (
+        ("one", "uno"),
+        ("a longer one, with more to say", "uno más largo, y más que decir"),
+        ("two", "dos y más"),
+    )
+    return [{"source": source, "target": target} for source, target in pairs]
+
+
 SAMPLES: dict[str, Sample] = {
+    "series-classification": Sample(samples_series.classified, "series"),
+    "series-forecasting": Sample(samples_series.windows, "series"),
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
     "masked-lm": Sample(samples_text.plain, "masked"),
-    "next-item": Sample(samples_recsys.next_items, "decoder"),
+    "speech-recognition": Sample(samples_audio.spoken, "speech"),
     "question-answering": Sample(samples_text.questions, "encoder"),
+    "seq2seq": Sample(_translations, "seq2seq"),
+    "image-classification": Sample(samples_vision.classified, "vision"),
+    "object-detection": Sample(samples_vision.detected, "vision"),
+    "next-item": Sample(samples_recsys.next_items, "decoder"),
     "tabular-classification": Sample(samples_tabular.tabular, "encoder"),
     "text-classification": Sample(_classified, "encoder"),
     "token-classification": Sample(samples_text.entities, "encoder"),

@@ -1,0 +1,135 @@
+"""Connectionist temporal classification (wav2vec 2.0, HuBERT, WavLM): every 20 milliseconds a letter, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from pefttool import Loss, ModelError
+from pefttool_audio import recordings
+from pefttool_audio.listener import IGNORE, Listener, as_weights, padded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def frames(config: Any, samples: int) -> int:
+    """Frames that the model makes of so many samples: its convolutions are not padded."""
+    layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+    if getattr(config, "add_adapter", False):
+        layers += [(1, config.adapter_stride)] * config.num_adapter_layers
+    for kernel, stride in layers:
+        samples = (samples - kernel) // stride + 1
+    return max(0, samples)
+
+
+def alone(config: Any) -> bool:
+    """Whether rows have to go through the model one by one.
+
+    With a group norm the first convolution's outputs are scaled by their spread over the whole width of the batch:
+    a row would be heard otherwise beside a longer one.
+    """
+    return getattr(config, "feat_extract_norm", "layer") == "group"
+
+
+class Ctc(Listener):
+    """Labels are the processor's tokens, mostly letters. What it has no token for is left out of a transcript."""
+
+    def __init__(self, processor: Any, config: Any) -> None:
+        super().__init__(processor, config)
+        blank = self.tokenizer.pad_token_id
+        if blank is None or blank != config.pad_token_id:
+            found = f"its tokenizer pads with id {blank}, its config with {config.pad_token_id}"
+            raise ModelError(f"{found}; expected one id, that of the blank")
+
+    def labels(self, text: str) -> list[int]:
+        ids = self.tokenizer(self._in_its_case(" ".join(text.split())), add_special_tokens=False)["input_ids"]
+        left_out = {self.tokenizer.unk_token_id, self.tokenizer.pad_token_id}
+        return [i for i in ids if i not in left_out]
+
+    def _in_its_case(self, text: str) -> str:
+        """The text in capitals where the model knows no others, or in small letters where it knows none but those."""
+        letters = [token for token in self.tokenizer.get_vocab() if len(token) == 1 and token.isalpha()]
+        if not any(letter.islower() for letter in letters):
+            return text.upper()
+        return text if any(letter.isupper() for letter in letters) else text.lower()
+
+    def positions(self, path: str, labels: Sequence[int]) -> int:
+        return frames(self.config, recordings.samples(path, self.rate))
+
+    def unfit(self, path: str, labels: Sequence[int]) -> str | None:
+        return None
+
+    def learnable(self, path: str, labels: Sequence[int]) -> bool:
+        repeated = sum(a == b for a, b in pairwise(labels))  # the blank has to stand between two equal letters
+        return 0 < len(labels) + repeated <= self.positions(path, labels)
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """`input_values` and `attention_mask` [B, samples], `labels` [B, L], `frame_mask` [B, frames]."""
+        import torch
+
+        values = [self._values(str(e["audio"]), int(e["length"])) for e in examples]
+        counts = [frames(self.config, len(v)) for v in values]
+        labels = [e["labels"] if e["audio"] else e["labels"][: max(1, e["length"] // 4)] for e in examples]
+        return {
+            "input_values": padded(values, 0.0, "float32"),
+            "attention_mask": padded([[1] * len(v) for v in values], 0, "int64"),
+            "labels": padded(labels, IGNORE, "int64"),
+            "frame_mask": torch.arange(max(counts)) < torch.tensor(counts)[:, None],
+        }
+
+    def _values(self, path: str, length: int) -> Any:
+        """Samples as the model hears them; silence of `length` frames where there is no recording."""
+        import numpy as np
+
+        if not path:
+            return np.zeros(_samples(self.config, length), dtype=np.float32)
+        extract = self.processor.feature_extractor
+        return extract(self.samples(path), sampling_rate=self.rate, return_tensors="np")["input_values"][0]
+
+    def transcribe(self, model: Any, paths: Sequence[str], generation: Mapping[str, Any]) -> list[str]:
+        """The likeliest token of every frame; repetitions are one, blanks are none."""
+        from pefttool import host_tables
+
+        device = host_tables.device(model)
+        rows = [{"audio": path, "labels": [0], "length": 0} for path in paths]
+        batch = {name: tensor.to(device) for name, tensor in self.collate(rows).items()}
+        heard = [logits.argmax(-1).tolist() for logits in _logits(model, batch)]
+        return [self.tokenizer.decode(ids).strip() for ids in heard]
+
+
+def _samples(config: Any, count: int) -> int:
+    """The fewest samples that `count` frames are made of."""
+    for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
+        count = (count - 1) * stride + kernel
+    return count
+
+
+def _logits(model: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
+    """Of every row `[frames, tokens]`, without padding."""
+    values, counts = as_weights(batch["input_values"], model), batch["frame_mask"].sum(-1).tolist()
+    if not alone(model.config):
+        logits = model(input_values=values, attention_mask=batch["attention_mask"]).logits
+        return [row[:count] for row, count in zip(logits, counts, strict=True)]
+    lengths = batch["attention_mask"].sum(-1).tolist()
+    return [model(input_values=row[None, :length]).logits[0] for row, length in zip(values, lengths, strict=True)]
+
+
+def loss(model: Any, batch: Mapping[str, Tensor]) -> Loss:
+    """Summed CTC loss (float32); its weight is the number of tokens in the transcripts."""
+    import torch
+    from torch.nn.functional import ctc_loss
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows = [row.float().log_softmax(-1) for row in _logits(model, batch)]
+    trained = batch["labels"] != IGNORE
+    total = ctc_loss(
+        pad_sequence(rows),  # [frames, B, tokens]
+        batch["labels"][trained],
+        torch.tensor([len(row) for row in rows]),
+        trained.sum(-1),
+        blank=model.config.pad_token_id,
+        reduction="sum",
+    )
+    return Loss(total, trained.sum())

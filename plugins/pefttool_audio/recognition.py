@@ -1,0 +1,221 @@
+"""speech-recognition: a recording, and what is said in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
+from pefttool_audio import ctc, recordings, whisper, word_errors
+from pefttool_audio.columns import describe, find_column, missing_column
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+AUDIO_COLUMNS = ("audio", "path", "file", "file_name", "audio_path", "audio_file", "recording")
+TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")
+#: What Whisper hears at a time.
+WINDOW = 30.0
+WHISPER_POSITIONS = 1500 + 448
+
+
+class RecognitionOptions(Options):
+    audio_column: str | None = Field(
+        None, description=f"column with the recording's path; default: the first of {', '.join(AUDIO_COLUMNS)}"
+    )
+    text_column: str | None = Field(
+        None, description=f"column with the transcript; default: the first of {', '.join(TEXT_COLUMNS)}"
+    )
+    language: str | None = Field(
+        None, description="what is spoken, such as en or spanish: multilingual Whisper models have to be told"
+    )
+    normalize: word_errors.Normalize = Field(
+        "basic",
+        description="before words are compared: `basic` (lower case, no punctuation), `english` (also numbers,"
+        " contractions and titles spelt in one way), `none`; `wer_as_written` never is",
+    )
+    max_seconds: float = Field(
+        WINDOW, gt=0, description="longer recordings are bad rows: Whisper hears 30 seconds, CTC models hear all"
+    )
+
+
+class SpeechRecognition(Task):
+    """A recording, and what is said in it (Whisper; wav2vec 2.0, HuBERT and other CTC models)."""
+
+    name = "speech-recognition"
+    Options = RecognitionOptions
+    primary = ("wer", "min")
+    generative = True
+    judged_by_answers = True
+    repeatable = True
+    truncates = False
+    #: As long as Whisper can write: 30 seconds may well hold more than the usual 64 tokens.
+    generation: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 444}
+    #: Not SEQ_2_SEQ_LM: what plain peft wraps by that type hands Whisper `input_ids`, which it does not take.
+    peft_task_type = None
+    example: ClassVar[Mapping[str, Any]] = {
+        "model": "example:whisper-tiny.en",
+        "data": {"train": "example:asterisk-prompts", "max_train_rows": 64, "max_eval_rows": 32},
+    }
+
+    def defaults(self) -> Mapping[str, Any]:
+        # Rows have the length that they have: sequence_length is what a plan without data is made for.
+        return {"batch_size": 8, "epochs": 2, "sequence_length": WHISPER_POSITIONS}
+
+    def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
+        audio = next((c for c in AUDIO_COLUMNS if all(recordings.is_recording(v.get(c)) for v in sample)), None)
+        text = next((c for c in TEXT_COLUMNS if all(isinstance(v.get(c), str) for v in sample)), None)
+        if audio is None or text is None:
+            return None
+        return f"columns {audio!r} (recordings) and {text!r} (transcripts)"
+
+    def recognise_model(self, config: Any) -> str | None:
+        return f"{config.model_type} hears speech" if _kind(config) is not None else None
+
+    def check_row(self, values: Mapping[str, Any], options: RecognitionOptions) -> str | None:
+        text = find_column(values, options.text_column, TEXT_COLUMNS)
+        if text is None:
+            return missing_column(values, options.text_column, TEXT_COLUMNS, "text_column")
+        if not isinstance(values[text], str) or not values[text].strip():
+            return f"column {text!r}: found {describe(values[text])}, expected what is said in the recording"
+        return self.check_input(values, options)
+
+    def check_input(self, values: Mapping[str, Any], options: RecognitionOptions) -> str | None:
+        audio = find_column(values, options.audio_column, AUDIO_COLUMNS)
+        if audio is None:
+            return missing_column(values, options.audio_column, AUDIO_COLUMNS, "audio_column")
+        path = values[audio]
+        if not isinstance(path, str) or not path.strip():
+            return f"column {audio!r}: found {describe(path)}, expected the path of a recording"
+        fault = recordings.fault(path)
+        if fault is not None:
+            return f"column {audio!r}: found {describe(path)}: {fault}"
+        if recordings.seconds(path) > options.max_seconds:
+            found = f"column {audio!r}: found {recordings.seconds(path):.1f} s in {describe(path)}"
+            return f"{found}, expected at most {options.max_seconds:g} s (task.max_seconds): cut text and recording"
+        return None
+
+    def locate(self, row: Row, options: RecognitionOptions) -> Row:
+        audio = find_column(row.values, options.audio_column, AUDIO_COLUMNS)
+        path = row.values[audio] if audio is not None else None
+        if not isinstance(path, str) or not path.strip() or "\0" in path:
+            return row
+        located = Path(row.file).absolute().parent / Path(path).expanduser()
+        return Row({**row.values, str(audio): str(located)}, row.file, row.line)
+
+    def files(self, values: Mapping[str, Any], options: RecognitionOptions) -> tuple[str, ...]:
+        return (self._audio(values, options),)
+
+    def key(self, values: Mapping[str, Any], options: RecognitionOptions) -> str:
+        return self._audio(values, options)
+
+    def _audio(self, values: Mapping[str, Any], options: RecognitionOptions) -> str:
+        return str(values[find_column(values, options.audio_column, AUDIO_COLUMNS) or "audio"])
+
+    def _text(self, values: Mapping[str, Any], options: RecognitionOptions) -> str:
+        return str(values[find_column(values, options.text_column, TEXT_COLUMNS) or "text"])
+
+    def check(self, options: RecognitionOptions, facts: Facts) -> list[Problem]:
+        problems = recordings.missing_packages()
+        if facts.model_type == "whisper" and options.max_seconds > WINDOW:
+            message = f"{options.max_seconds:g}: Whisper hears {WINDOW:g} s at a time; use at most that, and cut rows"
+            problems.append(Problem("task.max_seconds", message))
+        return problems
+
+    def load(self, source: Any, setting: Setting) -> Loaded:
+        from transformers import AutoModelForCTC, AutoProcessor, WhisperForConditionalGeneration
+
+        kind = _kind(source.config)
+        if kind is None:
+            raise ModelError(
+                f"model {source.path}: task {self.name!r} knows Whisper and CTC models on samples (wav2vec2, hubert,"
+                f" wavlm, ...), and this is a {source.config.model_type!r}; use one of those"
+            )
+        # SpecAugment draws from numpy's random state, which no checkpoint holds: a resumed run would be another.
+        if kind == "ctc":
+            model: Any = source.model(AutoModelForCTC, apply_spec_augment=False)
+            processor = source.processor(AutoProcessor)
+            return Loaded(model, None if processor is None else ctc.Ctc(processor, model.config))
+        model = source.model(WhisperForConditionalGeneration, apply_spec_augment=False)
+        whisper.check_language(model, setting.options.language)
+        processor = source.processor(AutoProcessor)
+        if processor is None:
+            return Loaded(model, None)
+        spoken = setting.options.language if whisper.multilingual(model) else None
+        return Loaded(model, whisper.Whisper(processor, model.config, spoken))
+
+    def head_modules(self, model: nn.Module) -> tuple[str, ...]:
+        """The letters of a CTC model; Whisper's output layer is pretrained, and tied to its embeddings."""
+        return ("lm_head",) if _kind(getattr(model, "config", None)) == "ctc" else ()
+
+    def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
+        head = "lm_head" if self.head_modules(model) else "proj_out"
+        return model.get_submodule(str(getattr(model, "base_model_prefix", "model"))), model.get_submodule(head)
+
+    def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
+        audio = self._audio(row.values, setting.options)
+        labels = processor.labels(self._text(row.values, setting.options))
+        trained = len(labels) if processor.learnable(audio, labels) else 0
+        return {
+            "audio": audio,
+            "labels": labels,
+            "length": processor.positions(audio, labels),
+            "trained": trained,
+            "weight": trained,
+            "truncated": False,
+        }
+
+    def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
+        unfit: str | None = processor.unfit(example["audio"], example["labels"])
+        return unfit
+
+    def filler(self, length: int, setting: Setting) -> dict[str, Any]:
+        """Silence, with as many labels as a model has positions left."""
+        labels = [1] * length
+        counts = {"length": length, "trained": length, "weight": length, "truncated": False}
+        return {"audio": "", "labels": labels, **counts}
+
+    def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
+        if processor is None:
+            raise ModelError("speech cannot be planned from a config alone: add preprocessor_config.json and tokenizer")
+        batch: dict[str, Tensor] = processor.collate(examples)
+        return batch
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
+        return whisper.loss(model, batch) if "input_features" in batch else ctc.loss(model, batch)
+
+    def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
+        paths = [self._audio(row.values, setting.options) for row in rows]
+        return [{"text": text} for text in processor.transcribe(model, paths, setting.generation)]
+
+    def metrics(
+        self, predictions: Sequence[Mapping[str, Any]], rows: Sequence[Row], loss: float, setting: Setting
+    ) -> dict[str, float]:
+        """Word and character error rates; `..._as_written` count case and punctuation, too."""
+        truth = [self._text(row.values, setting.options) for row in rows]
+        given = [str(p["text"]) for p in predictions]
+        wer, cer = word_errors.error_rates(truth, given, setting.options.normalize)
+        wer_as_written, cer_as_written = word_errors.error_rates(truth, given, "none")
+        return {
+            "wer": wer,
+            "cer": cer,
+            "wer_as_written": wer_as_written,
+            "cer_as_written": cer_as_written,
+            "loss": loss,
+        }
+
+    def preview(self, example: Mapping[str, Any], processor: Any) -> str:
+        return f"{Path(example['audio']).name} -> «{processor.tokenizer.decode(example['labels'])}»"
+
+
+def _kind(config: Any) -> str | None:
+    """`whisper`, `ctc` (on samples), or None for what this task cannot run."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES
+
+    model_type = getattr(config, "model_type", None)
+    if model_type == "whisper":
+        return "whisper"
+    return "ctc" if model_type in MODEL_FOR_CTC_MAPPING_NAMES and hasattr(config, "conv_kernel") else None

@@ -1,0 +1,100 @@
+"""Recordings on disk: how long they are, and their samples as a model wants them.
+
+`soundfile` (libsndfile) reads them: it has wheels for every platform with the codecs inside. torchaudio's own readers
+went with its version 2.9, and what replaced them needs an installed ffmpeg.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from math import gcd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttool import DataError, Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
+INSTALL = 'pip install "pefttool[audio]"'
+#: What reads recordings, and what measures how well they were understood.
+NEEDED = ("jiwer", "scipy", "soundfile")
+
+
+def missing_packages() -> list[Problem]:
+    """One Problem if something that speech tasks need is not installed."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if not missing:
+        return []
+    return [Problem("task.name", f"speech needs the packages {', '.join(missing)}: {INSTALL}")]
+
+
+def is_recording(value: Any) -> bool:
+    """Whether this looks like the path of a recording, by its suffix."""
+    return isinstance(value, str) and "\0" not in value and Path(value).suffix.lower() in SUFFIXES
+
+
+def fault(path: str) -> str | None:
+    """Why this file is no recording with at least one sample, or None; only its header is read."""
+    try:
+        if not Path(path).is_file():
+            return "no such file"
+        return None if seconds(path) > 0 else "the recording is empty"
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except (OSError, ValueError) as error:  # a name too long, a null character
+        return f"cannot be read ({error})"
+
+
+def seconds(path: str) -> float:
+    """The length of a recording, from its header. Raises DataError."""
+    frames, rate = _header(path, Path(path).stat().st_mtime_ns)
+    return frames / rate
+
+
+def samples(path: str, rate: int) -> int:
+    """How many samples `read` gives, from the header. Raises DataError."""
+    frames, found = _header(path, Path(path).stat().st_mtime_ns)
+    return -(-frames * rate // found)
+
+
+@lru_cache(maxsize=1 << 16)
+def _header(path: str, modified: int) -> tuple[int, int]:
+    """(samples of one channel, samples in a second)."""
+    import soundfile
+
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
+        raise DataError(f"{path}: no recording that libsndfile can read ({_reason(error)})") from error
+    return int(info.frames), int(info.samplerate)
+
+
+def read(path: str, rate: int) -> np.ndarray[Any, Any]:
+    """`[samples]` float32 at `rate` Hz, the mean of all channels. Raises DataError, naming the file.
+
+    Resampled by scipy's polyphase filter, which is kept, exact in its ratio, and the same on every machine.
+    """
+    import numpy as np
+    import soundfile
+
+    try:
+        samples, found = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read to its end ({_reason(error)}): is the file complete?") from error
+    mono = samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise DataError(f"{path}: holds samples that are not numbers: write the recording again")
+    if found != rate:
+        from scipy.signal import resample_poly
+
+        common = gcd(found, rate)
+        mono = resample_poly(mono, rate // common, found // common)
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).rpartition(": ")[2] or str(error)
+    return " ".join(text.split()).rstrip(".")[:100]

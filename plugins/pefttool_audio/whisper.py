@@ -1,0 +1,147 @@
+"""Whisper: an encoder that hears 30 seconds, whatever the recording, and a decoder that writes the transcript."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pefttool import Loss, ModelError, UsageError
+from pefttool_audio.listener import IGNORE, Listener, as_weights, padded
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: The first vocabulary with tokens for languages; smaller ones are of English-only models.
+MULTILINGUAL_VOCABULARY = 51865
+#: Spectrum frames that the encoder's convolutions make one position of.
+FRAMES_PER_POSITION = 2
+
+
+def multilingual(model: Any) -> bool:
+    """Whether the model has to be told a language, by its generation config or else by its vocabulary."""
+    said = getattr(model.generation_config, "is_multilingual", None)
+    return bool(said) if said is not None else int(model.config.vocab_size) >= MULTILINGUAL_VOCABULARY
+
+
+def check_language(model: Any, language: str | None) -> None:
+    """Raise UsageError where `task.language` is missing, unknown, or of no use."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+    if not multilingual(model):
+        if language is not None and language.lower() not in ("en", "english"):
+            raise UsageError(f"task.language: {language!r}, and this model hears English only; drop it, or use another")
+        return
+    if language is None:
+        raise UsageError("task.language: this model hears many languages; say which yours is, such as en or spanish")
+    if language.lower() not in {*LANGUAGES, *TO_LANGUAGE_CODE}:
+        raise UsageError(f"task.language: {language!r} is no language of Whisper's, such as en or spanish")
+
+
+class Whisper(Listener):
+    """Labels are what follows the prompt (start, language, task, no timestamps): the prompt is given, not learnt."""
+
+    def __init__(self, processor: Any, config: Any, language: str | None) -> None:
+        super().__init__(processor, config)
+        self.language = language
+        self.tokenizer.set_prefix_tokens(
+            language=language, task="transcribe" if language is not None else None, predict_timestamps=False
+        )
+        self.prompt = list(self.tokenizer.prefix_tokens)
+        if self.prompt[0] != config.decoder_start_token_id:
+            start = self.tokenizer.convert_ids_to_tokens(self.prompt[0])
+            message = f"its tokenizer starts with {start!r} (id {self.prompt[0]})"
+            raise ModelError(f"{message}, its config with id {config.decoder_start_token_id}: they do not fit")
+
+    def labels(self, text: str) -> list[int]:
+        return [*self.tokenizer(text.strip(), add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+
+    def positions(self, path: str, labels: Sequence[int]) -> int:
+        return int(self.config.max_source_positions) + len(self.prompt) - 1 + len(labels)
+
+    def unfit(self, path: str, labels: Sequence[int]) -> str | None:
+        window = self.processor.feature_extractor.n_samples / self.rate
+        if self.seconds(path) > window:
+            return f"{path}: a recording of {self.seconds(path):.1f} s, and the model hears {window:g} s; cut it"
+        room = int(self.config.max_target_positions) - len(self.prompt)
+        if len(labels) > room:
+            return f"a transcript of {len(labels)} tokens, and the model writes {room}; cut text and recording"
+        return None
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """`input_features` [B, mels, frames], `decoder_input_ids` and `labels` [B, T]; padding is never trained."""
+        labels = [self._of_row(e) for e in examples]
+        written = [[*self.prompt, *ids] for ids in labels]
+        unlearnt = [IGNORE] * (len(self.prompt) - 1)
+        return {
+            "input_features": self._features([str(e["audio"]) for e in examples]),
+            "decoder_input_ids": padded([ids[:-1] for ids in written], self.config.pad_token_id, "int64"),
+            "labels": padded([[*unlearnt, *ids] for ids in labels], IGNORE, "int64"),
+        }
+
+    def _of_row(self, example: Mapping[str, Any]) -> list[int]:
+        """Its labels; of silence as many as its length leaves beside the encoder's positions."""
+        labels: list[int] = example["labels"]
+        most = int(example["length"]) - self.positions("", ())
+        return labels if example["audio"] else labels[: max(1, min(most, int(self.config.max_target_positions) - 4))]
+
+    def _features(self, paths: Sequence[str]) -> Tensor:
+        import torch
+
+        if not any(paths):
+            frames = FRAMES_PER_POSITION * int(self.config.max_source_positions)
+            return torch.zeros(len(paths), int(self.config.num_mel_bins), frames)
+        extract = self.processor.feature_extractor
+        # Each by itself: a row's features are the same, bit by bit, in whatever batch it is.
+        spectra = [extract(self.samples(p), sampling_rate=self.rate, return_tensors="pt") for p in paths]
+        return torch.cat([spectrum["input_features"] for spectrum in spectra])
+
+    def transcribe(self, model: Any, paths: Sequence[str], generation: Mapping[str, Any]) -> list[str]:
+        import torch
+
+        from pefttool import host_tables
+
+        features = as_weights(self._features(paths), model).to(host_tables.device(model))
+        config = copy.deepcopy(model.generation_config)
+        room = int(self.config.max_target_positions) - len(self.prompt)
+        drawn = () if generation.get("do_sample") else ("temperature", "top_p")
+        most = min(int(generation.get("max_new_tokens", room)), room)
+        # transformers takes either limit, and warns of both; to `max_length` Whisper's generate adds the prompt's.
+        limits = {"max_length": most, "max_new_tokens": None}
+        config.update(**{**{k: v for k, v in generation.items() if k not in drawn}, **limits})
+        spoken = {} if self.language is None else {"language": self.language, "task": "transcribe"}
+        with torch.no_grad(), _quietly():
+            ids = model.generate(
+                features,
+                generation_config=config,
+                attention_mask=torch.ones_like(features[:, 0], dtype=torch.long),
+                **spoken,
+            )
+        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """transformers' own Whisper code calls its `generate` in a way that it warns of."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Loss:
+    """Summed cross-entropy (float32) over the tokens of the transcripts and their ends."""
+    from torch.nn.functional import cross_entropy
+
+    logits = model(
+        input_features=as_weights(batch["input_features"], model),
+        decoder_input_ids=batch["decoder_input_ids"],
+        use_cache=False,
+    ).logits
+    trained = batch["labels"] != IGNORE
+    return Loss(cross_entropy(logits[trained].float(), batch["labels"][trained], reduction="sum"), trained.sum())

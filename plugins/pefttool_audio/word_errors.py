@@ -1,0 +1,33 @@
+"""Word and character error rates, by jiwer, of texts that were made alike first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+Normalize = Literal["basic", "english", "none"]
+
+
+def normalizer(kind: Normalize) -> Callable[[str], str]:
+    """What is done to both texts before they are compared; these are the normalisers that Whisper was published with.
+
+    basic    lower case; punctuation, symbols and what stands in brackets removed
+    english  the same, and contractions, titles and numbers spelt in one way (`don't` and `do not`, `two` and `2`)
+    none     texts as they are, but for white space
+    """
+    if kind == "none":
+        return lambda text: " ".join(text.split())
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    # British and American spellings come from a list that models carry, and few do: they are left as they are.
+    made = EnglishTextNormalizer({}) if kind == "english" else BasicTextNormalizer()
+    return lambda text: " ".join(made(text).split())
+
+
+def error_rates(truth: Sequence[str], given: Sequence[str], kind: Normalize) -> tuple[float, float]:
+    """(WER, CER): edits over words, or characters, of all texts together. An empty truth counts what was invented."""
+    import jiwer
+
+    same = normalizer(kind)
+    truths, answers = [same(text) for text in truth], [same(text) for text in given]
+    return float(jiwer.wer(truths, answers)), float(jiwer.cer(truths, answers))

@@ -1,0 +1,105 @@
+"""What rows of series hold: columns by name, channels of numbers; what is wrong with them, in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SERIES_COLUMNS = ("series", "values", "signal")
+LABEL_COLUMNS = ("label", "labels", "class", "category")
+NUMBERS = {int, float}
+MISSING = type(None)
+
+
+def find_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str]) -> str | None:
+    """The column named by the user, or the first of the usual names that is there."""
+    if given is not None:
+        return given if given in values else None
+    return next((name for name in usual if name in values), None)
+
+
+def missing_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str], option: str) -> str:
+    expected = repr(given) if given is not None else f"one of {', '.join(map(repr, usual))}"
+    return (
+        f"found columns {', '.join(map(repr, values)) or 'none'}, expected {expected} (name yours with -o"
+        f" task.{option}=COLUMN)"
+    )
+
+
+def describe(value: Any) -> str:
+    """A value for an error message, short enough for one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_series(value: Any) -> bool:
+    """A list of numbers, or of lists of numbers: one list a channel, null where a value is missing."""
+    return check_series(value, "series") is None
+
+
+def channels(value: Any) -> list[Sequence[float | None]]:
+    """The channels of a series that `check_series` found good: a flat list is one."""
+    return list(value) if value and isinstance(value[0], list | tuple) else [value]
+
+
+def check_series(value: Any, column: str) -> str | None:
+    """What keeps a column from being a series: equally long channels of finite numbers, one of them not missing."""
+    where = f"column {column!r}"
+    if not isinstance(value, list | tuple) or not value:
+        return f"{where}: found {describe(value)}, expected a list of numbers, or one such list for each channel"
+    nested = [isinstance(part, list | tuple) for part in value]
+    if any(nested) and not all(nested):
+        return f"{where}: found numbers beside lists, expected a list of numbers, or one such list for each channel"
+    found = channels(value)
+    for number, channel in enumerate(found):
+        complaint = _check_channel(channel, where if not nested[0] else f"{where}, channel {number}")
+        if complaint is not None:
+            return complaint
+    lengths = sorted({len(channel) for channel in found})
+    if len(lengths) > 1:
+        return f"{where}: found channels of {lengths[0]} to {lengths[-1]} values, expected one length"
+    return None
+
+
+def _check_channel(channel: Sequence[Any], where: str) -> str | None:
+    kinds = set(map(type, channel))
+    if not kinds <= NUMBERS | {MISSING}:
+        at, odd = next((i, v) for i, v in enumerate(channel) if type(v) not in NUMBERS and v is not None)
+        return f"{where}, value {at}: found {describe(odd)}, expected a number, or null where it is missing"
+    if not kinds & NUMBERS or all(v is None or _is_nan(v) for v in channel):
+        return f"{where}: found {len(channel)} values, expected at least one number among them"
+    infinite = next((i for i, v in enumerate(channel) if v is not None and not _fits(v)), None)
+    if infinite is not None:
+        return f"{where}, value {infinite}: found {describe(channel[infinite])}, expected a number that float32 holds"
+    return None
+
+
+def _is_nan(value: float) -> bool:
+    return value != value
+
+
+def _fits(value: float) -> bool:
+    try:
+        return math.isnan(value) or abs(float(value)) < 3e38
+    except OverflowError:
+        return False
+
+
+def observed(channel: Sequence[float | None]) -> list[float]:
+    """The values of a channel that are there (parquet has NaN for what is missing)."""
+    return [float(v) for v in channel if v is not None and not _is_nan(v)]
+
+
+def check_label(values: Mapping[str, Any], given: str | None) -> str | None:
+    """What is wrong with the class of a row, or None."""
+    column = find_column(values, given, LABEL_COLUMNS)
+    if column is None:
+        return missing_column(values, given, LABEL_COLUMNS, "label_column")
+    if not isinstance(values[column], str | int | bool) or values[column] == "":
+        return f"column {column!r}: found {describe(values[column])}, expected a class name or number"
+    return None
+
+
+def label_of(values: Mapping[str, Any], given: str | None) -> str:
+    return str(values[find_column(values, given, LABEL_COLUMNS) or "label"])

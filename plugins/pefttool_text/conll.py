@@ -1,0 +1,85 @@
+"""CoNLL columns: a word and its tag on each line, a blank line between sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pefttool import DataFormat, Row
+from pefttool.values import DataProblem
+from pefttool_text import reading, tagging
+
+SUFFIXES = (".conll", ".bio", ".iob", ".iob2")
+#: Suffixes of plain text, under which such files are often found, too.
+TEXT_SUFFIXES = (".txt", ".text")
+#: CoNLL-2003 marks the beginning of a document by a line of this word.
+DOCUMENT = "-DOCSTART-"
+#: Lines of words that have to look alike before a text file is taken for one of columns.
+ENOUGH = 3
+
+
+class Conll(DataFormat):
+    """A word on each line, its tag in the last column, separated by tabs or spaces; a blank line ends a sentence.
+
+    A row is a sentence, on its first line: `tokens` (the first column) and `tags` (the last one).
+    """
+
+    name = "conll"
+
+    def sniff(self, path: Path) -> str | None:
+        suffix = path.suffix.lower()
+        if suffix in SUFFIXES:
+            return f"suffix {path.suffix}"
+        if suffix in TEXT_SUFFIXES and is_tagged(reading.head(path)):
+            return "words and tags in columns"
+        return None
+
+    def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
+        words: list[list[str]] = []
+        start, columns = 1, 0
+        problem: DataProblem | None = None
+        for number, text, fault in reading.lines(path):
+            line = split(text)
+            if not line or line[0] == DOCUMENT:
+                if problem is not None or words:
+                    yield problem or _row(words, str(path), start)
+                words, problem = [], None
+                continue
+            start = start if words else number
+            columns = columns or (len(line) if fault is None else 0)
+            words.append(line)
+            if problem is None:  # the first of a sentence is told, and the sentence is no row
+                problem = fault or _ragged(line, columns, str(path), number)
+        if problem is not None or words:
+            yield problem or _row(words, str(path), start)
+
+
+def split(line: str) -> list[str]:
+    """The columns of a line: between tabs if there are some (a word may then hold spaces), else between spaces."""
+    text = line.strip(" \r\n")
+    columns = [part.strip() for part in text.split("\t")] if "\t" in text else text.split()
+    return columns if any(columns) else []
+
+
+def is_tagged(head: bytes) -> bool:
+    """Whether the first kilobytes of a file are words with BIO tags in the last of two or more columns, all through."""
+    text = head.decode("utf-8", "replace")
+    whole = text[: text.rfind("\n") + 1] if len(head) >= reading.HEAD // 2 else text
+    rows = [row for row in map(split, whole.splitlines()) if row and row[0] != DOCUMENT]
+    if len(rows) < ENOUGH or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
+        return False
+    tags = {row[-1] for row in rows} - {tagging.OUTSIDE}
+    return bool(tags) and all(map(tagging.BIO.fullmatch, tags))
+
+
+def _ragged(line: list[str], columns: int, file: str, number: int) -> DataProblem | None:
+    if len(line) == columns > 1 and all(line):
+        return None
+    found = f"found {len(line)} columns" if len(line) != columns else "found an empty column"
+    expected = f"expected {columns} as on the lines before" if columns > 1 else "expected a word and its tag"
+    return DataProblem(file, number, f"{found} ({' '.join(line)[:50]!r}), {expected}")
+
+
+def _row(words: list[list[str]], file: str, line: int) -> Row:
+    return Row({"tokens": [word[0] for word in words], "tags": [word[-1] for word in words]}, file, line)
