@@ -101,7 +101,7 @@ def test_every_block_attends(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in BLOCKS if kind != "gpt2"])
 def test_lora_reaches_every_block_and_no_head_by_default(kind: str) -> None:
-    model, found = inspected(kind)
+    _, found = inspected(kind)
     targets = resolve(LoraOptions(), found.linear_modules)
     for layer in found.layers:
         assert [name for name in targets if name.startswith(f"{layer}.")], layer
