@@ -64,7 +64,8 @@ DATA = {
         (faq.DEBIAN_FAQ, faq.PYTHON_DOC),
     ),
     "support-preferences": Example(
-        "the same questions, each with its own answer preferred to another's (constructed; licences as of their source)",
+        "the same questions, each with its own answer preferred to another's (constructed; licences as of their"
+        " source)",
         faq.make_preferences,
         (faq.DEBIAN_FAQ, faq.PYTHON_DOC),
     ),

@@ -27,8 +27,8 @@ DATA = {
         file="later-users.inter",
     ),
     "movielens-100k-earlier": Example(
-        "film ratings of the earlier 565 users, which recommender-tiny is pretrained on, from recbole (package MIT; the data"
-        " is for research only, and not to be passed on)",
+        "film ratings of the earlier 565 users, which recommender-tiny is pretrained on, from recbole (package MIT;"
+        " the data is for research only, and not to be passed on)",
         tables.make_movielens_earlier,
         (tables.RECBOLE,),
         file="earlier-users.inter",
