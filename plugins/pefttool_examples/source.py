@@ -75,7 +75,7 @@ MODELS = {
 }
 DATA = {
     "asterisk-prompts": Example(
-        "telephone prompts of one speaker with their texts, 60 of them held out, from the Debian packages"
+        "telephone prompts of one speaker with their texts, 40 of them held out, from the Debian packages"
         " asterisk-core-sounds-en and -en-wav (CC BY-SA 3.0 licence, Allison Smith)",
         audio.make_prompts,
         (audio.PROMPTS, audio.TRANSCRIPTS),
@@ -115,6 +115,12 @@ DATA = {
         " Apache-2.0; data CC BY 4.0)",
         tables.make_open_bandit,
         (tables.OBP,),
+    ),
+    "product-snippets": Example(
+        "snippets of product reviews, negative or positive, 2,200 to train and 1,000 held out, from the vaderSentiment"
+        " source distribution (package MIT; texts are their authors')",
+        datasets.make_product_snippets,
+        (carriers.VADER,),
     ),
     "python-reference": Example(
         "paragraphs of Python's own language reference, from the standard library (PSF licence)",
