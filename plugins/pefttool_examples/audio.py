@@ -78,7 +78,7 @@ def make_prompts(folder: Path) -> None:
 
 
 def transcripts(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(name, text) of `NAME: TEXT` lines; what stands in brackets (`[beep]`) is no speech, and so is what has no letters."""
+    """(name, text) of `NAME: TEXT` lines; what stands in brackets (`[beep]`), or has no letters, is no speech."""
     for line in lines:
         name, colon, text = (part.strip() for part in line.partition(":"))
         spoken = bool(colon) and not name.startswith(";") and not re.search(r"[\[\](){}<>]", text)
