@@ -1,5 +1,9 @@
-"""Speech here; translation joins it from `translation_experiments.py`."""
+"""Speech and translation: each half declares its own experiments, in a file beside this one."""
 
-from speech_experiments import SPEECH
+from __future__ import annotations
 
-EXPERIMENTS = [SPEECH]
+import importlib
+from pathlib import Path
+
+HALVES = sorted(path.stem for path in Path(__file__).parent.glob("*_experiments.py"))
+EXPERIMENTS = [experiment for half in HALVES for experiment in importlib.import_module(half).EXPERIMENTS]
