@@ -187,7 +187,8 @@ def test_average_precision_is_what_it_is_known_to_be() -> None:
     # IoU 0.6 (10 x 6 of 10 x 10): right at 0.50, 0.55 and 0.60 of the ten thresholds.
     loose = [found(([0, 0, 10, 6], "a", 0.9)), []]
     judged = average_precision([truth[0][:1], []], loose, ["a"], 100)
-    assert judged["map"] == pytest.approx(0.3) and judged["map_50"] == 1.0 and judged["map_75"] == 0.0
+    assert judged["map"] == pytest.approx(0.3)
+    assert judged["map_50"] == pytest.approx(1) and judged["map_75"] == 0.0
     # The wrong class finds nothing; a class is averaged by itself.
     swapped = [found(([0, 0, 10, 10], "b", 0.9)), found(([0, 0, 20, 20], "a", 0.7))]
     judged = average_precision(truth, swapped, ["a", "b"], 100)
