@@ -10,7 +10,18 @@ from typing import Protocol
 from pefttool import Source
 from pefttool.errors import DataError, ModelError, PefttoolError, suggest
 from pefttool.hub import cache_folder
-from pefttool_examples import audio, carriers, datasets, models, recommender, tables, vision_data, vision_models
+from pefttool_examples import (
+    audio,
+    carriers,
+    datasets,
+    models,
+    recommender,
+    series,
+    series_models,
+    tables,
+    vision_data,
+    vision_models,
+)
 from pefttool_examples.materialise import is_made, materialise
 
 
@@ -71,6 +82,26 @@ MODELS = {
         " (about a minute; data for research only)",
         recommender.make_recommender,
         (tables.RECBOLE,),
+    ),
+    "patchtst-voices": Example(
+        "a PatchTST of 0.1M parameters, pretrained here on the recordings of five speakers (a minute; data BSD)",
+        series_models.make_voices,
+        (series.AEON,),
+    ),
+    "patchtst-power": Example(
+        "a PatchTST of 0.1M parameters that forecasts, pretrained here on power demand in winter (a minute; data BSD)",
+        series_models.make_power,
+        (series.AEON,),
+    ),
+    "patchtst-degradation": Example(
+        "a PatchTST of 0.1M parameters, pretrained here on SYNTHETIC machines of one fleet (a minute)",
+        series_models.make_degradation,
+        (carriers.StandardLibrary(),),
+    ),
+    "patchtst-trajectories": Example(
+        "a PatchTST of 0.1M parameters that forecasts, pretrained here on SYNTHETIC motorway driving (a minute)",
+        series_models.make_trajectories,
+        (carriers.StandardLibrary(),),
     ),
 }
 DATA = {
@@ -149,6 +180,29 @@ DATA = {
     "synthetic-uplift": Example(
         "SYNTHETIC: 6,000 made-up customers, half of whom were sent an offer by lot, and who answered",
         tables.make_uplift,
+        (carriers.StandardLibrary(),),
+    ),
+    "voices": Example(
+        "vowels of four speakers, twelve channels of 7 to 29 moments, 8 to train on and 255 held out: part of"
+        " JapaneseVowels, from aeon (BSD)",
+        series.make_voices,
+        (series.AEON,),
+    ),
+    "power-demand": Example(
+        "summer days of power demand, 16 hours and the 8 that follow, 16 to train on and 533 held out: part of"
+        " ItalyPowerDemand, from aeon (BSD)",
+        series.make_power_demand,
+        (series.AEON,),
+    ),
+    "synthetic-degradation": Example(
+        "SYNTHETIC: machines that wear out, four sensors, failing within 30 cycles or not: 24 windows to train on and"
+        " 600 held out",
+        series.make_degradation,
+        (carriers.StandardLibrary(),),
+    ),
+    "synthetic-trajectories": Example(
+        "SYNTHETIC: vehicles in a town, 6.4 seconds and the 3.2 that follow: 32 windows to train on and 600 held out",
+        series.make_trajectories,
         (carriers.StandardLibrary(),),
     ),
 }
