@@ -54,7 +54,10 @@ def last_layer_parameters(model: nn.Module, facts: Facts, count: int) -> list[st
     from torch import nn
 
     chosen = tuple(f"{name}." for name in facts.layers[-count:]) if count else ()
-    stacks = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    # A second stack's embeddings stand behind the first one's blocks, and are no part of them.
+    stacks = tuple(
+        f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList | nn.Embedding)
+    )
     outside = tuple(f"{name}." for name in (*facts.head_modules, *facts.output_modules))
     names: list[str] = []
     for name, _ in model.named_parameters():

@@ -9,7 +9,7 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ def make_prompts(folder: Path) -> None:
         (folder / file).write_text(content, encoding="utf-8", newline="\n")
 
 
-def transcripts(lines: Iterator[str] | Any) -> Iterator[tuple[str, str]]:
+def transcripts(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     """(name, text) of `NAME: TEXT` lines; what stands in brackets (`[beep]`) is no speech, and neither are headings."""
     for line in lines:
         name, colon, text = (part.strip() for part in line.partition(":"))
@@ -196,9 +196,26 @@ def _whisper_of(variables: Mapping[str, np.ndarray[Any, Any]], described: Mappin
     return model
 
 
+def projections(
+    variables: Mapping[str, np.ndarray[Any, Any]], source: str, targets: Sequence[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, float32) of the layers that CTranslate2 has laid into one matrix, because they have one input.
+
+    No key has a bias in Whisper; the zeros that stand for it are left out.
+    """
+    import numpy as np
+    import torch
+
+    for kind in ("weight", "bias"):
+        if f"{source}/{kind}" in variables:
+            stored = torch.from_numpy(np.array(variables[f"{source}/{kind}"], dtype=np.float32))
+            for target, part in zip(targets, stored.chunk(len(targets)), strict=True):
+                if not (kind == "bias" and target.endswith("k_proj")):
+                    yield f"{target}.{kind}", part.clone()
+
+
 def whisper_weights(variables: Mapping[str, np.ndarray[Any, Any]], layers: int) -> dict[str, Tensor]:
-    """transformers' names -> float32. CTranslate2 lays the projections of one input into one matrix, and no key has a
-    bias in Whisper: where it stores zeros for them, they are left out."""
+    """transformers' names -> float32."""
     import numpy as np
     import torch
 
@@ -208,11 +225,7 @@ def whisper_weights(variables: Mapping[str, np.ndarray[Any, Any]], layers: int) 
         return torch.from_numpy(np.array(variables[name], dtype=np.float32))
 
     def linear(source: str, *targets: str) -> None:
-        for kind in ("weight", "bias"):
-            if f"{source}/{kind}" in variables:
-                for target, part in zip(targets, stored(f"{source}/{kind}").chunk(len(targets)), strict=True):
-                    if not (kind == "bias" and target.endswith("k_proj")):
-                        weights[f"{target}.{kind}"] = part.clone()
+        weights.update(projections(variables, source, targets))
 
     def norm(source: str, target: str) -> None:
         weights[f"{target}.weight"], weights[f"{target}.bias"] = stored(f"{source}/gamma"), stored(f"{source}/beta")

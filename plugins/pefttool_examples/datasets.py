@@ -29,7 +29,7 @@ def make_chatterbot(folder: Path) -> None:
         seen.update(dict.fromkeys(conversations(path)))
     roles = ("user", "assistant")
     rows = ({"messages": [{"role": roles[i % 2], "content": t} for i, t in enumerate(c)]} for c in seen)
-    _write(folder / "train.jsonl", rows)
+    write_rows(folder / "train.jsonl", rows)
 
 
 def conversations(path: Path) -> Iterator[tuple[str, ...]]:
@@ -57,8 +57,8 @@ def make_movie_snippets(folder: Path) -> None:
             labels.setdefault(text, set()).add("positive" if rating > 0 else "negative")
     rows = [{"text": text, "label": min(given)} for text, given in labels.items() if len(given) == 1]
     random.Random(0).shuffle(rows)
-    _write(folder / "train.jsonl", rows[:TRAIN_ROWS])
-    _write(folder / "eval.jsonl", rows[TRAIN_ROWS : TRAIN_ROWS + EVAL_ROWS])
+    write_rows(folder / "train.jsonl", rows[:TRAIN_ROWS])
+    write_rows(folder / "eval.jsonl", rows[TRAIN_ROWS : TRAIN_ROWS + EVAL_ROWS])
 
 
 def make_python_reference(folder: Path) -> None:
@@ -71,7 +71,7 @@ def make_python_reference(folder: Path) -> None:
             text = " ".join(paragraph.split())
             if len(text) >= SHORTEST_PARAGRAPH and paragraph[:1].isalpha():  # not indented: code is
                 seen[text] = None
-    _write(folder / "train.jsonl", ({"text": text} for text in seen))
+    write_rows(folder / "train.jsonl", ({"text": text} for text in seen))
 
 
 def _ratings() -> Iterator[tuple[float, str]]:
@@ -83,6 +83,6 @@ def _ratings() -> Iterator[tuple[float, str]]:
         yield float(rating), text.strip()
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

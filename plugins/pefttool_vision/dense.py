@@ -18,7 +18,7 @@ from torch.nn import functional
 from pefttool_vision.boxes import generalized_overlap, overlap, xyxy_from_unit
 from pefttool_vision.processing import call
 
-WIDTH = 192
+WIDTH = 96
 #: Cells are asked for a box within this many cells of its centre.
 RADIUS = 1.5
 #: What every class is thought to be before training: few cells hold anything.

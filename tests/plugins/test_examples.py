@@ -67,7 +67,7 @@ def test_found_through_the_entry_point_and_listed_with_licences() -> None:
     references = built.sources["example"].references()
     assert {"all-minilm-l6-v2", "chatterbot-english", "movie-snippets", "smollm2-135m-instruct"} <= set(references)
     for about in references.values():
-        assert re.search(r"Apache-2.0|MIT|BSD|PSF|licence|public domain|synthetic", about), about
+        assert re.search(r"Apache-2.0|MIT|BSD|PSF|licence|public domain|SYNTHETIC|pretrained here", about), about
         assert "\n" not in about
 
 
