@@ -19,7 +19,7 @@ EXPERIMENTS = [
         metric="wer_as_written",
         direction="min",
         trivial=("an empty transcript", empty_transcripts),
-        # All weights learn, the encoder's too: eight steps take as long as the tuned run, three epochs five times as long.
+        # All weights learn, the encoder's too: eight steps take as long as the tuned run, three epochs five times that.
         scratch={"train.learning_rate": 5e-4, "train.max_steps": 8, "generation.max_new_tokens": 24},
         before="zero-shot",
         miniature={
