@@ -117,3 +117,14 @@ def test_every_adapter_figure_has_its_command() -> None:
     for script, table in tables:
         assert (ROOT / script).is_file()
         assert "| lora |" in table and f"`python {script}" in table and "*Measured*" in table
+
+
+def test_the_page_of_tasks_names_every_task_and_format() -> None:
+    from pefttool import registry
+
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    found = registry.build()
+    names = [
+        name for kind in (found.tasks, found.formats) for name in kind if kind.owner(name).distribution == "pefttool"
+    ]
+    assert [name for name in names if f"`{name}`" not in page] == []
