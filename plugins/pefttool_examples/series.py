@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.errors import DataError
 from pefttool_examples.archives import Archive
-from pefttool_examples.datasets import _write as write
+from pefttool_examples.datasets import write_rows as write
 
 if TYPE_CHECKING:
     import numpy as np
