@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import detector_models
 import frozen_runs as runs
 import pytest
 import torch
@@ -31,22 +32,6 @@ from pefttool_vision.objects import Thing
 
 TASK = ObjectDetection()
 REGISTRY = registries.build()
-RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}
-DETR = transformers.DetrConfig(
-    use_timm_backbone=False,
-    use_pretrained_backbone=False,
-    backbone=None,
-    backbone_config=transformers.ResNetConfig(**RESNET, out_features=["stage4"]),
-    d_model=64,
-    encoder_layers=1,
-    decoder_layers=2,
-    encoder_attention_heads=4,
-    decoder_attention_heads=4,
-    encoder_ffn_dim=64,
-    decoder_ffn_dim=64,
-    num_queries=5,
-    dropout=0.0,
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,14 +57,6 @@ def loaded(folder: Path, **options: Any) -> tuple[Any, Any, Setting]:
     return model, processor, chosen
 
 
-def detr(folder: Path, **changes: Any) -> Path:
-    tiny_vision(folder)
-    torch.manual_seed(3)
-    config = type(DETR).from_dict({**DETR.to_dict(), **changes})
-    transformers.DetrForObjectDetection(config).save_pretrained(folder)
-    return folder
-
-
 def test_the_head_is_the_models_own_where_it_has_one() -> None:
     assert isinstance(loaded(model_folder("vision"))[0], DenseDetector)
     own = loaded(model_folder("detector"))[0]
@@ -98,11 +75,12 @@ def test_a_backbone_without_a_grid_of_patches_is_refused(tmp_path: Path) -> None
         loaded(folder)
 
 
-@pytest.mark.parametrize("kind", ["detector", "detr"])
+@pytest.mark.parametrize("kind", ["detector", *detector_models.KINDS])
 def test_detectors_keep_the_contract_of_tasks(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pefttool.testing import models
 
-    monkeypatch.setitem(models.MAKERS, "detr", detr)
+    for name, make in detector_models.KINDS.items():
+        monkeypatch.setitem(models.MAKERS, name, make)
     check_task(TASK, detected(tmp_path), kind=kind)
     models.model_folder.cache_clear()
 
@@ -110,7 +88,7 @@ def test_detectors_keep_the_contract_of_tasks(kind: str, tmp_path: Path, monkeyp
 @pytest.mark.parametrize("changes", [{}, {"auxiliary_loss": True}])
 def test_a_pictures_loss_is_the_models_own(changes: dict[str, Any], tmp_path: Path) -> None:
     """One picture at a time is what transformers computes; a batch is their sum, whatever else is in it."""
-    model, processor, chosen = loaded(detr(tmp_path / "model", **changes), size=[32, 48])
+    model, processor, chosen = loaded(detector_models.detr(tmp_path / "model", **changes), size=[32, 48])
     rows = [row for row in detected(tmp_path) if row["objects"]["bbox"]]
     batch = TASK.collate([TASK.encode(Row(row), processor, chosen) for row in rows], processor, chosen)
     losses, outputs = detectors.losses(model, batch["pixel_values"], batch["boxes"], batch["classes"])
