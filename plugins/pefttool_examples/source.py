@@ -58,7 +58,7 @@ MODELS = {
     ),
     "recommender-tiny": Example(
         "a Llama of 0.2M parameters whose tokens are films, pretrained here on the earlier users of MovieLens-100K"
-        " (about a minute; data for research only)",
+        " (over a minute; data for research only)",
         recommender.make_recommender,
         (tables.RECBOLE,),
     ),
