@@ -34,6 +34,7 @@ EXPERIMENTS = [
         direction="min",
         trivial=(NAME, partial(chat_loss, SMOLLM2)),
         before="zero-shot",
+        seeds=(1, 2),
         miniature=MINIATURE,
     ),
     Experiment(
@@ -45,6 +46,7 @@ EXPERIMENTS = [
         before="zero-shot",
         scratch=None,
         why_no_scratch="preferences refine a model that answers; with random weights there is none",
+        seeds=(1, 2),
         miniature=MINIATURE,
     ),
 ]
