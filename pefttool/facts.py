@@ -33,16 +33,15 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         model_type=getattr(config, "model_type", ""),
         hidden_size=int(getattr(config, "hidden_size", 0) or 0),
         linear_modules=tuple(n for n, m in modules.items() if isinstance(m, nn.Linear) and in_backbone(n)),
-        attention_modules=tuple(
-            n for n, m in modules.items() if type(m).__name__.endswith("Attention") and in_backbone(n)
-        ),
+        attention_modules=tuple(n for n, m in modules.items() if _attends(m) and in_backbone(n)),
         layers=layers,
         head_modules=heads,
         output_modules=tuple(n for n in outputs if n not in heads),
+        unused=task.unused(model),
         key_values=tuple(found for found in key_values.find(model) if in_backbone(found.module)),
         key_value_cache=_takes_cache(model, task.peft_task_type),
         counts_positions=_counts_positions(model),
-        positions=int(getattr(config, "max_position_embeddings", 0) or 0),
+        positions=_positions(model, config),
         recomputable=bool(layers) and recompute.possible(modules[name] for name in layers),
         task=task.name,
         peft_task_type=task.peft_task_type,
@@ -72,18 +71,21 @@ def _layers(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, ...]:
 
 
 def _longest(modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    """The children of the longest list of modules of one class."""
+    """The children of the longest list of modules of one class; of those with attention in them, if there are such."""
     from torch import nn
 
-    best: tuple[str, ...] = ()
-    for name, module in modules.items():
-        if (
-            isinstance(module, nn.ModuleList)
-            and len({type(child) for child in module}) == 1
-            and len(module) > len(best)
-        ):
-            best = tuple(f"{name}.{i}" for i in range(len(module)))
-    return best
+    lists = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
+    }
+    attending = {n: m for n, m in lists.items() if any(_attends(part) for part in m[0].modules() if part is not m[0])}
+    name, best = max((attending or lists).items(), key=lambda pair: len(pair[1]), default=("", ()))
+    return tuple(f"{name}.{i}" for i in range(len(best)))
+
+
+def _attends(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Attention") or key_values.attends(module)
 
 
 #: What peft calls itself instead of the model's own forward, where that takes no `past_key_values`.
@@ -105,9 +107,22 @@ def _takes_cache(model: nn.Module, peft_task_type: str | None) -> bool:
 
 def _counts_positions(model: nn.Module) -> bool:
     """Positions can be given, and are counted from 0 otherwise (RoBERTa's begin behind that of its padding)."""
-    backbone = _backbone(model)
-    tables = (module for name, module in backbone.named_modules() if name.endswith("position_embeddings"))
-    return _takes(backbone, "position_ids") and all(getattr(t, "padding_idx", None) is None for t in tables)
+    return _takes(_backbone(model), "position_ids") and _first_position(model) == 0
+
+
+def _first_position(model: nn.Module) -> int:
+    tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    padding = [table.padding_idx for table in tables if isinstance(getattr(table, "padding_idx", None), int)]
+    return 1 + max(padding, default=-1)
+
+
+def _positions(model: nn.Module, config: Any) -> int:
+    """How many tokens have a position: of what is written, for a model that listens."""
+    for name in ("max_position_embeddings", "max_target_positions"):
+        longest = getattr(config, name, None)
+        if isinstance(longest, int) and longest > 0:
+            return longest - _first_position(model)
+    return 0
 
 
 def _backbone(model: nn.Module) -> nn.Module:

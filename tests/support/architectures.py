@@ -174,7 +174,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "wav2vec2": Architecture(
         _of(
             "Wav2Vec2Config",
-            **_TEXT,
+            **SIZES,
+            **IDS,
             conv_dim=(16, 16),
             conv_stride=(4, 4),
             conv_kernel=(8, 8),
