@@ -26,6 +26,7 @@ from pefttool.values import Options
 
 FIRST_RUN = Path(__file__).with_name("first_run.yaml")
 NAMED = ("adapter", "task")
+RATES = ("learning_rate", "head_learning_rate")
 SECTIONS = (*NAMED, "data", "train", "memory", "generation")
 
 
@@ -276,7 +277,9 @@ def _layer_defaults(document: dict[str, Any], registry: Registry, task: str | No
         return
     defaults = dict(registry.tasks[task].defaults())
     if adapter is not None:
-        defaults.update(registry.adapters[adapter].defaults(registry.tasks[task]))
+        scale = registry.tasks[task].learning_rate_scale
+        for key, value in registry.adapters[adapter].defaults(registry.tasks[task]).items():
+            defaults[key] = value * scale if scale != 1 and key in RATES else value
     document["train"] = {**defaults, **{k: v for k, v in (train or {}).items()}}
     generation = document.get("generation")
     if registry.tasks[task].generation and (generation is None or isinstance(generation, Mapping)):
