@@ -82,13 +82,8 @@ def table(job: Job, outcomes: dict[str, Outcome], watts: float) -> str:
             f"{outcome.cpu * watts / 3600:.2f}",
         ]
         lines.append(f"| {way} | {' | '.join(cells)} |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{scratch.rows} rows, {job.about}. {scratch.epochs:g} epoch{'s' if scratch.epochs != 1 else ''} each.",
-        ]
-    )
+    passes = f"{scratch.epochs:g} epoch{'' if scratch.epochs == 1 else 's'}"
+    return "\n".join([*lines, "", f"{scratch.rows} rows, {job.about}. {passes} each."])
 
 
 def transfer_table(found: dict[str, float]) -> str:
