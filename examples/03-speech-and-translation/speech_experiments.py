@@ -27,7 +27,7 @@ EXPERIMENTS = [
         miniature={
             "data.max_train_rows": 2,
             "data.max_eval_rows": 2,
-            "train.epochs": 1,
+            "train.max_steps": 1,
             "train.batch_size": 2,
             "train.rehearse": False,
             "generation.max_new_tokens": 4,
