@@ -164,7 +164,7 @@ def scratch_recipe(
         document.get("train", {}).pop(rate, None)
     from pefttool import recipe as recipes
 
-    return recipes.combine(document, experiment.scratch or {}, ())
+    return recipes.combine(document, {**(experiment.scratch or {}), **(changes or {})}, ())
 
 
 def pefttool(document: Mapping[str, Any], out: Path) -> Run:
