@@ -8,12 +8,12 @@ from pathlib import Path
 from pefttool import Source
 from pefttool.errors import DataError, ModelError, PefttoolError, suggest
 from pefttool.hub import cache_folder
-from pefttool_examples.catalogue import audio, language, tables, vision
+from pefttool_examples.catalogue import audio, language, series, tables, vision
 from pefttool_examples.example import Example
 from pefttool_examples.materialise import is_made, materialise
 
-MODELS: dict[str, Example] = {**audio.MODELS, **language.MODELS, **tables.MODELS, **vision.MODELS}
-DATA: dict[str, Example] = {**audio.DATA, **language.DATA, **tables.DATA, **vision.DATA}
+MODELS: dict[str, Example] = {**audio.MODELS, **language.MODELS, **series.MODELS, **tables.MODELS, **vision.MODELS}
+DATA: dict[str, Example] = {**audio.DATA, **language.DATA, **series.DATA, **tables.DATA, **vision.DATA}
 
 
 def fetch(name: str) -> None:

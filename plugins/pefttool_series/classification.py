@@ -53,8 +53,8 @@ class SeriesClassification(Task):
     repeatable = True
     truncates = False
     example: ClassVar[Mapping[str, Any]] = {
-        "model": "example:patchtst-motions",
-        "data": {"train": "example:basic-motions"},
+        "model": "example:patchtst-voices",
+        "data": {"train": "example:voices"},
     }
 
     def defaults(self) -> Mapping[str, Any]:
