@@ -202,6 +202,13 @@ class Task(ABC):
         """Names of the modules that are new with this task and have to be trained from scratch."""
         return ()
 
+    def unused(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of modules and parameters of the pretrained model that this task never calls: nothing there trains.
+
+        By default what stands for hidden patches of a picture, which only pretraining hides.
+        """
+        return tuple(name for name, _ in model.named_parameters() if name.endswith(".mask_token"))
+
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
         """(backbone, head): what computes features, and what computes outputs from them."""
         raise NotImplementedError(f"task {self.name!r} does not separate a backbone from a head")

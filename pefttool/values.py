@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,7 @@ class Facts:
     layers              the repeated blocks of the backbone, first to last
     head_modules        new task heads: the core trains and saves them, whatever the adapter does
     output_modules      the pretrained output layer (`lm_head`), where there is one
+    unused              modules and parameters that the task never calls: what trains there would have no gradient
     key_values          what of them has an attention function that can be chosen, and the keys that it is given
     key_value_cache     peft's prefix tuning fits: the model takes `past_key_values`, and its head is an ordinary one
     counts_positions    tokens stand at positions 0, 1, ..., unless the model is given other `position_ids`
@@ -100,6 +101,7 @@ class Facts:
     layers: tuple[str, ...] = ()
     head_modules: tuple[str, ...] = ()
     output_modules: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     key_values: tuple[KeyValues, ...] = ()
     key_value_cache: bool = False
     counts_positions: bool = False
@@ -120,6 +122,11 @@ class Facts:
     seed: int = 0
     streamed: bool = False
     abstract: bool = False
+
+    def used(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of these modules or parameters that are called."""
+        left_out = tuple(f"{name}." for name in self.unused)
+        return tuple(name for name in names if not left_out or not f"{name}.".startswith(left_out))
 
 
 @dataclass(frozen=True)

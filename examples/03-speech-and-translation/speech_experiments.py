@@ -1,4 +1,4 @@
-"""Whisper tiny.en on telephone prompts; `experiments.py` joins this with translation."""
+"""Whisper tiny.en on telephone prompts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ def empty_transcripts(train: Rows, held_out: Rows) -> float:
     return error_rates([row["text"] for row in held_out], [""] * len(held_out), "none")[0]
 
 
-SPEECH = Experiment(
-    name="speech",
-    recipe="speech.yaml",
-    metric="wer_as_written",
-    direction="min",
-    trivial=("an empty transcript", empty_transcripts),
-    scratch={"train.learning_rate": 5e-4},
-    before="zero-shot",
-    miniature={
-        "data.max_train_rows": 2,
-        "data.max_eval_rows": 2,
-        "train.epochs": 1,
-        "train.batch_size": 2,
-        "train.rehearse": False,
-        "generation.max_new_tokens": 4,
-    },
-)
+EXPERIMENTS = [
+    Experiment(
+        name="speech",
+        recipe="speech.yaml",
+        metric="wer_as_written",
+        direction="min",
+        trivial=("an empty transcript", empty_transcripts),
+        # All weights learn, the encoder's too: eight steps take as long as the tuned run, three epochs five times that.
+        scratch={"train.learning_rate": 5e-4, "train.max_steps": 8, "generation.max_new_tokens": 24},
+        before="zero-shot",
+        miniature={
+            "data.max_train_rows": 2,
+            "data.max_eval_rows": 2,
+            "train.epochs": 1,
+            "train.batch_size": 2,
+            "train.rehearse": False,
+            "generation.max_new_tokens": 4,
+        },
+    ),
+]

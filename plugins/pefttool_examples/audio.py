@@ -39,9 +39,9 @@ TRANSCRIPTS = Debian(
 )
 VOICE = "usr/share/asterisk/sounds/en_US_f_Allison"
 TABLE = "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
-#: Seconds, and words, of a prompt that is worth hearing: shorter ones are letters, digits and clicks.
-SHORTEST, LONGEST, FEWEST_WORDS = 0.5, 10.0, 2
-HELD_OUT = 60
+#: Seconds of a prompt: what is longer is spoken by several prompts in one.
+LONGEST = 10.0
+HELD_OUT = 40
 
 #: Ids of Whisper's English vocabulary, as it was published.
 END, START, NO_TIMESTAMPS = 50256, 50257, 50362
@@ -49,7 +49,7 @@ HEAD_SIZE = 64
 
 
 def make_prompts(folder: Path) -> None:
-    """Prompts of two words and more: WAV files, train.jsonl and eval.jsonl (`audio`, `text`), in a fixed random order.
+    """Prompts with their texts: WAV files, train.jsonl and eval.jsonl (`audio`, `text`), in a fixed random order.
 
     No text of a held-out prompt is a training prompt's, whatever its case and punctuation.
     """
@@ -58,7 +58,7 @@ def make_prompts(folder: Path) -> None:
     with gzip.open(TRANSCRIPTS.folder() / TABLE, "rt", encoding="utf-8") as lines:
         for name, text in transcripts(lines):
             source = recordings / f"{name}.wav"
-            if source.is_file() and SHORTEST <= _seconds(source) <= LONGEST:
+            if source.is_file() and _seconds(source) <= LONGEST:
                 row = {"audio": f"wav/{name}.wav", "text": text}
                 by_text.setdefault(" ".join(re.findall(r"[\w']+", text.lower())), []).append(row)
     if not by_text:
@@ -78,11 +78,11 @@ def make_prompts(folder: Path) -> None:
 
 
 def transcripts(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(name, text) of `NAME: TEXT` lines; what stands in brackets (`[beep]`) is no speech, and neither are headings."""
+    """(name, text) of `NAME: TEXT` lines; what stands in brackets (`[beep]`), or has no letters, is no speech."""
     for line in lines:
         name, colon, text = (part.strip() for part in line.partition(":"))
         spoken = bool(colon) and not name.startswith(";") and not re.search(r"[\[\](){}<>]", text)
-        if spoken and len(text.split()) >= FEWEST_WORDS:
+        if spoken and re.search(r"\w", text):
             yield name, " ".join(text.split())
 
 

@@ -143,6 +143,13 @@ class TabularClassification(Task):
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return ("columns", "classifier")
 
+    def unused(self, model: Any) -> tuple[str, ...]:
+        """What is made for text: a pooler, and the embeddings of tokens."""
+        from pefttool.model_parts import names_of
+
+        backbone = model.backbone
+        return names_of(model, getattr(backbone, "pooler", None), backbone.get_input_embeddings())
+
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         encoded = self._encode_values(row, setting)
         encoded["label"] = setting.labels.index(self._label(row.values, setting.options))

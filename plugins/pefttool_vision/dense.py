@@ -74,6 +74,7 @@ class DenseHead(nn.Module):
         self.classes = nn.Conv2d(WIDTH, classes, 3, padding=1, device=device)
         self.sides = nn.Conv2d(WIDTH, 4, 3, padding=1, device=device)
         nn.init.normal_(self.classes.weight, std=0.01)
+        assert self.classes.bias is not None and self.sides.bias is not None
         nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
         nn.init.normal_(self.sides.weight, std=0.01)
         nn.init.constant_(self.sides.bias, 1.0)

@@ -61,6 +61,9 @@ class Anything:
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
+    def unused(self, model: Any) -> tuple[str, ...]:
+        return ()
+
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return HEADS.get(self.kind, ())
 

@@ -182,7 +182,7 @@ def test_movie_snippets(archive: Path, cache: Path) -> None:
         share = Counter(row["label"] for row in part)
         assert set(share) == {"negative", "positive"}
         assert 0.48 < share["positive"] / len(part) < 0.54
-    rated = {text: rating for rating, text in datasets._ratings()}
+    rated = {text: rating for rating, text in datasets._ratings("movieReviewSnippets")}
     for row in rows:
         rating = rated[row["text"]]
         assert abs(rating) > 0.2

@@ -26,6 +26,9 @@ class Any_:
 
     name, generative, peft_task_type = "any", False, None
 
+    def unused(self, model: Any) -> tuple[str, ...]:
+        return ()
+
     def head_modules(self, model: Any) -> tuple[str, ...]:
         return ()
 

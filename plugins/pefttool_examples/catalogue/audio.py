@@ -14,9 +14,10 @@ MODELS = {
 }
 DATA = {
     "asterisk-prompts": Example(
-        "telephone prompts of one speaker with their texts, 60 of them held out, from the Debian packages"
+        "telephone prompts of one speaker with their texts, 40 of them held out, from the Debian packages"
         " asterisk-core-sounds-en and -en-wav (CC BY-SA 3.0 licence, Allison Smith)",
         audio.make_prompts,
         (audio.PROMPTS, audio.TRANSCRIPTS),
+        recipe=2,
     ),
 }

@@ -41,6 +41,12 @@ DATA = {
         datasets.make_movie_snippets,
         (carriers.VADER,),
     ),
+    "product-snippets": Example(
+        "snippets of product reviews, negative or positive, 2,200 to train and 1,000 held out, from the vaderSentiment"
+        " source distribution (package MIT; texts are their authors')",
+        datasets.make_product_snippets,
+        (carriers.VADER,),
+    ),
     "psalms-en-es": Example(
         "short verses of Psalms and Proverbs in English and Spanish, 120 held out, from the Debian packages"
         " sword-text-web and sword-text-sparv (public domain)",

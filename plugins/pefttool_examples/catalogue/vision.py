@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pefttool_examples import vision_data, vision_models
+from pefttool_examples import carriers, drawn_data, vision_data, vision_models
 from pefttool_examples.example import Example
 
 MODELS = {
@@ -24,6 +24,11 @@ DATA = {
         " held out, from stardist (package BSD)",
         vision_data.make_nuclei,
         (vision_data.STARDIST,),
+    ),
+    "synthetic-driving": Example(
+        "SYNTHETIC: drawn streets with boxes around cars, trucks, pedestrians and signs, 200 to train and 80 held out",
+        drawn_data.make_synthetic_driving,
+        (carriers.StandardLibrary(),),
     ),
     "tree-crowns": Example(
         "tiles of 3 aerial photographs with boxes around tree crowns, the right part of each held out, from deepforest"

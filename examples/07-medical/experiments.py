@@ -1,0 +1,6 @@
+"""The medical examples: pictures and a table, each declared in a file of its own."""
+
+from images_experiments import EXPERIMENTS as IMAGES
+from tabular_experiments import EXPERIMENTS as TABULAR
+
+EXPERIMENTS = [*IMAGES, *TABULAR]

@@ -1,0 +1,44 @@
+"""Every registered adapter on every registered task: it works, or the plan says what to use instead."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import pytest
+from task_samples import SAMPLES, Rows
+
+from pefttool import registry as registries
+from pefttool.testing.matrix import Outcome, try_pair
+
+REGISTRY = registries.build()
+PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
+
+
+@cache
+def rows(task: str) -> Rows:
+    return SAMPLES[task].rows(Path(tempfile.mkdtemp(prefix=f"pefttool-{task}-")))
+
+
+@cache
+def outcome(task: str, adapter: str) -> Outcome:
+    return try_pair(REGISTRY, task, adapter, rows(task), SAMPLES[task].kind)
+
+
+@pytest.mark.parametrize("adapter", REGISTRY.adapters)
+@pytest.mark.parametrize("task", REGISTRY.tasks)
+def test_pair(task: str, adapter: str) -> None:
+    outcome(task, adapter)
+
+
+def test_the_page_says_what_the_suite_finds() -> None:
+    spec = importlib.util.spec_from_file_location("docs_generate", PAGE.with_name("generate.py"))
+    assert spec is not None and spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    names = [generate.ours(kind) for kind in (REGISTRY.tasks, REGISTRY.adapters)]
+    found = [outcome(task, adapter) for task, adapter in product(*names)]
+    assert PAGE.read_text(encoding="utf-8") == generate.matrix_page(found), "run `make docs`"
