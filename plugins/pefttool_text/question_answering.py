@@ -41,7 +41,7 @@ class QuestionAnswering(Task):
     peft_task_type = "QUESTION_ANS"
     #: Measured on example:film-questions with lora: F1 0.66 after three epochs at the usual rate of heads, 0.80 after
     #: two at ten times that.
-    head_rate = 10.0
+    rates: ClassVar[Mapping[str, float]] = {"head_learning_rate": 10.0}
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:all-minilm-l6-v2",
         "data": {"train": "example:film-questions"},

@@ -72,6 +72,14 @@ def test_a_head_learns_as_fast_as_its_task_needs(registry: Registry) -> None:
     assert rates("token-classification", head_learning_rate=2e-3) == (1e-3, 2e-3)
 
 
+def test_a_task_may_want_slower_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their own rates are scaled; what the user says is not, nor what is no rate."""
+    monkeypatch.setattr(type(REGISTRY.tasks["plain"]), "rates", {"learning_rate": 0.1})
+    train = resolve(GOOD).train
+    assert (train.learning_rate, train.epochs) == (pytest.approx(5e-4), 7)
+    assert resolve(GOOD, "train.learning_rate=0.02").train.learning_rate == 0.02
+
+
 def test_a_task_known_later_brings_its_defaults() -> None:
     document = {k: v for k, v in GOOD.items() if k != "task"}
     early = resolve(document, "train.seed=3")
