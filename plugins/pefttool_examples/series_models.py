@@ -96,10 +96,10 @@ def make_degradation(folder: Path) -> None:
 
 
 def make_trajectories(folder: Path) -> None:
-    """A forecaster of where SYNTHETIC vehicles on a motorway go."""
+    """A forecaster of how SYNTHETIC vehicles on country roads move on."""
     import torch
 
-    rows = list(series.vehicles(series.MOTORWAY, 3000, seed=2))
+    rows = list(series.vehicles(series.COUNTRY, 3000, seed=2))
     paths = torch.tensor([[past + ahead for past, ahead in zip(r["series"], r["future"], strict=True)] for r in rows])
     paths = paths.transpose(1, 2)
     with seeded():
