@@ -155,7 +155,7 @@ print(float((logits - expected).abs().max()))
     ],
 )
 def test_plain_peft_loads_it_under_other_heads(
-    models: Path, tmp_path: Path, auto: str, task_type: str, head: str
+    models: Path, tmp_path: Path, auto: str, task_type: str, head: str, labels: int
 ) -> None:
     import transformers
 
