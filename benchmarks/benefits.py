@@ -1,6 +1,6 @@
 """What fine-tuning is for: quality, time, transfer, adapters that share a base, memory and energy. One table each.
 
-    python benchmarks/benefits.py --markdown docs/benefits.md      about 15 minutes of one core
+    python benchmarks/benefits.py --markdown docs/benefits.md      about 10 minutes of one core
     python benchmarks/benefits.py --jobs sentiment                 one of the tasks
     python benchmarks/benefits.py --quick                          does it run at all? its figures mean nothing
 
@@ -82,7 +82,8 @@ def table(job: Job, outcomes: dict[str, Outcome], watts: float) -> str:
             f"{outcome.cpu * watts / 3600:.2f}",
         ]
         lines.append(f"| {way} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{scratch.rows} rows, {job.about}. {scratch.epochs:g} epochs each."])
+    passes = f"{scratch.epochs:g} epoch{'' if scratch.epochs == 1 else 's'}"
+    return "\n".join([*lines, "", f"{scratch.rows} rows, {job.about}. {passes} each."])
 
 
 def transfer_table(found: dict[str, float]) -> str:

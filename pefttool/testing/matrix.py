@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, peft_folder, recipe, reference, reload, techniques
+from pefttool import artefacts, attach, base, packing, peft_folder, recipe, reference, reload, techniques
 from pefttool.batches import Encoded, encode
 from pefttool.errors import NotMergeable, Refused
 from pefttool.evaluate import predict
@@ -49,8 +49,18 @@ class Outcome:
         return not self.refused
 
 
-def try_pair(registry: Registry, task: str, adapter: str, rows: Sequence[Mapping[str, Any]], kind: str) -> Outcome:
-    """Plan, train one step, save, load, switch off, merge. Raises ContractViolation for what does not hold."""
+def try_pair(
+    registry: Registry,
+    task: str,
+    adapter: str,
+    rows: Sequence[Mapping[str, Any]],
+    kind: str,
+    train: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Plan, train one step, save, load, switch off, merge; with these `train.*` settings.
+
+    Raises ContractViolation for what does not hold.
+    """
     what = f"adapter {adapter!r} for task {task!r}"
     given = {
         "model": str(model_folder(kind)),
@@ -58,7 +68,7 @@ def try_pair(registry: Registry, task: str, adapter: str, rows: Sequence[Mapping
         "adapter": adapter,
         "device": "cpu",
         "dtype": "float32",
-        "train": {"sequence_length": 64},
+        "train": {"sequence_length": 64, **(train or {})},
         "generation": {"max_new_tokens": 3, "do_sample": False},
     }
     try:
@@ -90,6 +100,7 @@ class _Pair:
         plain = predict(loaded.model, task, data.rows, loaded.processor, loaded.setting, planned.choice)
         adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
         techniques.apply(planned, adapted)
+        loaded, _ = packing.settle(planned, loaded, adapted.model, data)
         return cls(planned, loaded, adapted, data, plain, what)
 
     def require(self, holds: bool, message: str) -> None:

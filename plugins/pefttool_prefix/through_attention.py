@@ -67,11 +67,11 @@ class Shift:
         return inputs, {**named, "position_ids": positions + self.count}
 
 
-def attach(model: nn.Module, count: int, start: Sequence[Layer | None] | None, facts: Facts) -> Attached:
+def attach(model: nn.Module, count: int, start: Sequence[Layer | None] | None, scale: float, facts: Facts) -> Attached:
     """A prefix of `count` positions in every module that attends; it begins as `start`, by their `layer_idx`, or as
-    normal noise."""
+    `scale` times normal noise."""
     model.requires_grad_(False)
-    noise = iter(_noise(count, facts.key_values, meta=next(model.parameters()).is_meta))
+    noise = _noise(count, scale, facts.key_values, meta=next(model.parameters()).is_meta)
     prefixes = {}
     for known in facts.key_values:
         key, value = next(noise)
@@ -89,12 +89,12 @@ def attach(model: nn.Module, count: int, start: Sequence[Layer | None] | None, f
     return Attached(model, trainable, identity_at_init=False)
 
 
-def _noise(count: int, modules: Sequence[KeyValues], meta: bool) -> Iterator[Layer]:
+def _noise(count: int, scale: float, modules: Sequence[KeyValues], meta: bool) -> Iterator[Layer]:
     """Keys and values [H_kv, count, D] for each of these modules: one draw in peft's order, so that one seed gives the
     same prefix here as there."""
     sizes = [(m.heads, size) for m in modules for size in (m.key_size, m.value_size)]
     width = sum(heads * size for heads, size in sizes)
-    drawn = torch.empty(count, width, device="meta" if meta else "cpu").normal_()
+    drawn = torch.empty(count, width, device="meta" if meta else "cpu").normal_().mul_(scale)
     parts = torch.split(drawn, [heads * size for heads, size in sizes], dim=1)
     shaped = [part.reshape(count, *size).transpose(0, 1).contiguous() for part, size in zip(parts, sizes, strict=True)]
     return zip(shaped[::2], shaped[1::2], strict=True)

@@ -34,6 +34,15 @@ def test_pair(task: str, adapter: str) -> None:
     outcome(task, adapter)
 
 
+@pytest.mark.parametrize("checkpointing", ["non-reentrant", "reentrant"])
+@pytest.mark.parametrize("task", ["causal-lm", "text-classification", "seq2seq", "image-classification"])
+def test_a_prefix_with_blocks_that_compute_again(task: str, checkpointing: str) -> None:
+    """Beyond what peft's can: saved in a layout of its own, packed where the task can."""
+    settings = {"gradient_checkpointing": checkpointing, "packing": True if task == "causal-lm" else None}
+    found = try_pair(REGISTRY, task, "prefix", rows(task), SAMPLES[task].kind, settings)
+    assert found.works and not found.peft
+
+
 def test_the_page_says_what_the_suite_finds() -> None:
     spec = importlib.util.spec_from_file_location("docs_generate", PAGE.with_name("generate.py"))
     assert spec is not None and spec.loader is not None

@@ -94,9 +94,10 @@ def test_suppression_keeps_what_the_definition_keeps(
 def test_every_box_has_a_cell_that_answers_for_it(
     drawn: list[tuple[tuple[float, float, float, float], int, int]], rows: int, columns: int
 ) -> None:
-    units = torch.tensor([unit_from_xywh(*box) for box in drawn]).reshape(-1, 4)
+    padded = [unit_from_xywh(*box) for box in drawn] + [(0.5, 0.5, 0.01, 0.01)]
+    units, real = torch.tensor(padded)[None], torch.tensor([[True] * len(drawn) + [False]])
     centres, cell = cells(rows, columns, "cpu")
-    chosen = assign(centres, cell, units)
+    (chosen,), (units,) = assign(centres, cell, units, real), units[:, :-1]
     assert chosen.shape == (rows * columns,) and int(chosen.max()) < len(units)
     away = ((centres[:, None] - units[None, :, :2]) / cell).square().sum(-1)
     answered = set(chosen.tolist())
@@ -109,7 +110,7 @@ def test_every_box_has_a_cell_that_answers_for_it(
 def test_of_two_boxes_around_a_cell_the_smaller_is_its() -> None:
     centres, cell = cells(8, 8, "cpu")
     units = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.375, 0.375, 0.25, 0.25]])
-    chosen = assign(centres, cell, units).reshape(8, 8)
+    chosen = assign(centres, cell, units[None], torch.ones(1, 2, dtype=torch.bool)).reshape(8, 8)
     assert chosen[3, 3] == 1 and chosen[4, 4] == 0
     assert chosen[0, 0] == -1  # in the large box, and far from its centre
     assert xyxy_from_unit(units[1]).tolist() == [0.25, 0.25, 0.5, 0.5]

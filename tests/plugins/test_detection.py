@@ -344,3 +344,17 @@ def test_transparency_and_palettes_are_read(tmp_path: Path) -> None:
         assert pictures.complaint(str(path)) is None
         assert pictures.open_rgb(str(path)).mode == "RGB" and pictures.size(str(path)) == (9, 7)
     assert replace(setting(), epoch=1).epoch == 1
+
+
+@pytest.mark.parametrize(("kind", "adapter"), [("vision", "head"), ("vision", "lora"), ("detector", "lora")])
+def test_a_step_can_be_simulated_without_numbers(kind: str, adapter: str, tmp_path: Path) -> None:
+    from pefttool import forecast, plan, recipe
+
+    document = {
+        "model": str(model_folder(kind)),
+        "adapter": {"name": adapter},
+        "task": {"name": "object-detection", "size": 56},
+        "data": {"train": str(write_squares(tmp_path / "data", 4))},
+        "device": "cpu",
+    }
+    assert forecast.make(plan.make(recipe.resolve(document, REGISTRY), REGISTRY)).total_bytes > 0

@@ -175,7 +175,7 @@ def test_a_picture_that_changed_has_other_features(tmp_path: Path) -> None:
     assert "features" in seen.progressed()
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("adapter", ["lora", "full", "prefix"])
 def test_other_adapters_learn_colours(tmp_path: Path, adapter: str) -> None:
     seen = runs.fine_tune(
         REGISTRY,
@@ -211,7 +211,17 @@ def test_augmentation_draws_from_seed_epoch_and_picture_and_only_in_training(tmp
     assert {torch.equal(f, plain) for f in found} == {True, False}
 
 
-def test_augmented_runs_keep_no_features_and_say_so(tmp_path: Path) -> None:
+def test_augmented_runs_keep_no_features_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training picture is drawn once for each epoch; held-out ones, and the base's answers, never."""
+    from pefttool_vision import classification
+
+    drawn_for: list[tuple[int, str]] = []
+
+    def recording(picture: Image.Image, kinds: Any, seed: int, epoch: int, name: str) -> Image.Image:
+        drawn_for.append((epoch, name))
+        return augment(picture, kinds, seed, epoch, name)
+
+    monkeypatch.setattr(classification, "augment", recording)
     seen = runs.fine_tune(
         REGISTRY,
         tmp_path / "run",
@@ -220,6 +230,8 @@ def test_augmented_runs_keep_no_features_and_say_so(tmp_path: Path) -> None:
         task="image-classification",
         task__augment=["flip", "crop"],
     )
+    rows = len({name for _, name in drawn_for})
+    assert sorted(epoch for epoch, _ in drawn_for) == [0] * rows + [1] * rows and len(set(drawn_for)) == 2 * rows
     assert any("changes its rows in every epoch" in text for text in seen.notices())
     assert "features" not in seen.progressed()
 

@@ -17,8 +17,10 @@ from pefttool import attach, facts, recipe, recompute, run
 from pefttool import registry as registries
 from pefttool.base import load_model
 from pefttool.errors import ModelError
+from pefttool.evaluate import predict
 from pefttool.model_parts import last_layer_parameters
 from pefttool.pretrained import LocalPretrained
+from pefttool.reload import reload
 from pefttool.testing.models import model_folder, tiny_tokenizer
 from pefttool.values import Facts, Row, Setting
 from pefttool_text import text_scores
@@ -237,3 +239,7 @@ def test_other_adapters_train(
 ) -> None:
     finished = fine_tune(tmp_path, folders["bart"], **options, epochs=3)
     assert finished.after["loss"] < finished.before["loss"]
+    loaded = reload(finished.folder, registries.build())
+    rows = [Row(sample["row"]) for sample in finished.samples]
+    again = predict(loaded.model, loaded.task, rows, loaded.processor, loaded.setting, loaded.choice)
+    assert again == [sample["after"] for sample in finished.samples]
