@@ -195,4 +195,4 @@ def test_a_slow_tokenizer_is_refused() -> None:
         is_fast = False
 
     with pytest.raises(ModelError, match="where in the text a token stands"):
-        encoder.require_offsets(TASK, Loaded(torch.nn.Linear(1, 1), Slow()), Setting(None))
+        encoder.require_offsets(TASK, Loaded(torch.nn.Linear(1, 1), Slow()))
