@@ -46,9 +46,10 @@ def _task_loss(task: Any, model: str, train: Rows, held_out: Rows) -> float:
 
 
 def _loss(train: list[int], held_out: list[int], vocabulary: int) -> float:
-    """Add-one smoothing: a token that never occurred is not impossible."""
-    counts, total = Counter(train), len(train) + vocabulary
-    return -sum(math.log((counts[token] + 1) / total) for token in held_out) / len(held_out)
+    """Witten and Bell's smoothing: a new token is as likely as new ones were, and then any of the vocabulary is."""
+    counts = Counter(train)
+    new, total = len(counts), len(train) + len(counts)
+    return -sum(math.log((counts[token] + new / vocabulary) / total) for token in held_out) / len(held_out)
 
 
 @cache

@@ -19,6 +19,7 @@ EXPERIMENTS = [
         direction="min",
         trivial=(NAME, partial(chat_loss, SMOLLM2)),
         before="zero-shot",
+        scratch={"train.learning_rate": 1e-3},
         seeds=(1, 2),
         miniature=MINIATURE,
     ),

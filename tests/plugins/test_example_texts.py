@@ -89,4 +89,6 @@ def test_frequencies_alone_cost_what_they_say(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     import unigram
 
-    assert unigram._loss([1, 1, 2], [1, 3], 10) == pytest.approx(-(math.log(3 / 13) + math.log(1 / 13)) / 2)
+    # Two of three tokens were new when they came: of 5 parts 2 are shared by all ten of the vocabulary.
+    assert unigram._loss([1, 1, 2], [1, 3], 10) == pytest.approx(-(math.log(2.2 / 5) + math.log(0.2 / 5)) / 2)
+    assert sum(math.exp(-unigram._loss([1, 1, 2], [token], 10)) for token in range(10)) == pytest.approx(1)
