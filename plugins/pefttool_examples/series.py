@@ -50,7 +50,8 @@ def make_voices(folder: Path) -> None:
     """Two recordings of each of four speakers to train on, 255 held out: twelve channels, 7 to 29 moments each."""
     new = [(series, label) for series, label in archive_rows("JapaneseVowels") if int(label) > KNOWN_SPEAKERS]
     seen: dict[str, int] = {}
-    train, held_out = [], []
+    train: list[dict[str, Any]] = []
+    held_out: list[dict[str, Any]] = []
     for series, label in shuffled(new):
         seen[label] = seen.get(label, 0) + 1
         part = train if seen[label] <= RECORDINGS else held_out

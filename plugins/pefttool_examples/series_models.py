@@ -159,7 +159,7 @@ def train(model: Any, loss: Callable[[], Tensor], steps: int, rate: float = 1e-3
     model.train()
     for _ in range(steps):
         optimizer.zero_grad()
-        loss().backward()
+        loss().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Loaded, ModelError, Setting, Task
+from pefttool import Loaded, ModelError, Task
 from pefttool_text.batching import attention_mask, pad, pad_id
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load(source: Any, auto_class: Any, names: Sequence[str] = (), **more: Any) -
     return Loaded(source.model(auto_class, **described), tokenizer)
 
 
-def require_offsets(task: Task, loaded: Loaded, setting: Setting) -> Loaded:
+def require_offsets(task: Task, loaded: Loaded) -> Loaded:
     """`loaded`, unless its tokenizer cannot say where in the text a token stands. Raises ModelError."""
     tokenizer = loaded.processor
     if tokenizer is not None and not getattr(tokenizer, "is_fast", False):
