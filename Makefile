@@ -4,7 +4,7 @@
 # make gates    every Triton kernel compiled for five kinds of card, its machine code held against limits (in make test)
 # make bench    pefttool against transformers.Trainer + peft + bitsandbytes, side by side: about 20 minutes
 # make examples the ten examples with their baselines, three seeds each; docs/results.md is written anew
-# make docs     docs/hooks.md and docs/options.md from the code
+# make docs     docs/hooks.md, docs/options.md and docs/matrix.md from the code
 # make clean    removes .venv and the tools' caches; runs/ and the user's cache folder stay
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv

@@ -22,4 +22,7 @@ def make(model: Path, folder: Path, seed: int) -> Path:
         kind._from_config(config, dtype=torch.float32) if hasattr(kind, "_from_config") else kind.from_config(config)
     )
     built.save_pretrained(folder)
+    generation = model / "generation_config.json"
+    if generation.is_file():  # which tokens to suppress, and which is the first, is no weight
+        shutil.copyfile(generation, folder / generation.name)
     return folder

@@ -2,6 +2,7 @@
 
 Registered with transformers as an attention implementation, and chosen for one model; nothing is patched. Padded
 batches have it too where it is faster; all other calls (generation, other devices) go to transformers' own `sdpa`.
+Modules with trained keys and values before their own have them at every call (`prefixed.py`).
 
 On a CPU attention is three plain products: PyTorch's fused kernel has a backward pass there that is several times
 slower at the lengths people fine-tune on. Its probabilities are computed again in the backward pass, so that nothing
@@ -16,9 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-from pefttool import target
+from pefttool import key_values, prefixed, target
 from pefttool.dropout import keep
 
 #: transformers knows our attention by this name (`config._attn_implementation`).
@@ -50,10 +51,10 @@ def install(model: nn.Module) -> str | None:
         return f"{type(model).__name__} does not let its attention be chosen"
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    if not model._can_set_attn_implementation() or not getattr(model, "_supports_sdpa", False):  # type: ignore[operator]
-        return f"the attention of {type(model).__name__} is its own, not one of transformers' interchangeable ones"
-    choose(NAME)
-    return None
+    reason = key_values.fixed(model)
+    if reason is None:
+        choose(NAME)
+    return reason
 
 
 def packed_mask(device: torch.device) -> Tensor:
@@ -77,15 +78,25 @@ def attention(
     """query [B, H, T, D], key and value [B, H_kv, S, D] -> ([B, T, H, D], None).
 
     `segments` are the lengths of rows that lie one behind another (B is 1, S is T); without them, `attention_mask`
-    [B, 1, T, S] hides padding. Raises ValueError for an option that packed rows cannot have.
+    [B, 1, T, S] hides padding. What `module` has before its own keys is seen by every query, of every row.
+    Raises ValueError for an option that packed rows cannot have.
     """
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     unknown = [name for name in UNKNOWN if options.get(name) is not None]
+    prefix = prefixed.of(module, key)
+    before = 0 if prefix is None else prefix[0].shape[1]
     if segments is None:
-        if unknown or not _whole_is_faster(query, key, attention_mask, causal, module.training):
+        if prefix is not None:
+            key, value, attention_mask, bias = prefixed.padded(
+                prefix, query.shape[2], key, value, attention_mask, causal, options.get("position_bias")
+            )
+            options = options if bias is None else {**options, "position_bias": bias}
+        if unknown or not _whole_is_faster(query, key, attention_mask, causal, module.training, before):
             from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+            if prefix is not None and causal and attention_mask is None:
+                attention_mask = prefixed.lower_right(query.shape[2], key.shape[2], key.device)
             more = {**options, "scaling": scaling, "is_causal": is_causal, "sliding_window": sliding_window}
             output: tuple[Tensor, None] = sdpa_attention_forward(
                 module, query, key, value, attention_mask, dropout=dropout, **more
@@ -97,19 +108,23 @@ def attention(
         raise ValueError(f"packed rows cannot have attention with {unknown[0]!r}")
     if sliding_window is not None and (not causal or sliding_window >= max(segments)):
         sliding_window = None  # no row reaches beyond it
+    if prefix is not None:
+        key, value = prefixed.packed(prefix, key, value, segments)
     if target.kind(query) == "cpu" and sliding_window is None and max(segments) <= WHOLE:
-        blocks = tuple(_row_blocks(segments, causal))
+        blocks = tuple(_row_blocks(segments, causal, before))
         return _whole(query, key, value, None, blocks, scale, causal, dropout), None
-    return _fused(query, key, value, segments, scale, causal, dropout, sliding_window).transpose(1, 2), None
+    return _fused(query, key, value, segments, scale, causal, dropout, sliding_window, before).transpose(1, 2), None
 
 
-def _whole_is_faster(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, training: bool = False) -> bool:
-    """Padded rows on a CPU that need gradients, and whose mask is one that hides.
+def _whole_is_faster(
+    query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, training: bool = False, before: int = 0
+) -> bool:
+    """Padded rows on a CPU that need gradients, and whose mask is one that hides; `before` of the keys are a prefix.
 
     Training without gradients is the first pass of a reentrant checkpoint: it has to do what the second will.
     """
     if mask is None:
-        known = not causal or key.shape[2] == query.shape[2]
+        known = not causal or key.shape[2] == query.shape[2] + before
     else:
         known = mask.dtype == torch.bool
     needs = query.requires_grad or key.requires_grad if torch.is_grad_enabled() else training
@@ -127,16 +142,19 @@ def _batch_blocks(query: Tensor, key: Tensor) -> Blocks:
     """As many rows of the batch at a time as keep the probabilities within `BLOCK`."""
     rows, heads, tokens, _ = query.shape
     size = max(1, BLOCK // (heads * tokens * key.shape[2]))
-    return tuple((slice(start, start + size), slice(None), slice(None)) for start in range(0, rows, size))
+    return tuple((slice(start, start + size), slice(0, tokens), slice(None)) for start in range(0, rows, size))
 
 
-def _row_blocks(segments: Sequence[int], causal: bool) -> Iterator[Block]:
-    """Of every packed row the tokens, `TILE` at a time where each sees only what is before it."""
-    for row in _ranges(segments):
+def _row_blocks(segments: Sequence[int], causal: bool, before: int = 0) -> Iterator[Block]:
+    """Of every packed row the tokens, `TILE` at a time where each sees only what is before it.
+
+    Among the keys, every row begins with `before` others.
+    """
+    for index, row in enumerate(_ranges(segments)):
         step = TILE if causal else row.stop - row.start
         for start in range(row.start, row.stop, step):
             stop = min(start + step, row.stop)
-            yield slice(0, 1), slice(start, stop), slice(row.start, stop)
+            yield slice(0, 1), slice(start, stop), slice(row.start + index * before, stop + (index + 1) * before)
 
 
 def _fused(
@@ -148,20 +166,24 @@ def _fused(
     causal: bool,
     dropout: float,
     window: int | None,
+    before: int = 0,
 ) -> Tensor:
     parts = []
-    for rows in _ranges(segments):
+    for index, rows in enumerate(_ranges(segments)):
         length = rows.stop - rows.start
+        seen = slice(rows.start + index * before, rows.stop + (index + 1) * before)
         mask = None
         if window is not None and length > window:
             at = torch.arange(length, device=query.device)
             back = at[:, None] - at[None, :]
-            mask = (back >= 0) & (back < window)
+            mask = pad((back >= 0) & (back < window), (before, 0), value=True)
+        elif causal and before:
+            mask = prefixed.lower_right(length, length + before, query.device)
         parts.append(
             scaled_dot_product_attention(
                 query[:, :, rows],
-                key[:, :, rows],
-                value[:, :, rows],
+                key[:, :, seen],
+                value[:, :, seen],
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=causal and mask is None,
@@ -271,7 +293,7 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, block: Block, scal
         # The keys end where the queries end: only their last square has something to hide. A sum is several times
         # faster than filling by a mask.
         seen = scores.shape[-1]
-        tokens = min(seen, block[1].stop - block[1].start) if block[1].stop else seen
+        tokens = block[1].stop - block[1].start
         hidden = torch.full((tokens, tokens), float("-inf"), device=q.device).triu_(1)
         scores.view(-1, tokens, seen)[:, :, seen - tokens :].add_(hidden)
     return scores.softmax(-1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool import facts, hub, streamed_base
 from pefttool.errors import ModelError
 from pefttool.interfaces import Quantizer, Task
-from pefttool.plan import Plan
+from pefttool.plan import Plan, decided
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
 from pefttool.values import Facts, Setting
@@ -52,7 +52,7 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapp
         dtype=plan.choice.dtype,
         device=plan.choice.device,
         world_size=plan.facts.world_size,
-        seed=setting.seed,
+        **decided(plan.recipe),
     )
     return Base(model, processor, setting, known, local, missing)
 

@@ -90,7 +90,7 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
     duplicates = _duplicates(task, options, train, held_out)
     if duplicates:
         notices.append(duplicates)
-    sha256 = reader.fingerprint(found.files)
+    sha256 = reader.fingerprint(reader.with_companions(found.files, registry, recipe.data.format))
     fitted = task.fit(train, options)
     return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options, fitted)
 
@@ -154,7 +154,7 @@ def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...],
     if recipe.data.eval is not None:
         named = reader.find_files(reader.resolve(recipe.data.eval, registry), items)
         held_out = named.eval or named.train
-        apart = {path.resolve() for path in held_out}
+        apart = {path.resolve() for path in reader.with_companions(held_out, registry, recipe.data.format)}
         train = tuple(path for path in train if path.resolve() not in apart) or train
     if files.ignored:
         more = f" and {len(files.ignored) - 1} more" if len(files.ignored) > 1 else ""

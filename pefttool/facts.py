@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 from typing import TYPE_CHECKING, Any
 
-from pefttool import recompute
+from pefttool import key_values, recompute
 from pefttool.values import Facts
 
 if TYPE_CHECKING:
@@ -33,14 +33,15 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         model_type=getattr(config, "model_type", ""),
         hidden_size=int(getattr(config, "hidden_size", 0) or 0),
         linear_modules=tuple(n for n, m in modules.items() if isinstance(m, nn.Linear) and in_backbone(n)),
-        attention_modules=tuple(
-            n for n, m in modules.items() if type(m).__name__.endswith("Attention") and in_backbone(n)
-        ),
+        attention_modules=tuple(n for n, m in modules.items() if _attends(m) and in_backbone(n)),
         layers=layers,
         head_modules=heads,
         output_modules=tuple(n for n in outputs if n not in heads),
-        key_value_cache=_takes_cache(model),
-        positions=int(getattr(config, "max_position_embeddings", 0) or 0),
+        unused=task.unused(model),
+        key_values=tuple(found for found in key_values.find(model) if in_backbone(found.module)),
+        key_value_cache=_takes_cache(model, task.peft_task_type),
+        counts_positions=_counts_positions(model),
+        positions=_positions(model, config),
         recomputable=bool(layers) and recompute.possible(modules[name] for name in layers),
         task=task.name,
         peft_task_type=task.peft_task_type,
@@ -70,20 +71,64 @@ def _layers(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[str, ...]:
 
 
 def _longest(modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    """The children of the longest list of modules of one class."""
+    """The children of the longest list of modules of one class; of those with attention in them, if there are such."""
     from torch import nn
 
-    best: tuple[str, ...] = ()
-    for name, module in modules.items():
-        if (
-            isinstance(module, nn.ModuleList)
-            and len({type(child) for child in module}) == 1
-            and len(module) > len(best)
-        ):
-            best = tuple(f"{name}.{i}" for i in range(len(module)))
-    return best
+    lists = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1
+    }
+    attending = {n: m for n, m in lists.items() if any(_attends(part) for part in m[0].modules() if part is not m[0])}
+    name, best = max((attending or lists).items(), key=lambda pair: len(pair[1]), default=("", ()))
+    return tuple(f"{name}.{i}" for i in range(len(best)))
 
 
-def _takes_cache(model: nn.Module) -> bool:
-    backbone = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
-    return "past_key_values" in introspection.signature(backbone.forward).parameters
+def _attends(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Attention") or key_values.attends(module)
+
+
+#: What peft calls itself instead of the model's own forward, where that takes no `past_key_values`.
+_HEADS = {"SEQ_CLS": {"dropout", "classifier"}, "TOKEN_CLS": {"dropout", "classifier"}, "QUESTION_ANS": {"qa_outputs"}}
+
+
+def _takes_cache(model: nn.Module, peft_task_type: str | None) -> bool:
+    """Whether peft's prefix tuning computes what the model does: its keys and values go in as `past_key_values`."""
+    if _takes(model, "past_key_values"):
+        return True
+    backbone = _backbone(model)
+    if not _takes(backbone, "past_key_values"):
+        return False
+    if peft_task_type == "SEQ_CLS" and getattr(backbone, "pooler", None) is None:
+        return False
+    beside = {name for name, child in model.named_children() if child is not backbone}
+    return beside <= _HEADS.get(peft_task_type or "", set())
+
+
+def _counts_positions(model: nn.Module) -> bool:
+    """Positions can be given, and are counted from 0 otherwise (RoBERTa's begin behind that of its padding)."""
+    return _takes(_backbone(model), "position_ids") and _first_position(model) == 0
+
+
+def _first_position(model: nn.Module) -> int:
+    tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    padding = [table.padding_idx for table in tables if isinstance(getattr(table, "padding_idx", None), int)]
+    return 1 + max(padding, default=-1)
+
+
+def _positions(model: nn.Module, config: Any) -> int:
+    """How many tokens have a position: of what is written, for a model that listens."""
+    for name in ("max_position_embeddings", "max_target_positions"):
+        longest = getattr(config, name, None)
+        if isinstance(longest, int) and longest > 0:
+            return longest - _first_position(model)
+    return 0
+
+
+def _backbone(model: nn.Module) -> nn.Module:
+    backbone: nn.Module = getattr(model, getattr(model, "base_model_prefix", "") or "", model)
+    return backbone
+
+
+def _takes(module: nn.Module, argument: str) -> bool:
+    return argument in introspection.signature(module.forward).parameters

@@ -90,9 +90,10 @@ class Known:
             return None
         if self.setting != plan.settled(self.setting.options).setting(self.setting.labels, self.setting.fitted):
             return None
-        packs = train.packing is not False and plan.adapter.packs and plan.task.packs
         lengths = tuple(int(example["length"]) for example in self.examples)
-        order = Batches(lengths, train.batch_size, train.gradient_accumulation, train.seed, train.batch_tokens, packs)
+        order = Batches(
+            lengths, train.batch_size, train.gradient_accumulation, train.seed, train.batch_tokens, plan.may_pack
+        )
         rows = longest_batch(order, order.total_steps(train.epochs, train.max_steps))
         return [self.examples[row] for row in rows]
 

@@ -289,9 +289,9 @@ def _candidates(
     batch: Mapping[str, Any],
     examples: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[Frontier, Tensor]]:
-    """(frontier, its features) of the modules that returned last, outermost first; small outputs first."""
-    last = max((i for i, call in enumerate(calls) if not call.entered), default=0)
-    while not calls[last].entered:
+    """(frontier, its features) of the modules that returned last, outermost first, then of the last stack of blocks
+    that did (an encoder, where its decoder trains); small outputs first."""
+    for last in _last_returns(calls, blocks):
         module, output = calls[last].module, calls[last].output
         begin = max(i for i, call in enumerate(calls[:last]) if call.entered and call.module is module)
         bypassed = _bypassed(calls[:begin], blocks)
@@ -316,7 +316,17 @@ def _candidates(
                     ),
                     features.detach(),
                 )
+
+
+def _last_returns(calls: Sequence[_Call], blocks: Sequence[nn.Module]) -> Iterator[int]:
+    """Places in `calls` where a module returned: those after which nothing more was entered, and the last of blocks."""
+    last = max((i for i, call in enumerate(calls) if not call.entered), default=0)
+    while not calls[last].entered:
+        yield last
         last -= 1
+    held = {module for module in (call.module for call in calls) if any(part in blocks for part in module.modules())}
+    stacks = [i for i, call in enumerate(calls[: max(last, 0)]) if not call.entered and call.module in held]
+    yield from stacks[-1:]
 
 
 def _tokens(example: Mapping[str, Any], name: str | None) -> int:

@@ -33,6 +33,10 @@ class Adapter(ABC):
     #: Rows that lie one behind another in one sequence stay apart (a prefix in front of the sequence is the first's).
     packs: ClassVar[bool] = True
 
+    def keeps_rows_apart(self, options: Any, facts: Facts) -> bool:
+        """`packs`, for an adapter with which it depends on these."""
+        return self.packs
+
     def defaults(self, task: Task) -> Mapping[str, Any]:
         """Defaults for `train.*` keys that suit this adapter on this task, e.g. `{"learning_rate": 1e-3}`."""
         return {}
@@ -109,6 +113,8 @@ class Task(ABC):
     judged_by_answers: ClassVar[bool] = False
     #: Defaults for `generation.*` keys that suit this task, e.g. `{"max_new_tokens": 400}`.
     generation: ClassVar[Mapping[str, Any]] = {}
+    #: What the adapters' own defaults for rates are multiplied by on this task, e.g. `{"head_learning_rate": 10.0}`.
+    rates: ClassVar[Mapping[str, float]] = {}
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.
@@ -198,6 +204,13 @@ class Task(ABC):
         """Names of the modules that are new with this task and have to be trained from scratch."""
         return ()
 
+    def unused(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of modules and parameters of the pretrained model that this task never calls: nothing there trains.
+
+        By default what stands for hidden patches of a picture, which only pretraining hides.
+        """
+        return tuple(name for name, _ in model.named_parameters() if name.endswith(".mask_token"))
+
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
         """(backbone, head): what computes features, and what computes outputs from them."""
         raise NotImplementedError(f"task {self.name!r} does not separate a backbone from a head")
@@ -234,9 +247,12 @@ class Task(ABC):
         """
         return f"task {self.name!r} has no check_packing"
 
-    def prepare(self, rows: Sequence[Row], base: nn.Module) -> Sequence[Row]:
-        """Rows with what the frozen base has to say about them (DPO's reference log-probabilities)."""
-        return rows
+    def prepare(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Mapping[str, Tensor]:
+        """What the base itself makes of a batch's rows (DPO's reference log-probabilities): name -> `[B]` numbers.
+
+        Asked of the plain base in evaluation mode, once for every row; `collate` finds the numbers in the examples.
+        """
+        return {}
 
     def decode(self, outputs: Any, setting: Setting) -> list[dict[str, Any]]:
         """Predictions from `Loss.outputs`, one JSON object a row: evaluation then needs one forward pass only."""
@@ -328,6 +344,10 @@ class DataFormat(ABC):
     general: ClassVar[bool] = False
     #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.
     item_suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Files that are read together with this one (the other language of a text), and have no rows of their own."""
+        return ()
 
     @abstractmethod
     def sniff(self, path: Path) -> str | None:

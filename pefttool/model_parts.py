@@ -25,6 +25,12 @@ def transformers_part(model: nn.Module) -> Any:
     return inside[0] if len(inside) == 1 else None
 
 
+def names_of(model: nn.Module, *parts: nn.Module | None) -> tuple[str, ...]:
+    """Where these modules are in `model`; those that are None are nowhere."""
+    wanted = [part for part in parts if part is not None]
+    return tuple(name for name, module in model.named_modules() if any(module is part for part in wanted))
+
+
 def check_last_layers(count: int | None, facts: Facts) -> list[Problem]:
     """What is wrong with training the last `count` blocks of this model."""
     if not count:
@@ -54,14 +60,17 @@ def last_layer_parameters(model: nn.Module, facts: Facts, count: int) -> list[st
     from torch import nn
 
     chosen = tuple(f"{name}." for name in facts.layers[-count:]) if count else ()
-    stacks = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    # A second stack's embeddings stand behind the first one's blocks, and are no part of them.
+    stacks = tuple(
+        f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList | nn.Embedding)
+    )
     outside = tuple(f"{name}." for name in (*facts.head_modules, *facts.output_modules))
     names: list[str] = []
     for name, _ in model.named_parameters():
         follows = bool(names) and not name.startswith(stacks + outside)
         if follows or (chosen and name.startswith(chosen)):
             names.append(name)
-    return names
+    return list(facts.used(names))
 
 
 def train_only(model: nn.Module, names: Iterable[str]) -> None:

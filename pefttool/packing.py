@@ -20,7 +20,7 @@ def settle(plan: Plan, base: Base, model: nn.Module, data: Encoded) -> tuple[Bas
 
     Raises UsageError where the recipe asks for packing and the model cannot.
     """
-    if plan.recipe.train.packing is False or not (plan.adapter.packs and plan.task.packs):
+    if not plan.may_pack:
         return base, None
     packed = replace(base.setting, packing=True)
     shortest = sorted(data.examples, key=lambda example: int(example["length"]))

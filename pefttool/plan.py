@@ -50,6 +50,12 @@ class Plan:
         return replace(self, recipe=replace(self.recipe, task_options=options))
 
     @property
+    def may_pack(self) -> bool:
+        """Rows lie one behind another in one sequence, if the model turns out to keep them apart."""
+        apart = self.adapter.keeps_rows_apart(self.recipe.adapter_options, self.facts)
+        return self.recipe.train.packing is not False and apart and self.task.packs
+
+    @property
     def tables_on_host(self) -> bool:
         """Embeddings and output layer stay in host memory."""
         return "embeddings" in self.recipe.memory.offload
@@ -128,6 +134,7 @@ def decided(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.train.seed,
         "sequence_length": recipe.train.sequence_length,
         "recomputes": recipe.train.gradient_checkpointing != "none",
+        "packed": recipe.train.packing is True,
         "streamed": recipe.memory.stream,
     }
 
@@ -182,8 +189,9 @@ def check(plan: Plan) -> list[Problem]:
             " `pefttool plan --budget` chooses into the recipe"
         )
         problems.append(Problem("memory.budget", message))
-    for kind, chosen in (("adapter", plan.adapter), ("task", plan.task)):
-        if resolved.train.packing and not chosen.packs:
+    apart = plan.adapter.keeps_rows_apart(resolved.adapter_options, plan.facts)
+    for kind, chosen, able in (("adapter", plan.adapter, apart), ("task", plan.task, plan.task.packs)):
+        if resolved.train.packing and not able:
             problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
     problems += techniques_refused(plan)
     refused = plan.adapter.check(resolved.adapter_options, plan.facts)

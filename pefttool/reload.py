@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import devices, facts, hub, peft_folder
+from pefttool import devices, facts, hub, peft_folder, reference
 from pefttool.artefacts import ADAPTER, ADAPTER_FACTS
 from pefttool.base import load_model
+from pefttool.batches import Encoded
 from pefttool.errors import ModelError, UsageError
 from pefttool.evaluate import inference
 from pefttool.fingerprint import weight_files
-from pefttool.interfaces import Task
+from pefttool.interfaces import Adapter, Task
 from pefttool.registry import Registry
 from pefttool.values import Facts, Setting
 
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reloaded:
-    """`packing` and `batch_size` are what the run evaluated with; `format` is what its recipe says of its data's."""
+    """`packing` and `batch_size` are what the run evaluated with; `format` is what its recipe says of its data's.
+
+    `load_base` loads the base once more, without the adapter.
+    """
 
     model: nn.Module
     processor: Any
@@ -36,6 +41,21 @@ class Reloaded:
     batch_size: int = 16
     format: str | None = None
     format_options: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Adapter | None = None
+    load_base: Callable[[], nn.Module] | None = None
+
+    def prepared(self, data: Encoded) -> Encoded:
+        """The rows with what the base says about them, where the task wants to know: without the adapter, that is."""
+        if not reference.asks(self.task):
+            return data
+        assert self.adapter is not None and self.load_base is not None
+        off = self.adapter.switches_off
+        model = self.model if off else self.load_base()
+        with self.adapter.disabled(model) if off else nullcontext():
+            known = reference.ask(
+                self.task, data.examples, model, self.processor, self.setting, self.choice, self.batch_size
+            )
+        return reference.carrying(data, known)
 
     def as_evaluated(self, examples: Sequence[Mapping[str, Any]]) -> Setting:
         """The setting in which the run evaluated: with rows packed if they were, and if this model still can."""
@@ -82,7 +102,11 @@ def reload(
         head_modules=tuple(stored["head_modules"]),
         output_modules=tuple(stored["output_modules"]),
     )
-    model, processor, _ = load_model(path, task, setting, quantizer, known, choice.device, choice.dtype)
+
+    def load_base() -> tuple[nn.Module, Any, tuple[str, ...]]:
+        return load_model(path, task, setting, quantizer, known, choice.device, choice.dtype)
+
+    model, processor, _ = load_base()
     heads = facts.inspect(model, task).head_modules
     model = adapter.load(model, folder)
     stored_head = peft_folder.read_head(folder)
@@ -90,7 +114,9 @@ def reload(
     model.eval()
     packing, batch_size = bool(stored.get("packing", False)), int(stored.get("batch_size", Reloaded.batch_size))
     data = stored.get("format"), stored.get("format_options", {})
-    return Reloaded(model, processor, task, setting, choice, folder, packing, batch_size, *data)
+    return Reloaded(
+        model, processor, task, setting, choice, folder, packing, batch_size, *data, adapter, lambda: load_base()[0]
+    )
 
 
 def _read(folder: Path, run: Path) -> dict[str, Any]:

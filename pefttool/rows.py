@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +152,30 @@ def choose_format(path: Path, registry: Registry, name: str | None = None) -> tu
     raise DataError(f"data {path}: {why}: say -o data.format=NAME {suggest('', registry.formats)}")
 
 
+def in_turn(
+    files: Sequence[Path], registry: Registry, name: str | None = None
+) -> Iterator[tuple[Path, DataFormat, str]]:
+    """(file, its format, why) of those that have rows: not of one that an earlier one is read together with."""
+    beside: set[Path] = set()
+    for path in files:
+        if path not in beside:
+            chosen, reason = choose_format(path, registry, name)
+            beside.update(chosen.companions(path))
+            yield path, chosen, reason
+
+
+def with_companions(files: Sequence[Path], registry: Registry, name: str | None = None) -> tuple[Path, ...]:
+    """These files, and those that are read together with them."""
+    found = (p for path, chosen, _ in in_turn(files, registry, name) for p in (path, *chosen.companions(path)))
+    return tuple(dict.fromkeys(found))
+
+
 def records(
-    path: Path, registry: Registry, name: str | None = None, options: Mapping[str, Any] | None = None
+    files: Sequence[Path], registry: Registry, name: str | None = None, options: Mapping[str, Any] | None = None
 ) -> Iterator[Row | DataProblem]:
-    """The records of one file, in order."""
-    chosen, _ = choose_format(path, registry, name)
-    return chosen.read(path, chosen.Options.model_validate(dict(options or {})))
+    """The records of these files, in order; no file is opened before it has to be."""
+    for path, chosen, _ in in_turn(files, registry, name):
+        yield from chosen.read(path, chosen.Options.model_validate(dict(options or {})))
 
 
 def read(
@@ -167,8 +185,7 @@ def read(
     rows: list[Row] = []
     problems: list[DataProblem] = []
     formats: dict[str, list[Path]] = {}
-    for path in files:
-        chosen, reason = choose_format(path, registry, format_name)
+    for path, chosen, reason in in_turn(files, registry, format_name):
         formats.setdefault(f"{chosen.name} ({reason})", []).append(path)
         for record in chosen.read(path, chosen.Options.model_validate(dict(options or {}))):
             if isinstance(record, Row):
@@ -187,7 +204,7 @@ def peek(
 
     def good() -> Iterator[Row]:
         files = find_files(path, item_suffixes(registry)).train
-        for record in chain.from_iterable(records(p, registry, format_name, options) for p in files):
+        for record in records(files, registry, format_name, options):
             if isinstance(record, Row):
                 yield record
             elif not problems:

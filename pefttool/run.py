@@ -19,6 +19,7 @@ from pefttool import (
     forecast,
     packing,
     plan,
+    reference,
     sizes,
     store,
     techniques,
@@ -144,14 +145,18 @@ def _encode(
     def progress(done: int, total: int) -> None:
         emit(Progress(what="encoding", done=done, total=total))
 
-    train_rows, eval_rows = (planned.task.prepare(part, loaded.model) for part in (rows.train, rows.eval))
+    def asked(done: int, total: int) -> None:
+        emit(Progress(what="the base's answers", done=done, total=total))
+
     processor, setting = loaded.processor, loaded.setting
     data, held_out = (
         batches.encode(
             part, planned.task, processor, setting, told, cache, batches.rows_key(planned, processor, setting, part)
         )
-        for part, told in ((train_rows, progress), (eval_rows, None))
+        for part, told in ((rows.train, progress), (rows.eval, None))
     )
+    if reference.asks(planned.task):
+        data, held_out = (reference.settle(planned, loaded, part, cache, asked) for part in (data, held_out))
     dropped = (*data.dropped, *held_out.dropped)
     if dropped:
         emit(

@@ -123,8 +123,7 @@ def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Set
             parameter.requires_grad_(parameter.is_floating_point())
         adapted = attach.attach(model, plan.adapter, plan.recipe.adapter_options, known)
     techniques.apply(plan, adapted, simulated=True)
-    may = plan.recipe.train.packing is not False and plan.adapter.packs and plan.task.packs
-    packs = setting.packing if settled else may
+    packs = setting.packing if settled else plan.may_pack
     if packs:
         from pefttool import attention
 

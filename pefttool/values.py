@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class KeyValues:
+    """What a module that attends makes of its input: keys `[B, heads, S, key_size]`, values likewise.
+
+    `module` is its name; its attention function can be chosen (transformers' AttentionInterface).
+    """
+
+    module: str
+    heads: int
+    key_size: int
+    value_size: int
+
+
+@dataclass(frozen=True)
 class Arranged:
     """Rows to train on and rows to judge by, with lines that the user should read of how they came to be."""
 
@@ -66,12 +79,16 @@ class Facts:
     layers              the repeated blocks of the backbone, first to last
     head_modules        new task heads: the core trains and saves them, whatever the adapter does
     output_modules      the pretrained output layer (`lm_head`), where there is one
-    key_value_cache     the model takes `past_key_values`, which peft's prefix tuning needs
+    unused              modules and parameters that the task never calls: what trains there would have no gradient
+    key_values          what of them has an attention function that can be chosen, and the keys that it is given
+    key_value_cache     peft's prefix tuning fits: the model takes `past_key_values`, and its head is an ordinary one
+    counts_positions    tokens stand at positions 0, 1, ..., unless the model is given other `position_ids`
     positions           the longest sequence the model has positions for (0: no limit known)
     sequence_length     the longest that the run will use (0: not known yet)
     parameters          how many the model has before it is quantised
     recomputable        its blocks can compute their activations again in the backward pass
     recomputes          the run will have them do so (`train.gradient_checkpointing`)
+    packed              the run asks for rows one behind another in one sequence (`train.packing`)
     streamed            the blocks' linear weights are fetched for a product, and nowhere else: they cannot be read
     abstract            the model has no data (simulation): no data-dependent initialisation
     """
@@ -84,12 +101,16 @@ class Facts:
     layers: tuple[str, ...] = ()
     head_modules: tuple[str, ...] = ()
     output_modules: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    key_values: tuple[KeyValues, ...] = ()
     key_value_cache: bool = False
+    counts_positions: bool = False
     positions: int = 0
     sequence_length: int = 0
     parameters: int = 0
     recomputable: bool = False
     recomputes: bool = False
+    packed: bool = False
     task: str = ""
     peft_task_type: str | None = None
     labels: tuple[str, ...] = ()
@@ -101,6 +122,11 @@ class Facts:
     seed: int = 0
     streamed: bool = False
     abstract: bool = False
+
+    def used(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of these modules or parameters that are called."""
+        left_out = tuple(f"{name}." for name in self.unused)
+        return tuple(name for name in names if not left_out or not f"{name}.".startswith(left_out))
 
 
 @dataclass(frozen=True)

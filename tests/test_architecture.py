@@ -26,6 +26,7 @@ PARTS = {
     "frozen": "train",
     "optimisation": "train",
     "packing": "train",
+    "reference": "train",
     "rehearsal": "train",
     "reload": "artefacts",
     "budget": "train",

@@ -62,7 +62,9 @@ class _Product(torch.autograd.Function):
         output.addmm_(u, b.t())
         ctx.save_for_backward(x, weight, a, b, u)
         ctx.scaling, ctx.dtypes = scaling, (lora_a.dtype, lora_b.dtype)
-        return output.view(*x.shape[:-1], weight.shape[0])
+        # As torch's own linear does: of a view that a Function made, autograd refuses what a model does in place.
+        shaped: Tensor = torch.ops.aten._unsafe_view(output, [*x.shape[:-1], weight.shape[0]])
+        return shaped
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

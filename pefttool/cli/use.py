@@ -81,7 +81,7 @@ def evaluate(
         if not path.is_file():
             raise UsageError(f"{run} has no recipe.yaml that says what its held-out rows were: give --data FILE")
         chosen = corpus.load(recipe.resolve(recipe.read(path), registry), registry, skip_bad_rows=True).eval
-    encoded = batches.encode(chosen, loaded.task, loaded.processor, loaded.setting)
+    encoded = loaded.prepared(batches.encode(chosen, loaded.task, loaded.processor, loaded.setting))
     order = batches.by_length([e["length"] for e in encoded.examples], batch_size or loaded.batch_size)
     metrics, _ = measure(
         loaded.model,

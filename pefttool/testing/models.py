@@ -79,7 +79,7 @@ def tiny_masked(folder: Path) -> Path:
     return folder
 
 
-def tiny_seq2seq(folder: Path) -> Path:
+def tiny_encoder_decoder(folder: Path) -> Path:
     """A T5 of two layers on each side, with tokenizer, in `folder`; returns it."""
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -147,8 +147,8 @@ def tiny_series(folder: Path) -> Path:
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "encoder": tiny_encoder,
     "decoder": tiny_decoder,
+    "encoder-decoder": tiny_encoder_decoder,
     "masked": tiny_masked,
-    "seq2seq": tiny_seq2seq,
     "vision": vision_models.tiny_vision,
     "detector": vision_models.tiny_detector,
     "speech": tiny_speech,

@@ -21,7 +21,7 @@ IGNORE = -100
 class Listener(ABC):
     """A transformers processor and what of the model's config it needs beside.
 
-    Encoded rows are `{"audio": path, "labels": [id, ...]}`; an empty path is silence (a simulation).
+    Encoded rows are `{"audio": path, **written(text)}`; an empty path is silence (a simulation), and has labels only.
     """
 
     def __init__(self, processor: Any, config: Any) -> None:
@@ -46,8 +46,8 @@ class Listener(ABC):
         self.processor.save_pretrained(folder)
 
     @abstractmethod
-    def labels(self, text: str) -> list[int]:
-        """What the model is to write for this transcript, as ids that are trained."""
+    def written(self, text: str) -> dict[str, list[int]]:
+        """What the model is to write for this transcript: its `labels`, and what it is given beside the recording."""
 
     @abstractmethod
     def positions(self, path: str, labels: Sequence[int]) -> int:

@@ -11,6 +11,7 @@ from pydantic import Field
 from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
 from pefttool_audio import ctc, recordings, whisper, word_errors
 from pefttool_audio.columns import describe, find_column, missing_column
+from pefttool_audio.listener import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -126,7 +127,7 @@ class SpeechRecognition(Task):
         return problems
 
     def load(self, source: Any, setting: Setting) -> Loaded:
-        from transformers import AutoModelForCTC, AutoProcessor, WhisperForConditionalGeneration
+        from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor
 
         kind = _kind(source.config)
         if kind is None:
@@ -137,15 +138,21 @@ class SpeechRecognition(Task):
         # SpecAugment draws from numpy's random state, which no checkpoint holds: a resumed run would be another.
         if kind == "ctc":
             model: Any = source.model(AutoModelForCTC, apply_spec_augment=False)
+            # Else it asks for gradients of the samples themselves while it trains. Adapters decide what of it trains.
+            getattr(model, "freeze_feature_encoder", lambda: None)()
             processor = source.processor(AutoProcessor)
             return Loaded(model, None if processor is None else ctc.Ctc(processor, model.config))
-        model = source.model(WhisperForConditionalGeneration, apply_spec_augment=False)
+        model = source.model(AutoModelForSpeechSeq2Seq, apply_spec_augment=False)
         whisper.check_language(model, setting.options.language)
         processor = source.processor(AutoProcessor)
         if processor is None:
             return Loaded(model, None)
         spoken = setting.options.language if whisper.multilingual(model) else None
         return Loaded(model, whisper.Whisper(processor, model.config, spoken))
+
+    def unused(self, model: nn.Module) -> tuple[str, ...]:
+        """What stands for hidden stretches of sound: nothing is hidden (`apply_spec_augment`)."""
+        return tuple(name for name, _ in model.named_parameters() if name.endswith(".masked_spec_embed"))
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         """The letters of a CTC model; Whisper's output layer is pretrained, and tied to its embeddings."""
@@ -157,11 +164,12 @@ class SpeechRecognition(Task):
 
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         audio = self._audio(row.values, setting.options)
-        labels = processor.labels(self._text(row.values, setting.options))
-        trained = len(labels) if processor.learnable(audio, labels) else 0
+        written = processor.written(self._text(row.values, setting.options))
+        labels = written["labels"]
+        trained = sum(label != IGNORE for label in labels) if processor.learnable(audio, labels) else 0
         return {
             "audio": audio,
-            "labels": labels,
+            **written,
             "length": processor.positions(audio, labels),
             "trained": trained,
             "weight": trained,
@@ -208,7 +216,8 @@ class SpeechRecognition(Task):
         }
 
     def preview(self, example: Mapping[str, Any], processor: Any) -> str:
-        return f"{Path(example['audio']).name} -> «{processor.tokenizer.decode(example['labels'])}»"
+        trained = processor.tokenizer.decode([label for label in example["labels"] if label != IGNORE])
+        return f"{Path(example['audio']).name} -> «{trained}»"
 
 
 def _kind(config: Any) -> str | None:

@@ -54,37 +54,41 @@ class Whisper(Listener):
             message = f"its tokenizer starts with {start!r} (id {self.prompt[0]})"
             raise ModelError(f"{message}, its config with id {config.decoder_start_token_id}: they do not fit")
 
-    def labels(self, text: str) -> list[int]:
-        return [*self.tokenizer(text.strip(), add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+    def written(self, text: str) -> dict[str, list[int]]:
+        ids = [*self.tokenizer(text.strip(), add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+        return self._prompted(ids)
+
+    def _prompted(self, ids: list[int]) -> dict[str, list[int]]:
+        """The token that the decoder sees at each position, and the one that it is to write next."""
+        unlearnt = [IGNORE] * (len(self.prompt) - 1)
+        return {"decoder_input_ids": [*self.prompt, *ids[:-1]], "labels": [*unlearnt, *ids]}
 
     def positions(self, path: str, labels: Sequence[int]) -> int:
-        return int(self.config.max_source_positions) + len(self.prompt) - 1 + len(labels)
+        return int(self.config.max_source_positions) + len(labels)
 
     def unfit(self, path: str, labels: Sequence[int]) -> str | None:
         window = self.processor.feature_extractor.n_samples / self.rate
         if self.seconds(path) > window:
             return f"{path}: a recording of {self.seconds(path):.1f} s, and the model hears {window:g} s; cut it"
-        room = int(self.config.max_target_positions) - len(self.prompt)
+        room, begun = int(self.config.max_target_positions), len(self.prompt) - 1
         if len(labels) > room:
-            return f"a transcript of {len(labels)} tokens, and the model writes {room}; cut text and recording"
+            return f"a transcript of {len(labels) - begun} tokens, and the model writes {room - begun}; cut it"
         return None
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`input_features` [B, mels, frames], `decoder_input_ids` and `labels` [B, T]; padding is never trained."""
-        labels = [self._of_row(e) for e in examples]
-        written = [[*self.prompt, *ids] for ids in labels]
-        unlearnt = [IGNORE] * (len(self.prompt) - 1)
+        rows = [e if e["audio"] else self._silent(int(e["length"])) for e in examples]
         return {
             "input_features": self._features([str(e["audio"]) for e in examples]),
-            "decoder_input_ids": padded([ids[:-1] for ids in written], self.config.pad_token_id, "int64"),
-            "labels": padded([[*unlearnt, *ids] for ids in labels], IGNORE, "int64"),
+            "decoder_input_ids": padded([e["decoder_input_ids"] for e in rows], self.config.pad_token_id, "int64"),
+            "labels": padded([e["labels"] for e in rows], IGNORE, "int64"),
         }
 
-    def _of_row(self, example: Mapping[str, Any]) -> list[int]:
-        """Its labels; of silence as many as its length leaves beside the encoder's positions."""
-        labels: list[int] = example["labels"]
-        most = int(example["length"]) - self.positions("", ())
-        return labels if example["audio"] else labels[: max(1, min(most, int(self.config.max_target_positions) - 4))]
+    def _silent(self, length: int) -> dict[str, list[int]]:
+        """As many labels as `length` leaves beside the encoder's positions, and the decoder has positions for."""
+        begun = len(self.prompt) - 1
+        positions = min(length - self.positions("", ()), int(self.config.max_target_positions))
+        return self._prompted([1] * max(1, positions - begun))
 
     def _features(self, paths: Sequence[str]) -> Tensor:
         import torch
@@ -93,8 +97,10 @@ class Whisper(Listener):
             frames = FRAMES_PER_POSITION * int(self.config.max_source_positions)
             return torch.zeros(len(paths), int(self.config.num_mel_bins), frames)
         extract = self.processor.feature_extractor
-        # Each by itself: a row's features are the same, bit by bit, in whatever batch it is.
-        spectra = [extract(self.samples(p), sampling_rate=self.rate, return_tensors="pt") for p in paths]
+        # Each by itself: a row's features are the same, bit by bit, in whatever batch it is. And in float32, though the
+        # model may be computing in another precision around it.
+        with torch.autocast("cpu", enabled=False):
+            spectra = [extract(self.samples(p), sampling_rate=self.rate, return_tensors="pt") for p in paths]
         return torch.cat([spectrum["input_features"] for spectrum in spectra])
 
     def transcribe(self, model: Any, paths: Sequence[str], generation: Mapping[str, Any]) -> list[str]:

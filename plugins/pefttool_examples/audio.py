@@ -9,7 +9,7 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,9 @@ TRANSCRIPTS = Debian(
 )
 VOICE = "usr/share/asterisk/sounds/en_US_f_Allison"
 TABLE = "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
-#: Seconds, and words, of a prompt that is worth hearing: shorter ones are letters, digits and clicks.
-SHORTEST, LONGEST, FEWEST_WORDS = 0.5, 10.0, 2
-HELD_OUT = 60
+#: Seconds of a prompt: what is longer is spoken by several prompts in one.
+LONGEST = 10.0
+HELD_OUT = 40
 
 #: Ids of Whisper's English vocabulary, as it was published.
 END, START, NO_TIMESTAMPS = 50256, 50257, 50362
@@ -49,7 +49,7 @@ HEAD_SIZE = 64
 
 
 def make_prompts(folder: Path) -> None:
-    """Prompts of two words and more: WAV files, train.jsonl and eval.jsonl (`audio`, `text`), in a fixed random order.
+    """Prompts with their texts: WAV files, train.jsonl and eval.jsonl (`audio`, `text`), in a fixed random order.
 
     No text of a held-out prompt is a training prompt's, whatever its case and punctuation.
     """
@@ -58,7 +58,7 @@ def make_prompts(folder: Path) -> None:
     with gzip.open(TRANSCRIPTS.folder() / TABLE, "rt", encoding="utf-8") as lines:
         for name, text in transcripts(lines):
             source = recordings / f"{name}.wav"
-            if source.is_file() and SHORTEST <= _seconds(source) <= LONGEST:
+            if source.is_file() and _seconds(source) <= LONGEST:
                 row = {"audio": f"wav/{name}.wav", "text": text}
                 by_text.setdefault(" ".join(re.findall(r"[\w']+", text.lower())), []).append(row)
     if not by_text:
@@ -77,12 +77,12 @@ def make_prompts(folder: Path) -> None:
         (folder / file).write_text(content, encoding="utf-8", newline="\n")
 
 
-def transcripts(lines: Iterator[str] | Any) -> Iterator[tuple[str, str]]:
-    """(name, text) of `NAME: TEXT` lines; what stands in brackets (`[beep]`) is no speech, and neither are headings."""
+def transcripts(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(name, text) of `NAME: TEXT` lines; what stands in brackets (`[beep]`), or has no letters, is no speech."""
     for line in lines:
         name, colon, text = (part.strip() for part in line.partition(":"))
         spoken = bool(colon) and not name.startswith(";") and not re.search(r"[\[\](){}<>]", text)
-        if spoken and len(text.split()) >= FEWEST_WORDS:
+        if spoken and re.search(r"\w", text):
             yield name, " ".join(text.split())
 
 
@@ -196,9 +196,26 @@ def _whisper_of(variables: Mapping[str, np.ndarray[Any, Any]], described: Mappin
     return model
 
 
+def projections(
+    variables: Mapping[str, np.ndarray[Any, Any]], source: str, targets: Sequence[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, float32) of the layers that CTranslate2 has laid into one matrix, because they have one input.
+
+    No key has a bias in Whisper; the zeros that stand for it are left out.
+    """
+    import numpy as np
+    import torch
+
+    for kind in ("weight", "bias"):
+        if f"{source}/{kind}" in variables:
+            stored = torch.from_numpy(np.array(variables[f"{source}/{kind}"], dtype=np.float32))
+            for target, part in zip(targets, stored.chunk(len(targets)), strict=True):
+                if not (kind == "bias" and target.endswith("k_proj")):
+                    yield f"{target}.{kind}", part.clone()
+
+
 def whisper_weights(variables: Mapping[str, np.ndarray[Any, Any]], layers: int) -> dict[str, Tensor]:
-    """transformers' names -> float32. CTranslate2 lays the projections of one input into one matrix, and no key has a
-    bias in Whisper: where it stores zeros for them, they are left out."""
+    """transformers' names -> float32."""
     import numpy as np
     import torch
 
@@ -208,11 +225,7 @@ def whisper_weights(variables: Mapping[str, np.ndarray[Any, Any]], layers: int) 
         return torch.from_numpy(np.array(variables[name], dtype=np.float32))
 
     def linear(source: str, *targets: str) -> None:
-        for kind in ("weight", "bias"):
-            if f"{source}/{kind}" in variables:
-                for target, part in zip(targets, stored(f"{source}/{kind}").chunk(len(targets)), strict=True):
-                    if not (kind == "bias" and target.endswith("k_proj")):
-                        weights[f"{target}.{kind}"] = part.clone()
+        weights.update(projections(variables, source, targets))
 
     def norm(source: str, target: str) -> None:
         weights[f"{target}.weight"], weights[f"{target}.bias"] = stored(f"{source}/gamma"), stored(f"{source}/beta")

@@ -15,6 +15,7 @@ from pefttool_examples.carriers import CHATTERBOT, VADER
 #: In these topics an entry with more than two lines is a question and several answers to it, not a conversation.
 ALTERNATIVE_ANSWERS = ("computers", "emotion")
 TRAIN_ROWS, EVAL_ROWS = 4_000, 1_500
+PRODUCT_TRAIN_ROWS, PRODUCT_EVAL_ROWS = 2_200, 1_000
 #: Ratings go from -4 to 4; texts on which the raters' mean is nearer to 0 than this have no clear sentiment.
 NEUTRAL = 0.2
 #: Characters; what is shorter is a heading.
@@ -29,7 +30,7 @@ def make_chatterbot(folder: Path) -> None:
         seen.update(dict.fromkeys(conversations(path)))
     roles = ("user", "assistant")
     rows = ({"messages": [{"role": roles[i % 2], "content": t} for i, t in enumerate(c)]} for c in seen)
-    _write(folder / "train.jsonl", rows)
+    write_rows(folder / "train.jsonl", rows)
 
 
 def conversations(path: Path) -> Iterator[tuple[str, ...]]:
@@ -51,14 +52,23 @@ def conversations(path: Path) -> Iterator[tuple[str, ...]]:
 
 def make_movie_snippets(folder: Path) -> None:
     """Rated snippets of film reviews: `text` and `label`, negative or positive, in a fixed random order."""
+    _rated(folder, "movieReviewSnippets", TRAIN_ROWS, EVAL_ROWS)
+
+
+def make_product_snippets(folder: Path) -> None:
+    """The same of reviews of products: another subject, judged by the same raters."""
+    _rated(folder, "amazonReviewSnippets", PRODUCT_TRAIN_ROWS, PRODUCT_EVAL_ROWS)
+
+
+def _rated(folder: Path, table: str, train: int, held_out: int) -> None:
     labels: dict[str, set[str]] = {}
-    for rating, text in _ratings():
+    for rating, text in _ratings(table):
         if abs(rating) > NEUTRAL and text:
             labels.setdefault(text, set()).add("positive" if rating > 0 else "negative")
     rows = [{"text": text, "label": min(given)} for text, given in labels.items() if len(given) == 1]
     random.Random(0).shuffle(rows)
-    _write(folder / "train.jsonl", rows[:TRAIN_ROWS])
-    _write(folder / "eval.jsonl", rows[TRAIN_ROWS : TRAIN_ROWS + EVAL_ROWS])
+    write_rows(folder / "train.jsonl", rows[:train])
+    write_rows(folder / "eval.jsonl", rows[train : train + held_out])
 
 
 def make_python_reference(folder: Path) -> None:
@@ -71,18 +81,18 @@ def make_python_reference(folder: Path) -> None:
             text = " ".join(paragraph.split())
             if len(text) >= SHORTEST_PARAGRAPH and paragraph[:1].isalpha():  # not indented: code is
                 seen[text] = None
-    _write(folder / "train.jsonl", ({"text": text} for text in seen))
+    write_rows(folder / "train.jsonl", ({"text": text} for text in seen))
 
 
-def _ratings() -> Iterator[tuple[float, str]]:
+def _ratings(kind: str) -> Iterator[tuple[float, str]]:
     """(mean rating, text) from the archive inside the source distribution; nothing is unpacked to disk."""
     resources = VADER.read("vaderSentiment-3.3.1/additional_resources/hutto_ICWSM_2014.tar.gz")
-    table = inner_tar(resources, "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+    table = inner_tar(resources, f"hutto_ICWSM_2014/{kind}_GroundTruth.txt")
     for line in table.decode("utf-8").splitlines():
         _, rating, text = line.split("\t")
         yield float(rating), text.strip()
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

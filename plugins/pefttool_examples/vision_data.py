@@ -50,16 +50,17 @@ FASHION_CLASSES = (
 FASHION_SIDE = 28
 FASHION_TRAIN, FASHION_EVAL = 2_000, 1_000
 
-#: Whole photographs are held out: none of their pixels is seen in training.
-CROWNS_TRAIN = ("2019_YELL_2_528000_4978000_image_crop2", "SOAP_061")
-CROWNS_EVAL = ("2019_YELL_2_541000_4977000_image_crop", "OSBS_029")
-CROWN_TILE = 224
+#: The photographs that are dense with trees. A fourth and largest one is meadow for the most part.
+CROWNS = ("2019_YELL_2_541000_4977000_image_crop", "OSBS_029", "SOAP_061")
+CROWN_TILE = 140
+#: Of every photograph the left part of this share is trained on, and the rest held out: no pixel is in both.
+CROWNS_SHARE = 0.64
 #: Of a box that a tile's edge cuts, so much must be inside for it to count there.
 LEAST_PART = 0.4
 
 NUCLEUS_TILE = 112
-#: The picture is 512 wide: what lies left of this column is trained on, what lies right of it is held out.
-NUCLEI_COLUMN = 288
+#: The left part that is trained on; the rest is held out.
+NUCLEI_SHARE = 0.5625
 
 
 def make_fashion_mnist(folder: Path) -> None:
@@ -90,16 +91,31 @@ class Labelled:
 
 
 def make_tree_crowns(folder: Path) -> None:
-    """Tiles of 224 pixels of four aerial photographs as train.json and eval.json, in COCO's layout, and the tiles."""
+    """Tiles of 140 pixels of three aerial photographs as train.json and eval.json, in COCO's layout, and the tiles.
+
+    The right part of every photograph is held out. Training tiles overlap by half.
+    """
     with DEEPFOREST.opened() as archive:
 
         def photograph(name: str) -> Labelled:
             stem = f"deepforest/data/{name}"
             return Labelled(name, _picture(archive.read(f"{stem}.png")), _crowns(archive.read(f"{stem}.xml")))
 
-        for part, names in (("train", CROWNS_TRAIN), ("eval", CROWNS_EVAL)):
-            tiles = [tile for name in names for tile in tiled(photograph(name), CROWN_TILE)]
-            write_coco(folder, part, [tile for tile in tiles if tile.boxes])
+        halves = [halved(photograph(name), CROWNS_SHARE) for name in CROWNS]
+    for part, sides, step in (
+        ("train", [left for left, _ in halves], CROWN_TILE // 2),
+        ("eval", [right for _, right in halves], CROWN_TILE),
+    ):
+        tiles = [tile for side in sides for tile in tiled(side, CROWN_TILE, step)]
+        write_coco(folder, part, [tile for tile in tiles if tile.boxes])
+
+
+def halved(whole: Labelled, share: float) -> tuple[Labelled, Labelled]:
+    """The left `share` of the picture, and the rest."""
+    width, height = whole.picture.size
+    column = round(width * share)
+    left = crop(whole, 0, 0, column, height, f"{whole.name}-left")
+    return left, crop(whole, column, 0, width - column, height, f"{whole.name}-right")
 
 
 def _picture(content: bytes) -> Image:
@@ -127,12 +143,8 @@ def make_nuclei(folder: Path) -> None:
         picture = Image.open(io.BytesIO(archive.read("stardist/data/images/img2d.tif")))
         mask = Image.open(io.BytesIO(archive.read("stardist/data/images/mask2d.tif")))
     whole = Labelled("nuclei", _stretched(picture), _outlined(mask))
-    width, height = whole.picture.size
-    for part, left, right, step in (
-        ("train", 0, NUCLEI_COLUMN, NUCLEUS_TILE // 2),
-        ("eval", NUCLEI_COLUMN, width, NUCLEUS_TILE),
-    ):
-        side = crop(whole, left, 0, right - left, height, f"nuclei-{part}")
+    left, right = halved(whole, NUCLEI_SHARE)
+    for part, side, step in (("train", left, NUCLEUS_TILE // 2), ("eval", right, NUCLEUS_TILE)):
         write_coco(folder, part, [tile for tile in tiled(side, NUCLEUS_TILE, step) if tile.boxes])
 
 

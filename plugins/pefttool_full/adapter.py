@@ -45,6 +45,7 @@ class FullAdapter(Adapter):
         heads = tuple(f"{module}." for module in facts.head_modules)
         if options.train_last_layers is None:
             trained = [n for n, _ in model.named_parameters() if not (heads and n.startswith(heads))]
+            trained = list(facts.used(trained))
         else:
             trained = last_layer_parameters(model, facts, options.train_last_layers)
         claims.claim(model, self.name, name, trained)

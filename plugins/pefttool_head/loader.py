@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from pefttool import plain_code
 from pefttool.peft_folder import HEAD
 
 LOADER = "load_head.py"
@@ -13,7 +13,7 @@ from pathlib import Path
 import transformers
 from safetensors.torch import load_file
 
-model = transformers.{architecture}.from_pretrained({base!r}, {arguments})
+model = {constructor}
 tensors = load_file(Path(__file__).with_name({head!r}))
 unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
 if unexpected:
@@ -27,27 +27,9 @@ def source(model: Any) -> str | None:
 
     A class that is not transformers' may have `plain_loader(base) -> str`, which gives the text.
     """
-    import transformers
-
-    config = getattr(model, "config", None)
-    base = str(getattr(config, "_name_or_path", ""))
     own = getattr(model, "plain_loader", None)
     if own is not None:
-        text: str = own(base)
+        text: str = own(plain_code.base(model))
         return text
-    architecture = type(model).__name__
-    if getattr(transformers, architecture, None) is not type(model):
-        return None
-    arguments: dict[str, Any] = {"dtype": "float32"}
-    labels = getattr(config, "id2label", None)
-    if architecture.endswith("Classification") and labels:
-        arguments["id2label"] = dict(labels)
-        arguments["label2id"] = {label: index for index, label in labels.items()}
-    if not getattr(config, "tie_word_embeddings", True):
-        arguments["tie_word_embeddings"] = False
-    quantised = getattr(config, "quantization_config", None)
-    if quantised is not None:
-        given = {k: v for k, v in quantised.to_dict().items() if not k.startswith("_")}
-        arguments["quantization_config"] = json.loads(json.dumps(given, default=str))  # plain values, no enums
-    written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return TRANSFORMERS.format(architecture=architecture, base=base, arguments=written, head=HEAD)
+    made = plain_code.constructor(model)
+    return None if made is None else TRANSFORMERS.format(constructor=made, head=HEAD)

@@ -29,7 +29,7 @@ class LoraAdapter(Adapter):
         return GENERATIVE if task.generative else OTHER
 
     def check(self, options: LoraOptions, facts: Facts) -> list[Problem]:
-        problems = unmatched(options, facts.linear_modules)
+        problems = unmatched(options, facts.used(facts.linear_modules))
         if options.use_dora and facts.streamed:
             message = "DoRA needs the norms of weights that are streamed; drop it, or memory.stream"
             problems.append(Problem("adapter.use_dora", message))
@@ -42,7 +42,7 @@ class LoraAdapter(Adapter):
             r=options.r,
             lora_alpha=options.alpha,
             lora_dropout=options.lora_dropout,
-            target_modules=resolve(options, facts.linear_modules),
+            target_modules=resolve(options, facts.used(facts.linear_modules)),
             use_rslora=options.use_rslora,
             use_dora=options.use_dora,
             init_lora_weights="gaussian" if options.init_lora_weights == "gaussian" else True,

@@ -1,13 +1,17 @@
-"""Prefix tuning through peft: trained keys and values before every layer's own, float32, on a frozen base."""
+"""Prefix tuning: trained keys and values before every layer's own, float32, on a frozen base.
+
+Through peft where it can, and its files are peft's; else inside the attention function (`through_attention.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Adapter, Attached, Facts, NotMergeable, Problem, Task, UsageError, claims, peft_folder
-from pefttool_prefix.options import PrefixOptions
+from pefttool import Adapter, Attached, Facts, NotMergeable, Problem, Task, claims, peft_folder
+from pefttool_prefix import through_peft
+from pefttool_prefix.options import PEFT, PrefixOptions, chosen, refused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,71 +22,65 @@ if TYPE_CHECKING:
 GENERATIVE = {"learning_rate": 3e-2}
 #: peft's usual rates leave a classifier at chance: the prefix needs a high one, the head a lower one.
 OTHER = {"learning_rate": 3e-2, "head_learning_rate": 5e-3}
-TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")
+#: Held-out loss of Whisper tiny.en, 8 telephone prompts, before the first step: 1.88 without a prefix, 5.53 with normal
+#: noise, 4.33 with keys and values of the prompts themselves, 2.04 with a tenth of the noise.
+SMALL = 0.1
 
 
 class PrefixAdapter(Adapter):
     """Trained keys and values before every layer's own (prefix tuning, arXiv:2101.00190)."""
 
     name = "prefix"
-    packs = False
     Options = PrefixOptions
+
+    def keeps_rows_apart(self, options: PrefixOptions, facts: Facts) -> bool:
+        return chosen(options, facts) != PEFT
 
     def defaults(self, task: Task) -> Mapping[str, Any]:
         return GENERATIVE if task.generative else OTHER
 
     def check(self, options: PrefixOptions, facts: Facts) -> list[Problem]:
-        problems = []
-        if not facts.key_value_cache:
-            problems.append(
-                f"'prefix' needs a model that takes past_key_values, and {facts.architecture} does not; use 'lora'"
-            )
-        if facts.peft_task_type not in TASK_TYPES:
-            problems.append(
-                f"'prefix' works for peft's task types {', '.join(TASK_TYPES)}, and task {facts.task!r} is"
-                f" {facts.peft_task_type or 'none of peft’s'}; use 'lora'"
-            )
-        found = [Problem("adapter.name", problem) for problem in problems]
-        if facts.recomputes:
-            message = (
-                "a block that computes its activations again drops the keys and values of adapter 'prefix'; use none"
-            )
-            found.append(Problem("train.gradient_checkpointing", message))
+        found = refused(options, facts)
         room = facts.positions - options.num_virtual_tokens
-        if facts.positions and facts.sequence_length > room:
+        stands_before = chosen(options, facts) == PEFT or facts.counts_positions
+        if facts.positions and stands_before and facts.key_value_cache and facts.sequence_length > room:
             message = f"{facts.sequence_length} and {options.num_virtual_tokens} virtual tokens are more than the"
             found.append(Problem("train.sequence_length", f"{message} model's {facts.positions} positions; use {room}"))
         return found
 
     def attach(self, model: nn.Module, options: PrefixOptions, facts: Facts, name: str = "default") -> Attached:
-        _require_fitting(model, facts.peft_task_type)
+        through = chosen(options, facts)
+        if through == PEFT:
+            through_peft.require_fitting(model, facts)
         claims.claim(model, self.name, name)
-        peft = peft_folder.load_peft()
-        model.requires_grad_(False)
-        generates = facts.peft_task_type == "CAUSAL_LM"
-        chosen = ("activations" if generates else "random") if options.init == "auto" else options.init
+        init = _init(options, facts)
         start = None
-        if chosen == "activations" and not facts.abstract:
+        if init == "activations" and not facts.abstract:
             from pefttool_prefix.initialise import from_activations
 
             start = from_activations(model, options.num_virtual_tokens)
-        config = peft.PrefixTuningConfig(
-            task_type=facts.peft_task_type, num_virtual_tokens=options.num_virtual_tokens, inference_mode=False
-        )
-        adapted = peft_folder.wrap(model, config, name)
-        encoder = adapted.prompt_encoder[name].float()
-        if start is not None:
-            encoder.load_prompt_embeddings(start)
-        prefix = f"prompt_encoder.{name}."
-        trainable = frozenset(n for n, _ in adapted.named_parameters() if n.startswith(prefix))
-        return Attached(adapted, trainable, identity_at_init=False)
+        scale = SMALL if init == "small" else 1.0
+        if through == PEFT:
+            return through_peft.attach(model, options.num_virtual_tokens, start, scale, facts, name)
+        from pefttool_prefix import through_attention
+
+        return through_attention.attach(model, options.num_virtual_tokens, start, scale, facts)
 
     def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
-        peft_folder.save(model, folder, name)
+        if hasattr(model, "peft_config"):
+            peft_folder.save(model, folder, name)
+            return
+        from pefttool_prefix import through_attention
+
+        through_attention.save(model, folder)
 
     def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
         claims.claim(model, self.name, name)
-        return peft_folder.load(model, folder, name, task_wrapper=True)
+        if (folder / peft_folder.CONFIG).is_file():
+            return peft_folder.load(model, folder, name, task_wrapper=True)
+        from pefttool_prefix import through_attention
+
+        return through_attention.load(model, folder)
 
     def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
         raise NotMergeable(
@@ -91,38 +89,17 @@ class PrefixAdapter(Adapter):
         )
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[Any]:
-        return _disabled(model)
+        if hasattr(model, "peft_config"):
+            return through_peft.disabled(model)
+        from pefttool_prefix import through_attention
+
+        return through_attention.disabled(model)
 
 
-@contextmanager
-def _disabled(model: Any) -> Iterator[None]:
-    """peft's own `disable_adapter` needs `prepare_inputs_for_generation`, which encoders do not have."""
-    own = {n: vars(model).get(n) for n in ("forward", "generate")}
-    try:
-        for method in own:
-            if hasattr(model.base_model, method):
-                setattr(model, method, getattr(model.base_model, method))
-        yield
-    finally:
-        for method, value in own.items():
-            if value is not None:
-                setattr(model, method, value)
-            elif method in vars(model):
-                delattr(model, method)
-
-
-def _require_fitting(model: Any, task_type: str | None) -> None:
-    """Raise UsageError where peft would compute something else than the model does, or fail in the middle."""
-    import inspect
-
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        raise UsageError("train.gradient_checkpointing: adapter 'prefix' cannot recompute activations; switch it off")
-    if task_type != "SEQ_CLS" or "past_key_values" in inspect.signature(model.forward).parameters:
-        return
-    # peft then replaces the model's own forward by: pooler output, dropout, classifier.
-    backbone = getattr(model, getattr(model, "base_model_prefix", ""), None)
-    if getattr(backbone, "pooler", None) is None or not hasattr(model, "dropout"):
-        raise UsageError(
-            f"adapter.name: 'prefix' classifies from the backbone's pooled output, and {type(model).__name__} does"
-            " not; use 'lora', or task.pooling: model"
-        )
+def _init(options: PrefixOptions, facts: Facts) -> str:
+    """How the prefix starts: a decoder is thrown off by noise, and so is what listens or reads for one."""
+    if options.init != "auto":
+        return options.init
+    if facts.peft_task_type == "CAUSAL_LM":
+        return "activations"
+    return "random" if chosen(options, facts) == PEFT else "small"

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def from_activations(base: Any, count: int) -> Tensor:
-    """`[count, layers * 2 * heads * head_dim]`, float32: the layout of peft's prefix encoder.
+def from_activations(base: Any, count: int) -> list[tuple[Tensor, Tensor] | None]:
+    """Keys and values `[H_kv, count, D]` of every layer, float32; None for a layer that caches none.
 
     The tokens are the text's usual first one and then draws from the vocabulary (torch's generator); they stand at
     positions 0 to count-1, where the prefix will stand.
@@ -32,6 +32,7 @@ def from_activations(base: Any, count: int) -> Tensor:
             backbone(input_ids=ids.to(host_tables.device(base)), past_key_values=cache)
     finally:
         backbone.train(training)
-    # One layer: [1, heads, count, head_dim] -> [count, heads * head_dim], keys before values.
-    parts = [kind[0].transpose(0, 1).flatten(1) for layer in cache.layers for kind in (layer.keys, layer.values)]
-    return torch.cat(parts, dim=1).float()
+    return [
+        None if getattr(layer, "keys", None) is None else (layer.keys[0].float(), layer.values[0].float())
+        for layer in cache.layers
+    ]

@@ -124,6 +124,12 @@ class NextItem(Task):
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return ("head",)
 
+    def unused(self, model: Any) -> tuple[str, ...]:
+        """The embeddings of the model's own items, where none of them is among these."""
+        from pefttool.model_parts import names_of
+
+        return () if len(model.known) else names_of(model, model.backbone.get_input_embeddings())
+
     def encode(self, row: Row, processor: Catalogue, setting: Setting) -> dict[str, Any]:
         given = [processor.index(item) for item in row.values[setting.options.items_column]]
         following = row.values.get(setting.options.next_column)

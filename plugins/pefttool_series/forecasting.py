@@ -27,13 +27,18 @@ if TYPE_CHECKING:
     from pefttool_series.processor import SeriesProcessor
 
 FUTURE = "future"
+DEFAULT_HORIZON = 24
 
 
 class SeriesForecastingOptions(Options):
     series_column: str | None = Field(
         None, description=f"column with the series; default: the first of {', '.join(SERIES_COLUMNS)}"
     )
-    prediction_length: int = Field(24, ge=1, description="values to forecast")
+    prediction_length: int | None = Field(
+        None,
+        ge=1,
+        description=f"values to forecast; default: as many as the rows' column {FUTURE!r} has, or {DEFAULT_HORIZON}",
+    )
     context_length: int = Field(
         512, ge=1, description="most values before them that a window keeps; the model sees the last ones of them"
     )
@@ -54,8 +59,8 @@ class SeriesForecasting(Task):
     repeatable = True
     truncates = False
     example: ClassVar[Mapping[str, Any]] = {
-        "model": "example:patchtst-forecaster",
-        "data": {"train": "example:water-flow"},
+        "model": "example:patchtst-power",
+        "data": {"train": "example:power-demand"},
     }
 
     def defaults(self) -> Mapping[str, Any]:
@@ -96,7 +101,7 @@ class SeriesForecasting(Task):
         past, future = channels(values[column]), channels(values[FUTURE])
         if len(past) != len(future):
             return f"column {FUTURE!r}: found {len(future)} channels, expected {len(past)} as in {column!r}"
-        if len(future[0]) != options.prediction_length:
+        if options.prediction_length is not None and len(future[0]) != options.prediction_length:
             wanted = f"expected {options.prediction_length} (task.prediction_length)"
             return f"column {FUTURE!r}: found {len(future[0])} values, {wanted}"
         return None
@@ -108,6 +113,13 @@ class SeriesForecasting(Task):
         if column == FUTURE:
             return f"column {column!r} holds what follows a series: name the series' own with -o task.series_column"
         return check_series(values[column], column)
+
+    def settle(self, rows: Sequence[Row], options: SeriesForecastingOptions) -> SeriesForecastingOptions:
+        if options.prediction_length is not None:
+            return options
+        futures = [channels(row.values[FUTURE])[0] for row in rows if FUTURE in row.values]
+        horizon = len(futures[0]) if futures else DEFAULT_HORIZON
+        return options.model_copy(update={"prediction_length": horizon})
 
     def key(self, values: Mapping[str, Any], options: SeriesForecastingOptions) -> str:
         return repr((values[self._column(values, options)], values.get(FUTURE)))
@@ -123,7 +135,7 @@ class SeriesForecasting(Task):
         return arrange(train, held_out, fraction, self._cut(rows[0].values if rows else {}, options))
 
     def _cut(self, values: Mapping[str, Any], options: SeriesForecastingOptions) -> Cut:
-        horizon = options.prediction_length
+        horizon = options.prediction_length or DEFAULT_HORIZON
         return Cut(
             self._column(values, options),
             FUTURE,
@@ -148,11 +160,16 @@ class SeriesForecasting(Task):
                 f"task.context_length: {options.context_length} is less than the {config.context_length} values that"
                 f" the model looks at; use {config.context_length} or more"
             )
-        prepared = processor.make(config, setting.fitted, dataset_statistics=not config.scaling)
         # A forecaster that looks further than asked keeps its head: the first values of its forecast are taken.
         pretrained = "ForPrediction" in " ".join(config.architectures or ()) and config.loss == "mse"
-        enough = pretrained and config.prediction_length >= options.prediction_length
-        horizon = config.prediction_length if enough else options.prediction_length
+        enough = pretrained and config.prediction_length >= (options.prediction_length or 1)
+        horizon = config.prediction_length if enough else options.prediction_length or DEFAULT_HORIZON
+        prepared = processor.make(
+            config,
+            setting.fitted,
+            dataset_statistics=not config.scaling,
+            prediction_length=options.prediction_length or horizon,
+        )
         model = models.load(source, "PatchTSTForPrediction", prepared.channels, prediction_length=horizon, loss="mse")
         return Loaded(model, prepared)
 
@@ -193,7 +210,7 @@ class SeriesForecasting(Task):
     ) -> dict[str, Tensor]:
         batch = to_batch(examples, processor)
         if FUTURE in examples[0]:
-            horizon = setting.options.prediction_length
+            horizon = processor.prediction_length
             batch["future_values"] = by_time([e["future"] for e in examples], processor.channels, horizon)
             batch["future_observed_mask"] = by_time([e["known"] for e in examples], processor.channels, horizon)
         if processor.means:

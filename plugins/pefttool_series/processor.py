@@ -32,9 +32,10 @@ class Window:
 class SeriesProcessor:
     """Derived from the model's config and the training rows; saved beside an adapter for whoever serves it.
 
-    context_length   values of each channel that the model sees: the last ones of a series
-    patches          tokens that it makes of them
-    means, stds      of each channel over the training rows, where the model does not scale each series itself
+    context_length      values of each channel that the model sees: the last ones of a series
+    patches             tokens that it makes of them
+    means, stds         of each channel over the training rows, where the model does not scale each series itself
+    prediction_length   values that are forecast, where any are
     """
 
     context_length: int
@@ -42,6 +43,7 @@ class SeriesProcessor:
     patches: int
     means: tuple[float, ...] = ()
     stds: tuple[float, ...] = ()
+    prediction_length: int = 0
 
     def window(self, row: Row, column: str) -> Window:
         """The end of the row's series. What is missing, or lies before its start, gets the mean of what is there.
@@ -108,7 +110,9 @@ def fit(rows: Sequence[Row], column: str) -> dict[str, Any]:
     return {"channels": count, "means": means, "stds": [std if std > 1e-8 else 1.0 for std in stds]}
 
 
-def make(config: Any, fitted: Mapping[str, Any], dataset_statistics: bool) -> SeriesProcessor:
+def make(
+    config: Any, fitted: Mapping[str, Any], dataset_statistics: bool, prediction_length: int = 0
+) -> SeriesProcessor:
     """The processor for a PatchTST `config`; before there are rows, with the config's own number of channels."""
     patches = (max(config.context_length, config.patch_length) - config.patch_length) // config.patch_stride + 1
     statistics = fitted if dataset_statistics else {}
@@ -118,4 +122,5 @@ def make(config: Any, fitted: Mapping[str, Any], dataset_statistics: bool) -> Se
         patches,
         tuple(statistics.get("means", ())),
         tuple(statistics.get("stds", ())),
+        prediction_length,
     )

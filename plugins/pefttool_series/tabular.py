@@ -149,13 +149,20 @@ class TabularClassification(Task):
 
     @staticmethod
     def pretrain(rows: Sequence[Mapping[str, Any]], folder: Path, **sizes: Any) -> None:
-        """Make a small model that knows this table, for few labels and many rows: see `tabular_pretraining.pretrain`."""
+        """Make a small model that knows this table, for few labels and many rows: see `pretrain`."""
         from pefttool_series.tabular_pretraining import pretrain
 
         pretrain(rows, folder, **sizes)
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return ("columns", "classifier")
+
+    def unused(self, model: Any) -> tuple[str, ...]:
+        """What is made for text: a pooler, and the embeddings of tokens."""
+        from pefttool.model_parts import names_of
+
+        backbone = model.backbone
+        return names_of(model, getattr(backbone, "pooler", None), backbone.get_input_embeddings())
 
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         encoded = self._encode_values(row, processor, setting)

@@ -1,6 +1,6 @@
 """A small transformer that knows a table before it is told a class: pretrained by guessing hidden cells.
 
-For tables with many rows and few labels. What is saved is a BERT whose tokens are cells: `table` in its config.json says
+For tables with many rows and few labels. What is saved is a BERT whose tokens are cells: its config (`table`) says
 where the bins of its columns end, and its token embeddings are the vectors of values and, behind them, of columns, as
 `tabular-classification` adds them up.
 """

@@ -1,4 +1,4 @@
-"""Tasks on text (classes, tags, answers, hidden words, other texts, continuations, chat), and common formats."""
+"""Tasks on text (classes, tags, answers, hidden words, other texts, chat, preferences), and common formats."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,7 @@ def register_tasks() -> Sequence[Task]:
     from pefttool_text.chat import Chat
     from pefttool_text.classification import TextClassification
     from pefttool_text.masked_lm import MaskedLM
+    from pefttool_text.preference import PreferenceTuning
     from pefttool_text.question_answering import QuestionAnswering
     from pefttool_text.seq2seq import Seq2Seq
     from pefttool_text.token_classification import TokenClassification
@@ -21,6 +22,7 @@ def register_tasks() -> Sequence[Task]:
         CausalLM(),
         Chat(),
         MaskedLM(),
+        PreferenceTuning(),
         QuestionAnswering(),
         Seq2Seq(),
         TextClassification(),

@@ -66,14 +66,7 @@ class Chat(LanguageModel):
 
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         turns = chat_rows.messages(row.values, setting.options.messages_column)
-        text, spans = render(turns, processor, row.place)
-        encoded = processor(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        labels = [IGNORE] * len(ids)
-        for i, (start, end) in enumerate(offsets):
-            # A token that straddles the border carries prompt characters: it is not the assistant's to learn.
-            if end > start and any(first <= start and end <= last for first, last in spans):
-                labels[i] = ids[i]
+        ids, labels = labelled(*render(turns, processor, row.place), processor)
         truncated = len(ids) > setting.sequence_length
         return counted(ids[: setting.sequence_length], labels[: setting.sequence_length], truncated)
 
@@ -106,16 +99,29 @@ def template(processor: Any, turns: Sequence[Message], add_generation_prompt: bo
     return str(processor.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=add_generation_prompt))
 
 
-def render(turns: Sequence[Message], processor: Any, place: str) -> tuple[str, list[tuple[int, int]]]:
+def labelled(text: str, spans: Sequence[tuple[int, int]], processor: Any, special: bool = False) -> tuple[Any, Any]:
+    """(ids, labels) of the text; the labels are IGNORE but for tokens that lie within a span of characters."""
+    encoded = processor(text, add_special_tokens=special, return_offsets_mapping=True)
+    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+    labels = [IGNORE] * len(ids)
+    for i, (start, end) in enumerate(offsets):
+        # A token that straddles the border carries prompt characters: it is not the assistant's to learn.
+        if end > start and any(first <= start and end <= last for first, last in spans):
+            labels[i] = ids[i]
+    return ids, labels
+
+
+def render(turns: Sequence[Message], processor: Any, place: str, first: int = 0) -> tuple[str, list[tuple[int, int]]]:
     """The rendered conversation and the character spans that the assistant says, end-of-turn token included.
 
-    A span is what the template adds for an assistant turn after its generation prompt: that is exactly what the
-    model has to produce when it is used. Raises DataError where the template rewrites earlier turns.
+    Turns before the `first` are not looked for. A span is what the template adds for an assistant turn after its
+    generation prompt: that is exactly what the model has to produce when it is used. Raises DataError where the
+    template rewrites earlier turns.
     """
     text = template(processor, turns)
     spans = []
     for i, turn in enumerate(turns):
-        if turn["role"] != "assistant":
+        if i < first or turn["role"] != "assistant":
             continue
         before = template(processor, turns[:i], add_generation_prompt=True)
         after = template(processor, turns[: i + 1])

@@ -56,18 +56,18 @@ def messages(values: Mapping[str, Any], column: str | None = None, answered: boo
         name = column or next(
             c for c in ("messages", "conversations", "conversation") if isinstance(values.get(c), list)
         )
-        turns = [_turn(name, i, turn) for i, turn in enumerate(values[name])]
+        turns = [read_turn(name, i, turn) for i, turn in enumerate(values[name])]
     elif kind is not None or (not answered and _first(values, PROMPT_COLUMNS)):
         turns = _single(values, answered)
     else:
         raise ValueError(
             f"found columns {', '.join(map(repr, values)) or 'none'}, expected {'; or '.join(SHAPES.values())}"
         )
-    _check_order(turns, answered)
+    check_order(turns, answered)
     return turns
 
 
-def _turn(column: str, index: int, turn: Any) -> Message:
+def read_turn(column: str, index: int, turn: Any) -> Message:
     place = f"column {column!r}, message {index + 1}"
     if not isinstance(turn, Mapping):
         raise ValueError(f"{place}: found {describe(turn)}, expected an object with role and content")
@@ -100,7 +100,7 @@ def _single(values: Mapping[str, Any], answered: bool) -> list[Message]:
     return turns
 
 
-def _check_order(turns: Sequence[Message], answered: bool) -> None:
+def check_order(turns: Sequence[Message], answered: bool) -> None:
     if not turns:
         raise ValueError("found no messages, expected a user's and an assistant's")
     speaking = [t for t in turns if t["role"] != "system"]

@@ -159,6 +159,13 @@ class TextClassification(Task):
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return encoder.head_modules(model)
 
+    def unused(self, model: nn.Module) -> tuple[str, ...]:
+        """A pooler beside which the mean over tokens is taken."""
+        from pefttool.model_parts import names_of
+
+        own = hasattr(model, "pool")
+        return names_of(model, getattr(model.backbone, "pooler", None)) if own else super().unused(model)
+
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
         (head,) = self.head_modules(model)
         return model.get_submodule(getattr(model, "base_model_prefix", "backbone")), model.get_submodule(head)

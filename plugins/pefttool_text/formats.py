@@ -22,6 +22,7 @@ from pydantic import Field
 from pefttool import DataError, DataFormat, Options, Row
 from pefttool.values import DataProblem
 from pefttool_text.conll import Conll
+from pefttool_text.parallel import ParallelText
 from pefttool_text.reading import StrictJson, head, lines, short, skip, text_of
 from pefttool_text.squad import Squad
 
@@ -32,7 +33,7 @@ LONGEST_FIELD = 2**31 - 1
 
 
 def formats() -> list[DataFormat]:
-    return [Conll(), Csv(), Json(), JsonLines(), Parquet(), Squad(), Text()]
+    return [Conll(), Csv(), Json(), JsonLines(), ParallelText(), Parquet(), Squad(), Text()]
 
 
 class JsonLines(DataFormat):

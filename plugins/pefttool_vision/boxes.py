@@ -42,14 +42,20 @@ def overlap(a: Tensor, b: Tensor) -> Tensor:
     return common / (_area(a)[:, None] + _area(b)[None] - common).clamp(min=1e-12)
 
 
+def paired_overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of pairs of xyxy boxes `[..., 4]`: `[...]`."""
+    common = _area(_common(a, b))
+    return common / (_area(a) + _area(b) - common).clamp(min=1e-12)
+
+
 def generalized_overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU (arXiv:1902.09630) of pairs of xyxy boxes `[N, 4]`: `[N]`, from -1 to 1."""
+    """Generalised IoU (arXiv:1902.09630) of pairs of xyxy boxes `[..., 4]`: `[...]`, from -1 to 1."""
     import torch
 
     common = _area(_common(a, b))
     union = (_area(a) + _area(b) - common).clamp(min=1e-12)
-    hull = torch.cat([torch.minimum(a[:, :2], b[:, :2]), torch.maximum(a[:, 2:], b[:, 2:])], dim=-1)
-    whole = _area(hull).clamp(min=1e-12)
+    corners = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
+    whole = _area(torch.cat(corners, dim=-1)).clamp(min=1e-12)
     return common / union - (whole - union) / whole
 
 

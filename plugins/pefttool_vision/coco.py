@@ -49,15 +49,15 @@ class Coco(DataFormat):
             else:
                 numbers[image["id"]] = number
         boxes: dict[int, list[Mapping[str, Any]]] = {number: [] for number in range(1, len(images) + 1)}
-        strays = []
+        strays: list[DataProblem] = []
         for at, annotation in enumerate(annotations, 1):
-            number, problem = _annotation_complaint(annotation, at, numbers, names)
-            if problem is None and number is not None:
-                boxes[number].append(annotation)
-            elif number is not None:
-                problems.setdefault(number, str(problem))
-            else:
+            picture, problem = _annotation_complaint(annotation, at, numbers, names)
+            if picture is None:
                 strays.append(DataProblem(str(path), len(images) + 1, str(problem)))
+            elif problem is None:
+                boxes[picture].append(annotation)
+            else:
+                problems.setdefault(picture, problem)
         for number, image in enumerate(images, 1):
             if number in problems:
                 yield DataProblem(str(path), number, problems[number])
@@ -68,16 +68,17 @@ class Coco(DataFormat):
 
 def _load(path: Path) -> Mapping[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        document: Any = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: {error}; expected a COCO file, one JSON object with {', '.join(PARTS)}") from error
     for part in PARTS:
         if not isinstance(document, dict) or not isinstance(document.get(part), list):
-            found = describe(document.get(part)) if isinstance(document, dict) else "no JSON object"
-            raise DataError(f"{path}: found {found} for {part!r}, expected a list of objects: is this a COCO file?")
-    return document
+            seen = describe(document.get(part)) if isinstance(document, dict) else "no JSON object"
+            raise DataError(f"{path}: found {seen} for {part!r}, expected a list of objects: is this a COCO file?")
+    found: Mapping[str, Any] = document
+    return found
 
 
 def _categories(path: Path, categories: Sequence[Any]) -> dict[Any, str]:

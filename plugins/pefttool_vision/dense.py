@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pefttool_vision.boxes import generalized_overlap, overlap, xyxy_from_unit
+from pefttool_vision.boxes import generalized_overlap, paired_overlap, xyxy_from_unit
 from pefttool_vision.processing import call
 
-WIDTH = 192
+WIDTH = 96
 #: Cells are asked for a box within this many cells of its centre.
 RADIUS = 1.5
 #: What every class is thought to be before training: few cells hold anything.
@@ -74,6 +74,7 @@ class DenseHead(nn.Module):
         self.classes = nn.Conv2d(WIDTH, classes, 3, padding=1, device=device)
         self.sides = nn.Conv2d(WIDTH, 4, 3, padding=1, device=device)
         nn.init.normal_(self.classes.weight, std=0.01)
+        assert self.classes.bias is not None and self.sides.bias is not None
         nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
         nn.init.normal_(self.sides.weight, std=0.01)
         nn.init.constant_(self.sides.bias, 1.0)
@@ -98,24 +99,23 @@ def cells(rows: int, columns: int, device: Any) -> tuple[Tensor, Tensor]:
     return torch.stack([x, y], dim=-1).flatten(0, 1), torch.tensor([1 / columns, 1 / rows], device=device)
 
 
-def assign(centres: Tensor, cell: Tensor, boxes: Tensor) -> Tensor:
-    """Which of the unit boxes `[G, 4]` each cell answers for: `[N]`, -1 for none.
+def assign(centres: Tensor, cell: Tensor, boxes: Tensor, real: Tensor) -> Tensor:
+    """Which of its picture's unit boxes `[B, G, 4]` each cell answers for: `[B, N]`, -1 for none.
 
     Cells whose centre is in a box, near its centre, take it; where there are several, the smallest. A box that has no
-    cell's centre in it, or has lost all to smaller ones, takes the cell nearest to its centre.
+    cell's centre in it, or has lost all to smaller ones, takes the cell nearest to its centre. Only `real` boxes
+    `[B, G]` count. No shape depends on numbers, so that a step can be simulated without any.
     """
-    if not len(boxes):
-        return centres.new_full((len(centres),), -1, dtype=torch.long)
-    away = (centres[:, None] - boxes[None, :, :2]).abs()
-    near = ((away <= boxes[:, 2:] / 2) & (away <= RADIUS * cell)).all(-1)
-    area = boxes[:, 2:].prod(-1)
-    size, chosen = torch.where(near, area, torch.inf).min(1)
+    away = (centres[:, None] - boxes[:, None, :, :2]).abs()  # [B, N, G, 2]
+    near = ((away <= boxes[:, None, :, 2:] / 2) & (away <= RADIUS * cell)).all(-1) & real[:, None]
+    area = boxes[..., 2:].prod(-1)[:, None].expand(near.shape)
+    size, chosen = torch.where(near, area, torch.inf).min(2)
     chosen = torch.where(size.isinf(), -1, chosen)
-    left_out = (chosen[None] != torch.arange(len(boxes), device=boxes.device)[:, None]).all(1)
-    nearest = (away / cell).square().sum(-1).argmin(0)
-    for index in left_out.nonzero().flatten().tolist():
-        chosen[nearest[index]] = index
-    return chosen
+    number = torch.arange(boxes.shape[1], device=boxes.device)
+    left_out = real & (chosen[:, None] != number[:, None]).all(2)
+    nearest = (away / cell).square().sum(-1).argmin(1)  # [B, G]
+    forced = torch.full_like(chosen, -1).scatter_reduce(1, nearest, torch.where(left_out, number, -1), "amax")
+    return torch.where(forced >= 0, forced, chosen)
 
 
 def dense_loss(found: Found, grid: tuple[int, int], boxes: Tensor, classes: Tensor) -> Tensor:
@@ -123,25 +123,14 @@ def dense_loss(found: Found, grid: tuple[int, int], boxes: Tensor, classes: Tens
 
     `boxes` are unit boxes `[B, G, 4]`, `classes` `[B, G]`, -1 where there is none (padding).
     """
-    centres, cell = cells(*grid, found.logits.device)
-    losses = []
-    for logits, predicted, own, named in zip(found.logits, found.boxes, boxes, classes, strict=True):
-        real = named >= 0
-        losses.append(_loss(logits, predicted, own[real], named[real], centres, cell))
-    return torch.stack(losses)
-
-
-def _loss(logits: Tensor, predicted: Tensor, boxes: Tensor, classes: Tensor, centres: Tensor, cell: Tensor) -> Tensor:
-    chosen = assign(centres, cell, boxes)
-    positive = (chosen >= 0).nonzero().flatten()
-    quality = torch.zeros_like(logits)
-    box_loss = logits.new_zeros(())
-    if len(positive):
-        own = xyxy_from_unit(boxes[chosen[positive]])
-        fit = overlap(predicted[positive].detach(), own).diagonal()
-        quality[positive, classes[chosen[positive]]] = fit
-        box_loss = (1 - generalized_overlap(predicted[positive], own)).sum()
-    scores = logits.sigmoid()
-    surprise = functional.binary_cross_entropy_with_logits(logits, quality, reduction="none")
-    focal = ((scores - quality).abs().square() * surprise).sum()
-    return (focal + BOX_WEIGHT * box_loss) / max(1, len(positive))
+    chosen = assign(*cells(*grid, found.logits.device), boxes, classes >= 0)
+    positive, chosen = (chosen >= 0).float(), chosen.clamp(min=0)
+    count = positive.sum(1).clamp(min=1)
+    own = xyxy_from_unit(boxes.gather(1, chosen[..., None].expand(-1, -1, 4)))
+    fit = paired_overlap(found.boxes.detach(), own) * positive
+    named = classes.gather(1, chosen).clamp(min=0)
+    quality = torch.zeros_like(found.logits).scatter(2, named[..., None], fit[..., None])
+    surprise = functional.binary_cross_entropy_with_logits(found.logits, quality, reduction="none")
+    focal = ((found.logits.sigmoid() - quality).square() * surprise).sum((1, 2))
+    box_loss = ((1 - generalized_overlap(found.boxes, own)) * positive).sum(1)
+    return (focal + BOX_WEIGHT * box_loss) / count

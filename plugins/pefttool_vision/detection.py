@@ -62,10 +62,11 @@ class ObjectDetection(Task):
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:dinov2-small",
         "data": {"train": "example:tree-crowns"},
+        "task": {"size": 140},
     }
 
     def defaults(self) -> Mapping[str, Any]:
-        return {"batch_size": 8, "epochs": 10}
+        return {"batch_size": 8, "epochs": 12}
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
         image, boxes = (next((c for c in usual if c in columns), None) for usual in (IMAGE_COLUMNS, OBJECT_COLUMNS))

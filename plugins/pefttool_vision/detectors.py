@@ -31,6 +31,9 @@ def losses(model: nn.Module, pixel_values: Tensor, boxes: Tensor, classes: Tenso
         real = named >= 0
         labels.append({"class_labels": named[real], "boxes": own[real]})
     plain = base_of(model)
+    if _simulated(pixel_values, model):
+        outputs = model(pixel_values=pixel_values)
+        return outputs.logits.float().sum((1, 2)) + outputs.pred_boxes.float().sum((1, 2)), outputs
     if plain.config.model_type in PLAIN_LOSSES and not plain.config.auxiliary_loss:
         outputs = model(pixel_values=pixel_values)
         logits, found = outputs.logits.float(), outputs.pred_boxes.float()
@@ -44,6 +47,13 @@ def losses(model: nn.Module, pixel_values: Tensor, boxes: Tensor, classes: Tenso
         logits=torch.cat([o.logits for o in alone]), pred_boxes=torch.cat([o.pred_boxes for o in alone])
     )
     return torch.stack([o.loss for o in alone]), outputs
+
+
+def _simulated(pixel_values: Tensor, model: nn.Module) -> bool:
+    """Whether there are shapes only: without numbers no boxes can be matched, and any sum of the outputs will do."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return any(isinstance(tensor, FakeTensor) for tensor in (pixel_values, next(model.parameters())))
 
 
 def base_of(model: nn.Module) -> Any:

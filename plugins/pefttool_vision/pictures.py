@@ -51,7 +51,8 @@ def open_rgb(path: str, upright: bool = True) -> Image:
                 picture = ImageOps.exif_transpose(picture)
             if "transparency" in picture.info and picture.mode in ("P", "L", "RGB"):
                 picture = picture.convert("RGBA")
-            return picture.convert("RGB")
+            converted: Image = picture.convert("RGB")
+            return converted
     except Exception as error:  # PIL raises many kinds for a damaged file
         raise DataError(f"{path} cannot be read as a picture: {_reason(error)}") from error
 

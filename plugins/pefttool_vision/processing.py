@@ -93,7 +93,7 @@ def _sides(size: Any) -> tuple[int, int] | None:
 
 def _own_size(processor: Any, config: Any, patch: int) -> tuple[int, int]:
     """What to stretch pictures to: the processor's size, else the model's, whole patches."""
-    size = getattr(processor, "size", None)
+    size: Any = getattr(processor, "size", None)
     crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
     shorter = size.get("shortest_edge") if hasattr(size, "get") else None
     found = _sides(crop) or _sides(size) or ((int(shorter), int(shorter)) if shorter else _config_size(config))
@@ -117,7 +117,7 @@ def _cropped_size(processor: Any, config: Any) -> tuple[int, int]:
 
 def _resized(processor: Any, height: int, width: int) -> dict[str, Any]:
     """Arguments that make the processor's pixel values `height` x `width`."""
-    size = getattr(processor, "size", None)
+    size: Any = getattr(processor, "size", None)
     exact = {"height": height, "width": width}
     if getattr(processor, "do_center_crop", False):
         shorter = hasattr(size, "get") and size.get("shortest_edge") and height == width

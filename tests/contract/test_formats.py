@@ -22,6 +22,9 @@ REGISTRY = registries.build()
 ROWS = [{"text": "one", "label": "1"}, {"text": "two, and\nmore", "label": "0"}, {"text": "drei: äöü", "label": "1"}]
 
 
+PAIRS = [{"translation": {"en": "one", "es": "uno"}}, {"translation": {"en": "two", "es": "dos y más"}}]
+
+
 class Sample(NamedTuple):
     """`lines` are where the rows start; for JSON and Parquet they are the rows' numbers.
 
@@ -45,6 +48,7 @@ SAMPLES = {
     "images": Sample("a.png", samples_vision.picture, [1]),
     "json": Sample("a.json", ROWS, [1, 2, 3]),
     "jsonl": Sample("a.jsonl", ROWS, [1, 2, 3]),
+    "parallel-text": Sample("pair.en", PAIRS, [1, 2]),
     "parquet": Sample("a.parquet", ROWS, [1, 2, 3]),
     "squad": Sample("squad.json", samples_text.SQUAD_ROWS, [1, 2, 3]),
     "recordings": Sample("a.flac", samples_audio.recordings, [1]),
@@ -70,6 +74,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["jsonl"].write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     datasets.Dataset.from_list(ROWS).to_parquet(found["parquet"])
     found["text"].write_text("\n\n".join(row["text"] for row in ROWS), encoding="utf-8")
+    for language in ("en", "es"):
+        lines = "".join(f"{row['translation'][language]}\n" for row in PAIRS)
+        found["parallel-text"].with_suffix(f".{language}").write_text(lines, encoding="utf-8")
     samples_vision.coco_file(found["coco"])
     samples_vision.drawn(found["images"], "red")
     found["conll"].write_text(samples_text.CONLL, encoding="utf-8")

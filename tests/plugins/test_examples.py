@@ -67,7 +67,7 @@ def test_found_through_the_entry_point_and_listed_with_licences() -> None:
     references = built.sources["example"].references()
     assert {"all-minilm-l6-v2", "chatterbot-english", "movie-snippets", "smollm2-135m-instruct"} <= set(references)
     for about in references.values():
-        assert re.search(r"Apache-2.0|MIT|BSD|PSF|licence|public domain|synthetic", about), about
+        assert re.search(r"Apache-2.0|MIT|BSD|PSF|licence|public domain|SYNTHETIC|pretrained here", about), about
         assert "\n" not in about
 
 
@@ -182,7 +182,7 @@ def test_movie_snippets(archive: Path, cache: Path) -> None:
         share = Counter(row["label"] for row in part)
         assert set(share) == {"negative", "positive"}
         assert 0.48 < share["positive"] / len(part) < 0.54
-    rated = {text: rating for rating, text in datasets._ratings()}
+    rated = {text: rating for rating, text in datasets._ratings("movieReviewSnippets")}
     for row in rows:
         rating = rated[row["text"]]
         assert abs(rating) > 0.2

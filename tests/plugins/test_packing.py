@@ -17,6 +17,8 @@ from pefttool_full.adapter import FullAdapter
 from pefttool_full.options import FullOptions
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions
+from pefttool_prefix.adapter import PrefixAdapter
+from pefttool_prefix.options import PrefixOptions
 from pefttool_text import packed
 from pefttool_text.batching import IGNORE
 from pefttool_text.causal_lm import CausalLM
@@ -124,13 +126,26 @@ def test_packed_rows_have_the_loss_and_every_gradient_of_padded_ones(kind, path,
     holds()
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
+ADAPTERS = {
+    "lora": (LoraAdapter(), LoraOptions(r=4)),
+    "full": (FullAdapter(), FullOptions()),
+    "prefix": (PrefixAdapter(), PrefixOptions(implementation="attention", num_virtual_tokens=3)),
+}
+
+
+#: To the function all adapters are alike but those with keys of their own.
+CASES = [(adapter, "llama-grouped", "whole") for adapter in ADAPTERS]
+CASES += [("prefix", kind, path) for kind in ("llama-grouped", "gpt2", "qwen2-window") for path in PATHS][1:]
+
+
+@pytest.mark.parametrize(("adapter", "kind", "path"), CASES)
 @pytest.mark.parametrize("task", [CausalLM(), Chat()], ids=["causal-lm", "chat"])
-def test_adapters_see_no_difference(adapter, task):
+def test_adapters_see_no_difference(adapter, task, kind, path, monkeypatch):
     """The chunked loss included: it is what runs where the output layer is frozen."""
-    model = model_of("llama-grouped")
+    monkeypatch.setattr(attention, "WHOLE", PATHS[path])
+    model = model_of(kind)
     torch.manual_seed(1)
-    made = {"lora": (LoraAdapter(), LoraOptions(r=4)), "full": (FullAdapter(), FullOptions())}[adapter]
+    made = ADAPTERS[adapter]
     attached = made[0].attach(model, made[1], tiny.known(model, "llama"))
     with torch.no_grad():
         for parameter in tiny.trained(attached.model, attached.trainable):

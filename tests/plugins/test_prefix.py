@@ -10,13 +10,15 @@ import pytest
 import tiny_models as tiny
 import torch
 
-from pefttool import Facts, NotMergeable, UsageError
+from pefttool import Facts, NotMergeable, UsageError, facts, peft_folder
+from pefttool_prefix import through_peft
 from pefttool_prefix.adapter import PrefixAdapter
 from pefttool_prefix.initialise import from_activations
-from pefttool_prefix.options import PrefixOptions
+from pefttool_prefix.options import PrefixOptions, chosen
 
 BASES = [("bert", False), ("llama", False), ("bert", True), ("llama", True)]
 IDS = ["bert", "llama", "bert-nf4", "llama-nf4"]
+WAYS = ["peft", "attention"]
 ADAPTER = PrefixAdapter()
 
 
@@ -27,9 +29,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def attach(model: Any, kind: str, nf4: bool = False, seed: int = 0, **options: Any) -> Any:
     torch.manual_seed(seed)
-    facts = tiny.known(model, kind, quantizer="nf4" if nf4 else None)
-    assert ADAPTER.check(PrefixOptions(**options), facts) == []
-    return ADAPTER.attach(model, PrefixOptions(**options), facts)
+    known = tiny.known(model, kind, quantizer="nf4" if nf4 else None)
+    assert ADAPTER.check(PrefixOptions(**options), known) == []
+    return ADAPTER.attach(model, PrefixOptions(**options), known)
 
 
 def trained(models: Path, kind: str, nf4: bool = False, **options: Any) -> Any:
@@ -39,26 +41,29 @@ def trained(models: Path, kind: str, nf4: bool = False, **options: Any) -> Any:
     return attached, tiny.train(attached.model, parameters, steps=8, rate=5e-2)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("kind", "nf4"), BASES, ids=IDS)
-def test_learns_and_leaves_the_bases_bytes_alone(models: Path, kind: str, nf4: bool) -> None:
+def test_learns_and_leaves_the_bases_bytes_alone(models: Path, kind: str, nf4: bool, way: str) -> None:
     model = tiny.load_base(models, kind, nf4)
     before = tiny.base_bytes(model)
-    attached = attach(model, kind, nf4, num_virtual_tokens=5)
+    attached = attach(model, kind, nf4, num_virtual_tokens=5, implementation=way)
     assert not attached.identity_at_init
-    assert attached.trainable == {"prompt_encoder.default.embedding.weight"}
+    assert (attached.trainable == {"prompt_encoder.default.embedding.weight"}) == (way == "peft")
     heads = tiny.heads(attached.model, kind)
     training = {n for n, p in attached.model.named_parameters() if p.requires_grad}
-    assert len(training) == 1 + len(heads)
-    (prefix,) = tiny.trained(attached.model, attached.trainable)
-    assert prefix.shape[0] == 5 and prefix.dtype == torch.float32
-    losses = tiny.train(attached.model, [prefix, *heads.values()], steps=8, rate=5e-2)
+    assert len(training) == (1 if way == "peft" else 3 * 2) + len(heads)
+    prefix = tiny.trained(attached.model, attached.trainable)
+    assert all(5 in part.shape and part.dtype == torch.float32 for part in prefix)
+    assert sum(part.numel() for part in prefix) == 5 * 3 * 2 * (32 if kind == "bert" else 16)
+    losses = tiny.train(attached.model, [*prefix, *heads.values()], steps=8, rate=5e-2)
     assert losses[-1] < losses[0] - 0.02
     after = tiny.base_bytes(attached.model)
     assert {name for name in before if before[name] != after[name]} == set(heads)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("count", [1, 7])
-def test_a_prefix_of_activations_is_a_prompt(models: Path, count: int) -> None:
+def test_a_prefix_of_activations_is_a_prompt(models: Path, count: int, way: str) -> None:
     """The strongest check of layout and positions: the same tokens in front of the text give the same outputs."""
     model = tiny.load_base(models, "llama")
     torch.manual_seed(5)
@@ -72,22 +77,23 @@ def test_a_prefix_of_activations_is_a_prompt(models: Path, count: int) -> None:
     }
     with torch.no_grad():
         expected = model(**prompted).logits[:, count:][inputs["attention_mask"].bool()]
-    attached = attach(model, "llama", seed=5, num_virtual_tokens=count)
+    attached = attach(model, "llama", seed=5, num_virtual_tokens=count, implementation=way)
     torch.testing.assert_close(tiny.logits(attached.model), expected, atol=1e-5, rtol=0)
 
 
 def test_a_prefix_of_activations_has_pefts_layout_on_an_encoder(models: Path) -> None:
     model = tiny.load_base(models, "bert")
     torch.manual_seed(2)
-    prefix = from_activations(model, 4)
+    prefix = through_peft.flat(from_activations(model, 4))
     assert prefix.shape == (4, 3 * 2 * 32) and prefix.dtype == torch.float32
     attached = attach(model, "bert", seed=2, num_virtual_tokens=4, init="activations")
     assert torch.equal(attached.model.prompt_encoder["default"].embedding.weight, prefix)
 
 
-def test_generation_sees_the_prefix_as_training_does(models: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_generation_sees_the_prefix_as_training_does(models: Path, way: str) -> None:
     """Greedy tokens of left-padded prompts equal the argmax of plain forward passes, step by step."""
-    attached, _ = trained(models, "llama")
+    attached, _ = trained(models, "llama", implementation=way)
     model = attached.model
     prompts = [[9, 17, 23, 31, 40], [50, 61]]
     padded = {
@@ -105,12 +111,19 @@ def test_generation_sees_the_prefix_as_training_does(models: Path) -> None:
             assert out[row].tolist() == ids[len(prompt) :]
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("kind", "nf4"), BASES, ids=IDS)
-def test_saved_and_loaded_it_answers_bit_for_bit(models: Path, tmp_path: Path, kind: str, nf4: bool) -> None:
-    attached, _ = trained(models, kind, nf4)
+def test_saved_and_loaded_it_answers_bit_for_bit(models: Path, tmp_path: Path, kind: str, nf4: bool, way: str) -> None:
+    attached, _ = trained(models, kind, nf4, implementation=way)
     tiny.save(ADAPTER, attached.model, tmp_path, kind)
     loaded = ADAPTER.load(tiny.load_base(models, kind, nf4), tmp_path)
     assert not any(p.requires_grad for p in loaded.parameters())
+    if way == "attention":  # in a layout of its own, the core puts the head back
+        head = peft_folder.read_head(tmp_path)
+        with torch.no_grad():
+            for name, parameter in peft_folder.head_parameters(loaded, tiny.TASKS[kind][2]).items():
+                parameter.copy_(head[name])
+    assert (tmp_path / "adapter_config.json").exists() == (way == "peft")
     assert torch.equal(tiny.logits(loaded), tiny.logits(attached.model))
 
 
@@ -134,11 +147,52 @@ print(float((logits - expected).abs().max()))
     assert float(difference) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("auto", "task_type", "head", "labels"),
+    [
+        ("AutoModelForTokenClassification", "TOKEN_CLS", "classifier", tiny.CLASSES),
+        ("AutoModelForQuestionAnswering", "QUESTION_ANS", "qa_outputs", 2),
+    ],
+)
+def test_plain_peft_loads_it_under_other_heads(
+    models: Path, tmp_path: Path, auto: str, task_type: str, head: str, labels: int
+) -> None:
+    import transformers
+
+    class Task(tiny.TinyTask):
+        def head_modules(self, model: Any) -> tuple[str, ...]:
+            return (head,)
+
+    task = Task("bert")
+    task.peft_task_type = task_type
+    model = getattr(transformers, auto).from_pretrained(models / "bert", num_labels=labels)
+    known = facts.inspect(model, task)  # type: ignore[arg-type]
+    assert chosen(PrefixOptions(), known) == "peft"
+    adapted = ADAPTER.attach(model, PrefixOptions(), known).model.eval()
+    trained_head = peft_folder.head_parameters(adapted, [head])
+    ADAPTER.save(adapted, tmp_path)
+    peft_folder.write_head(tmp_path, {n: p.detach() for n, p in trained_head.items()}, [head])
+    with torch.no_grad():
+        torch.save({**tiny.batch(), "expected": adapted(**tiny.batch())[0]}, tmp_path / "expected.pt")
+    difference = tiny.run_without_pefttool(f"""
+import torch, transformers, peft
+model = transformers.{auto}.from_pretrained({str(models / "bert")!r}, num_labels={labels})
+model = peft.PeftModel.from_pretrained(model, {str(tmp_path)!r}).eval()
+stored = torch.load({str(tmp_path / "expected.pt")!r})
+expected = stored.pop("expected")
+with torch.no_grad():
+    print(float((model(**stored)[0] - expected).abs().max()))
+""")
+    assert float(difference) <= 1e-5
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_switched_off_it_answers_as_the_base(models: Path, kind: str) -> None:
+def test_switched_off_it_answers_as_the_base(models: Path, kind: str, way: str) -> None:
     model = tiny.load_base(models, kind)
     outputs = tiny.logits(model)
-    adapted = attach(model, kind).model
+    adapted = attach(model, kind, implementation=way).model
+    assert not torch.allclose(tiny.logits(adapted), outputs, atol=1e-2)
     inside = tiny.logits(adapted)
     prompt = {"input_ids": torch.tensor([[9, 17]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
     generation = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
@@ -153,18 +207,25 @@ def test_switched_off_it_answers_as_the_base(models: Path, kind: str) -> None:
 
 
 def test_it_says_beforehand_where_it_cannot_work(models: Path) -> None:
-    facts = tiny.known(tiny.load_base(models, "bert"), "bert")
-    (problem,) = ADAPTER.check(PrefixOptions(), replace(facts, key_value_cache=False))
-    assert problem.key == "adapter.name" and "past_key_values" in problem.message
-    (problem,) = ADAPTER.check(PrefixOptions(), replace(facts, peft_task_type=None, task="chess"))
-    assert "'chess'" in problem.message and "CAUSAL_LM, SEQ_CLS" in problem.message
+    able = tiny.known(tiny.load_base(models, "bert"), "bert")
+    without_cache, chess = replace(able, key_value_cache=False), replace(able, peft_task_type=None, task="chess")
+    for known, reason in ((without_cache, "past_key_values"), (chess, "task 'chess' is none of peft")):
+        assert ADAPTER.check(PrefixOptions(), known) == []  # inside the attention function
+        (problem,) = ADAPTER.check(PrefixOptions(implementation="peft"), known)
+        assert problem.key == "adapter.implementation" and reason in problem.message
+        (problem,) = ADAPTER.check(PrefixOptions(), replace(known, key_values=()))
+        assert problem.key == "adapter.name" and reason in problem.message and "use 'lora'" in problem.message
+        assert "AttentionInterface" in problem.message
+    assert ADAPTER.check(PrefixOptions(), replace(able, key_values=())) == []
+    (problem,) = ADAPTER.check(PrefixOptions(implementation="attention"), replace(able, key_values=()))
+    assert problem.key == "adapter.implementation" and "use 'lora'" in problem.message
 
 
 def test_gradient_checkpointing_is_refused(models: Path) -> None:
     model = tiny.load_base(models, "llama")
     model.gradient_checkpointing_enable()
     with pytest.raises(UsageError, match=r"train\.gradient_checkpointing"):
-        attach(model, "llama")
+        attach(model, "llama", implementation="peft")
     model.gradient_checkpointing_disable()
     attach(model, "llama")  # the refusal left no claim behind
 
@@ -174,8 +235,13 @@ def test_a_head_that_peft_would_bypass_is_refused(models: Path) -> None:
     from pefttool_text.pooling import MeanPooled
 
     pooled = MeanPooled(tiny.load_base(models, "bert").bert, tiny.CLASSES)
-    with pytest.raises(UsageError, match="MeanPooled does not"):
-        attach(pooled, "bert")
+    known = tiny.known(pooled, "bert")
+    assert not known.key_value_cache
+    with pytest.raises(UsageError, match="calls a head of its own instead of MeanPooled's"):
+        ADAPTER.attach(pooled, PrefixOptions(implementation="peft"), known)
+    before = pooled(**tiny.batch()).logits
+    adapted = attach(pooled, "bert").model  # inside the attention function it is called
+    assert not torch.allclose(adapted(**tiny.batch()).logits, before, atol=1e-3)
 
 
 def test_it_cannot_be_merged_or_attached_twice(models: Path) -> None:
@@ -188,31 +254,35 @@ def test_it_cannot_be_merged_or_attached_twice(models: Path) -> None:
             attach(again, "bert")
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_the_seed_decides(models: Path, kind: str) -> None:
+def test_the_seed_decides(models: Path, kind: str, way: str) -> None:
     def first(seed: int) -> torch.Tensor:
-        attached = attach(tiny.load_base(models, kind), kind, seed=seed)
+        attached = attach(tiny.load_base(models, kind), kind, seed=seed, implementation=way)
         return tiny.trained(attached.model, attached.trainable)[0]
 
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))
 
 
-def test_works_on_a_model_without_data() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_works_on_a_model_without_data(way: str) -> None:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(tiny.configs()["llama"])
-    attached = ADAPTER.attach(model, PrefixOptions(), tiny.known(model, "llama", abstract=True))
-    assert [tuple(p.shape) for p in attached.model.parameters() if p.requires_grad] == [(10, 3 * 2 * 2 * 8)]
+        attached = ADAPTER.attach(model, PrefixOptions(implementation=way), tiny.known(model, "llama", abstract=True))
+    shapes = [tuple(p.shape) for p in attached.model.parameters() if p.requires_grad]
+    assert shapes == ([(10, 3 * 2 * 2 * 8)] if way == "peft" else [(2, 10, 8)] * 6)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_trains_in_float32_beside_a_bfloat16_base(models: Path, kind: str) -> None:
+def test_trains_in_float32_beside_a_bfloat16_base(models: Path, kind: str, way: str) -> None:
     model = tiny.load_base(models, kind, dtype=torch.bfloat16)
     for module in tiny.TASKS[kind][2]:
         model.get_submodule(module).float()  # as the core does with a new head
-    attached = attach(model, kind)
+    attached = attach(model, kind, implementation=way)
     heads = tiny.heads(attached.model, kind)
     found = tiny.gradients_in_bfloat16(attached.model)
     assert len(found) == len(attached.trainable) + len(heads)
@@ -227,9 +297,9 @@ def test_it_is_found_through_its_entry_point(registry: Any) -> None:
 @pytest.mark.parametrize(("length", "fits"), [(54, True), (55, False), (0, True)])
 def test_virtual_tokens_take_positions(length: int, fits: bool) -> None:
     """They stand before the text, so a text of full length would run out of position embeddings."""
-    facts = Facts(
+    known = Facts(
         architecture="Tiny", key_value_cache=True, peft_task_type="SEQ_CLS", positions=64, sequence_length=length
     )
-    problems = PrefixAdapter().check(PrefixOptions(num_virtual_tokens=10), facts)
+    problems = PrefixAdapter().check(PrefixOptions(num_virtual_tokens=10), known)
     assert [p.key for p in problems] == ([] if fits else ["train.sequence_length"])
     assert fits or problems[0].message.endswith("use 54")

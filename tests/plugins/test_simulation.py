@@ -15,12 +15,14 @@ from pefttool import simulate
 from pefttool.registry import Registry
 
 SMOLLM2, MINILM = ("chat", ()), ("text-classification", ("0", "1"))
+DINOV2, WHISPER = ("image-classification", tuple("0123456789")), ("speech-recognition", ())
 CHECKPOINTING = ("none", "non-reentrant", "reentrant")
 
 #: Adapters by what they can be combined with: quantizers, and ways of checkpointing.
 POSSIBLE = {
     "lora": (("null", "nf4", "fp4", "int8"), CHECKPOINTING),
-    "prefix": (("null", "nf4", "int8"), ("none",)),
+    "prefix": (("null", "nf4", "int8"), CHECKPOINTING),
+    "prefix:attention": (("null",), ("none",)),
     "head": (("null", "nf4", "int8"), ("none",)),
     "full": (("null",), CHECKPOINTING),
 }
@@ -36,12 +38,18 @@ def cases() -> list[object]:
                 case = (*model, adapter, quantizer, way, *shape)
                 name = "-".join(map(str, (model[0], *case[2:])))
                 found.append(pytest.param(*case, marks=() if quick else pytest.mark.slow, id=name))
+    for model, shape in ((DINOV2, (8, 26)), (WHISPER, (1, 20))):
+        for adapter, way in product(("lora", "prefix"), CHECKPOINTING[:2]):
+            case = (*model, adapter, "null", way, *shape)
+            found.append(pytest.param(*case, marks=pytest.mark.slow, id=f"{model[0]}-{adapter}-{way}"))
     return found
 
 
 @pytest.mark.parametrize(("task", "labels", "adapter", "quantizer", "way", "rows", "tokens"), cases())
 def test_the_simulated_peak_is_the_allocators(registry: Registry, task, labels, adapter, quantizer, way, rows, tokens):
+    adapter, _, implementation = adapter.partition(":")
     settings = (f"quantize={quantizer}", f"train.gradient_checkpointing={way}", f"train.sequence_length={tokens}")
+    settings += (f"adapter.implementation={implementation}",) if implementation else ()
     chosen = real_step.planned(registry, adapter, task, *settings)
     estimate = simulate.peak(chosen, chosen.setting(labels), rows, tokens)
     assert sum(estimate.parts.values()) == estimate.peak_bytes

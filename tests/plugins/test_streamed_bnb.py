@@ -35,6 +35,9 @@ class Decoder:
     def load(self, source: LocalPretrained, setting: Setting) -> Loaded:
         return Loaded(source.model(AutoModelForCausalLM), None)
 
+    def unused(self, model: Any) -> tuple[str, ...]:
+        return ()
+
     def head_modules(self, model: Any) -> tuple[str, ...]:
         return ()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pefttool.testing.models import SPECIAL, _store, tiny_seq2seq, tiny_tokenizer
+from pefttool.testing.models import SPECIAL, _store, tiny_encoder_decoder, tiny_tokenizer
 
 VOCABULARY = len(SPECIAL) + 256
 SIZES = {
@@ -75,7 +75,7 @@ def store_untrained(folder: Path) -> Path:
 
 
 SEQ2SEQ: dict[str, Callable[[Path], Path]] = {
-    "t5": tiny_seq2seq,
+    "t5": tiny_encoder_decoder,
     "bart": _maker(_bart),
     "marian": _maker(_marian),
     "two-berts": _maker(_two_berts),

@@ -56,15 +56,29 @@ def _translations(folder: Path) -> Rows:
     return [{"source": source, "target": target} for source, target in pairs]
 
 
+def _preferences(folder: Path) -> Rows:
+    answers = (("hi", "hello", "go away"), ("why?", "because of this and of that", "no"), ("a question", "y", "x"))
+    return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in answers]
+
+
+#: Kinds of models that a task runs on beside that of its sample: heads, or outputs, of another sort.
+OTHER_KINDS: dict[str, tuple[str, ...]] = {
+    "object-detection": ("detector",),
+    "question-answering": ("encoder-decoder",),
+    "speech-recognition": ("ctc",),
+    "text-classification": ("decoder",),
+    "token-classification": ("decoder",),
+}
 SAMPLES: dict[str, Sample] = {
     "series-classification": Sample(samples_series.classified, "series"),
     "series-forecasting": Sample(samples_series.windows, "series"),
     "causal-lm": Sample(_texts, "decoder"),
     "chat": Sample(_conversations, "decoder"),
+    "preference": Sample(_preferences, "decoder"),
+    "seq2seq": Sample(_translations, "encoder-decoder"),
     "masked-lm": Sample(samples_text.plain, "masked"),
     "speech-recognition": Sample(samples_audio.spoken, "speech"),
     "question-answering": Sample(samples_text.questions, "encoder"),
-    "seq2seq": Sample(_translations, "seq2seq"),
     "image-classification": Sample(samples_vision.classified, "vision"),
     "object-detection": Sample(samples_vision.detected, "vision"),
     "next-item": Sample(samples_recsys.next_items, "decoder"),

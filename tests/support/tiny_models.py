@@ -27,6 +27,9 @@ class TinyTask:
         self.generative = kind == "llama"
         self.peft_task_type = TASKS[kind][1]
 
+    def unused(self, model: Any) -> tuple[str, ...]:
+        return ()
+
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return TASKS[self.kind][2]
 

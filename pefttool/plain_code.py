@@ -1,0 +1,34 @@
+"""Python that makes a transformers model again without pefttool, for the loaders that adapters write."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def constructor(model: Any) -> str | None:
+    """`transformers.CLASS.from_pretrained(BASE, ...)`, or None for a model that needs code of its own."""
+    import transformers
+
+    architecture = type(model).__name__
+    if getattr(transformers, architecture, None) is not type(model):
+        return None
+    config = model.config
+    arguments: dict[str, Any] = {"dtype": "float32"}
+    labels = getattr(config, "id2label", None)
+    if architecture.endswith("Classification") and labels:
+        arguments["id2label"] = dict(labels)
+        arguments["label2id"] = {label: index for index, label in labels.items()}
+    if not getattr(config, "tie_word_embeddings", True):
+        arguments["tie_word_embeddings"] = False
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None:
+        given = {k: v for k, v in quantised.to_dict().items() if not k.startswith("_")}
+        arguments["quantization_config"] = json.loads(json.dumps(given, default=str))  # plain values, no enums
+    written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"transformers.{architecture}.from_pretrained({base(model)!r}, {written})"
+
+
+def base(model: Any) -> str:
+    """What the model was loaded from."""
+    return str(getattr(getattr(model, "config", None), "_name_or_path", ""))

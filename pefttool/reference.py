@@ -1,0 +1,118 @@
+"""What the base itself makes of the rows, before anything trains: asked once for every row, and kept on disk.
+
+Preference tuning compares the model with the one that it started from. The base's part of that never changes, so that
+it is no second model beside the trained one, and no second pass at every step.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pefttool import fingerprint
+from pefttool.batches import Encoded, by_length, collate, to_device
+from pefttool.evaluate import inference
+from pefttool.interfaces import Task
+from pefttool.recovery import halves, out_of_memory, release
+from pefttool.values import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pefttool.base import Base
+    from pefttool.devices import Choice
+    from pefttool.plan import Plan
+    from pefttool.store import Store
+
+
+def asks(task: Task) -> bool:
+    """Whether the task wants to know anything of the base."""
+    return type(task).prepare is not Task.prepare
+
+
+def settle(
+    plan: Plan, base: Base, data: Encoded, store: Store | None, progress: Callable[[int, int], None] | None = None
+) -> Encoded:
+    """The rows with what the base, just loaded, says about them; with a `store` it is asked once for good."""
+    if not asks(plan.task):
+        return data
+    key = None if store is None else _key(plan, base, data)
+    known = store.load(key) if store is not None and key is not None else None
+    if known is None:
+        size = plan.recipe.train.batch_size
+        known = ask(plan.task, data.examples, base.model, base.processor, base.setting, plan.choice, size, progress)
+        if store is not None and key is not None:
+            store.save(key, known)
+    return carrying(data, known)
+
+
+def ask(
+    task: Task,
+    examples: Sequence[Mapping[str, Any]],
+    model: nn.Module,
+    processor: Any,
+    setting: Setting,
+    choice: Choice,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Name -> one number a row, `[rows]` float64 on the CPU. A batch that does not fit in memory is halved."""
+    import torch
+
+    lengths = [int(e["length"]) for e in examples]
+    waiting = by_length(lengths, batch_size)[::-1]
+    found: dict[str, Tensor] = {}
+    done = 0
+    with inference(model, choice):
+        while waiting:
+            rows = waiting.pop()
+            try:
+                batch = collate([examples[i] for i in rows], task, processor, setting)
+                answers = task.prepare(model, to_device(batch, choice.device), setting)
+            except (RuntimeError, MemoryError) as error:
+                if len(rows) < 2 or not out_of_memory(error):
+                    raise
+                waiting += halves(rows, lengths)[::-1]
+                release(choice.device)
+                continue
+            for name, values in answers.items():
+                column = found.setdefault(name, torch.zeros(len(examples), dtype=torch.float64))
+                column[rows] = values.double().cpu()
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(examples))
+    return found
+
+
+def carrying(data: Encoded, known: Mapping[str, Tensor]) -> Encoded:
+    """The rows with these numbers, by name."""
+    columns = {name: values.tolist() for name, values in known.items()}
+    own = ({name: values[i] for name, values in columns.items()} for i in range(len(data.examples)))
+    return replace(
+        data,
+        examples=tuple(ChainMap(values, e) for values, e in zip(own, data.examples, strict=True)),  # type: ignore[arg-type]
+    )
+
+
+def _key(plan: Plan, base: Base, data: Encoded) -> str | None:
+    """A hash over everything that the base's answers depend on, or None where that has none."""
+    import torch
+
+    if data.key is None:
+        return None
+    choice, quantizer = plan.choice, plan.quantizer
+    kind = torch.device(choice.device).type
+    try:
+        return fingerprint.key(
+            what="reference",
+            rows=data.key,
+            count=len(data.examples),
+            weights=fingerprint.weight_files(base.local.path),
+            quantizer=[quantizer.name, quantizer.Options().model_dump(mode="json")] if quantizer else None,
+            choice=[kind, choice.dtype, str(choice.autocast)],
+            code=fingerprint.code([plan.task, *([quantizer] if quantizer else [])]),
+        )
+    except (fingerprint.Unknowable, OSError):
+        return None

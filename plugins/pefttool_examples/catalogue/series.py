@@ -1,0 +1,54 @@
+"""Series: what `pefttool_examples.series` makes, and the models that `pefttool_examples.series_models` pretrains."""
+
+from __future__ import annotations
+
+from pefttool_examples import carriers, series, series_models
+from pefttool_examples.example import Example
+
+MODELS = {
+    "patchtst-voices": Example(
+        "a PatchTST of 0.1M parameters, pretrained here on the recordings of five speakers (a minute; data BSD)",
+        series_models.make_voices,
+        (series.AEON,),
+    ),
+    "patchtst-power": Example(
+        "a PatchTST of 0.1M parameters that forecasts, pretrained here on power demand in winter (a minute; data BSD)",
+        series_models.make_power,
+        (series.AEON,),
+    ),
+    "patchtst-degradation": Example(
+        "a PatchTST of 0.1M parameters, pretrained here on SYNTHETIC machines of one fleet (a minute)",
+        series_models.make_degradation,
+        (carriers.StandardLibrary(),),
+    ),
+    "patchtst-trajectories": Example(
+        "a PatchTST of 0.1M parameters that forecasts, pretrained here on SYNTHETIC country roads (a minute)",
+        series_models.make_trajectories,
+        (carriers.StandardLibrary(),),
+    ),
+}
+DATA = {
+    "voices": Example(
+        "vowels of four speakers, twelve channels of 7 to 29 moments, 8 to train on and 255 held out: part of"
+        " JapaneseVowels, from aeon (BSD)",
+        series.make_voices,
+        (series.AEON,),
+    ),
+    "power-demand": Example(
+        "summer days of power demand, 16 hours and the 8 that follow, 16 to train on and 533 held out: part of"
+        " ItalyPowerDemand, from aeon (BSD)",
+        series.make_power_demand,
+        (series.AEON,),
+    ),
+    "synthetic-degradation": Example(
+        "SYNTHETIC: machines that wear out, four sensors, failing within 30 cycles or not: 24 windows to train on and"
+        " 600 held out",
+        series.make_degradation,
+        (carriers.StandardLibrary(),),
+    ),
+    "synthetic-trajectories": Example(
+        "SYNTHETIC: vehicles in a town, 6.4 seconds and the 3.2 that follow: 200 windows to train on and 600 held out",
+        series.make_trajectories,
+        (carriers.StandardLibrary(),),
+    ),
+}

@@ -1,0 +1,185 @@
+"""text-classification: pairs of texts, several classes, numbers; what labels mean, and where that is not clear."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import samples_text
+import torch
+from text_models import fit, one_thread, plain_peft_difference
+
+from pefttool import Row, Setting
+from pefttool.errors import DataError
+from pefttool.testing import check_task
+from pefttool_head.adapter import HeadAdapter
+from pefttool_lora.adapter import LoraAdapter
+from pefttool_text import text_columns
+from pefttool_text.classification import TextClassification
+from pefttool_text.label_kinds import KINDS, MULTI, REGRESSION, SINGLE
+
+TASK = TextClassification()
+VARIANTS = {"pairs": samples_text.pairs, "many labels": samples_text.many_labels, "ratings": samples_text.ratings}
+
+
+def settle(labels: list[Any], **options: Any) -> Any:
+    rows = [Row({"text": f"text {i}", "label": label}) for i, label in enumerate(labels)]
+    return TASK.settle(rows, TASK.Options(**options))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_kind_of_rows_keeps_the_contract(variant: str, tmp_path: Path) -> None:
+    check_task(TASK, VARIANTS[variant](tmp_path), kind="encoder")
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        (["a", "b"], "single-label"),
+        ([1, 2], "single-label"),
+        ([True, False], "single-label"),
+        (["1", "2"], "single-label"),
+        ([["a"], []], "multi-label"),
+        ([0.5, 2, -1.25], "regression"),
+    ],
+)
+def test_what_labels_can_only_mean_is_recognised(labels: list[Any], kind: str) -> None:
+    assert settle(labels).kind == kind
+    assert settle(labels).pair_column is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        ([1.0, 2.0], "1.0 may be a number or the number of a class"),
+        (["1.5", "2"], "'1.5' may be a number or the name of a class"),
+        ([0.5, "a"], "0.5 is a number, and others are not"),
+        ([["a"], "b"], "some are lists, and some are not"),
+    ],
+)
+def test_what_labels_could_mean_twice_is_asked_back(labels: list[Any], why: str) -> None:
+    with pytest.raises(DataError, match=r"say -o task.kind=single-label, multi-label, regression") as caught:
+        settle(labels)
+    assert why in str(caught.value)
+    assert settle(labels, kind="regression").kind == "regression"
+
+
+def test_with_a_kind_other_labels_are_bad_rows() -> None:
+    numbers = TASK.Options(kind="regression")
+    assert TASK.check_row({"text": "a", "label": "3.5"}, numbers) is None  # as CSV has them
+    assert "found 'good', expected a number" in str(TASK.check_row({"text": "a", "label": "good"}, numbers))
+    assert "found nan, expected a number" in str(TASK.check_row({"text": "a", "label": math.nan}, numbers))
+    lists = TASK.Options(kind="multi-label")
+    assert "expected a list of class names" in str(TASK.check_row({"text": "a", "label": "good"}, lists))
+    assert "found [None]" in str(TASK.check_row({"text": "a", "label": [None]}, lists))
+
+
+def test_two_texts_in_one_row_are_two_texts_in_every_row() -> None:
+    rows = [Row(values) for values in samples_text.pairs(Path())]
+    options = TASK.settle(rows, TASK.Options())
+    assert (options.text_column, options.pair_column) == ("premise", "hypothesis")
+    lone = {"premise": "alone", "label": "yes"}
+    assert "expected 'hypothesis'" in str(TASK.check_row(lone, options))
+    assert "expected 'premise'" in str(TASK.check_input({"text": "alone"}, options))
+    one = TASK.settle(rows, TASK.Options(text_column="premise"))
+    assert one.pair_column is None and text_columns.texts(rows[0].values, one) == ("a dog runs",)
+    named = TASK.Options(text_column="a", pair_column="b")
+    assert text_columns.texts({"a": "x", "b": "y", "text": "z"}, named) == ("x", "y")
+
+
+class Tokenizer:
+    """Counts words; says which text they come from."""
+
+    def __call__(self, *texts: str, truncation: bool, max_length: int) -> dict[str, list[int]]:
+        parts = [text.split() for text in texts]
+        while sum(map(len, parts)) > max_length:
+            max(parts, key=len).pop()
+        ids = [len(word) for part in parts for word in part]
+        return {"input_ids": ids, "token_type_ids": [i for i, part in enumerate(parts) for _ in part]}
+
+
+def test_a_pair_is_encoded_as_a_pair() -> None:
+    both = text_columns.encode(("a bb", "ccc"), Tokenizer(), 10)
+    assert both == {"input_ids": [1, 2, 3], "length": 3, "truncated": False, "token_type_ids": [0, 0, 1]}
+    cut = text_columns.encode(("a bb ccc", "dddd"), Tokenizer(), 3)
+    assert cut["truncated"] and cut["token_type_ids"] == [0, 0, 1]
+    assert "token_type_ids" not in text_columns.encode(("a bb",), Tokenizer(), 10)
+
+
+def test_the_second_text_reaches_the_model() -> None:
+    tuned = fit(TASK, samples_text.pairs(Path()), LoraAdapter(), steps=1)
+    first = {"premise": "a dog runs", "hypothesis": "an animal moves"}
+    scores = [p["scores"]["yes"] for p in tuned.predict([first, {**first, "hypothesis": "no animal moves"}])]
+    assert abs(scores[0] - scores[1]) > 1e-4
+
+
+def test_each_kind_has_the_loss_of_its_textbook() -> None:
+    logits = torch.tensor([[2.0, -1.0], [0.0, 0.5]])
+    several = MULTI.loss(logits, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    softplus = torch.nn.functional.softplus
+    assert float(several) == pytest.approx(float(softplus(torch.tensor([-2.0, -1.0, 0.0, 0.5])).sum() / 2))
+    number = REGRESSION.loss(torch.tensor([[2.0], [0.0]]), torch.tensor([1.0, 3.0]))
+    assert float(number) == pytest.approx(1 + 9)
+    one = SINGLE.loss(logits, torch.tensor([0, 1]))
+    assert float(one) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1])) * 2))
+
+
+def test_metrics_have_known_values() -> None:
+    given = [{"labels": ["a"]}, {"labels": ["a", "b"]}, {"labels": []}]
+    found = MULTI.metrics([("a",), ("b",), ("b",)], given, ("a", "b"))
+    # a: 1 right, 1 too many; b: 1 right, 1 missed.
+    assert found == pytest.approx({"f1_micro": 4 / 6, "f1_macro": 2 / 3, "all_right": 1 / 3})
+    values = REGRESSION.metrics([1.0, 2.0, 4.0], [{"value": v} for v in (2.0, 4.0, 3.0)], ())
+    assert values == pytest.approx({"pearson": 0.32732684, "spearman": 0.5, "rmse": math.sqrt(2)})
+    assert REGRESSION.metrics([1.0, 2.0], [{"value": 3.0}, {"value": 3.0}], ())["pearson"] == 0.0
+
+
+def test_the_metric_that_decides_is_the_kinds() -> None:
+    judged = {k: TASK.judge(Setting(TASK.Options(kind=k))) for k in KINDS}
+    assert judged == {
+        "single-label": ("accuracy", "max"),
+        "multi-label": ("f1_micro", "max"),
+        "regression": ("pearson", "max"),
+    }
+
+
+def test_several_classes_are_learnt_and_predicted_from_one_half_on() -> None:
+    tuned = fit(TASK, samples_text.many_labels(Path()), LoraAdapter())
+    assert [p["labels"] for p in tuned.predict()] == [["cheap", "good"], ["good"], []]
+    assert tuned.metrics()["f1_micro"] == 1.0
+    assert tuned.model.config.problem_type == "multi_label_classification"
+
+
+@pytest.mark.parametrize("adapter", [LoraAdapter(), HeadAdapter()])
+def test_numbers_are_learnt(adapter: Any) -> None:
+    tuned = fit(TASK, samples_text.ratings(Path()), adapter, steps=200, rate=1e-2)
+    assert [p["value"] for p in tuned.predict()] == pytest.approx([4.5, 0.25, 1.0], abs=0.2)
+    assert tuned.model.config.num_labels == 1 and tuned.setting.labels == ()
+
+
+def test_plain_peft_loads_what_was_saved(tmp_path: Path) -> None:
+    saved = [(fit(TASK, rows(tmp_path), LoraAdapter(), steps=5), tmp_path / name) for name, rows in VARIANTS.items()]
+    assert plain_peft_difference(saved, "AutoModelForSequenceClassification") <= 1e-5
+
+
+def test_a_loader_of_mean_pooled_features_passes_on_which_text_is_which(tmp_path: Path) -> None:
+    from tiny_models import run_without_pefttool
+
+    tuned = fit(TASK, samples_text.pairs(tmp_path), HeadAdapter(), steps=3)
+    tuned.save(tmp_path)
+    batch = {n: t for n, t in tuned.batch().items() if n != "labels"}
+    types = {"token_type_ids": (torch.arange(batch["input_ids"].shape[1]) > 4).long().expand_as(batch["input_ids"])}
+    with torch.no_grad():
+        expected = tuned.model(**batch, **types).logits
+    torch.save({"inputs": {**batch, **types}, "expected": expected}, tmp_path / "expected.pt")
+    printed = run_without_pefttool(f"""
+import sys, torch
+sys.path.insert(0, {str(tmp_path)!r})
+from load_head import model
+stored = torch.load({str(tmp_path / "expected.pt")!r})
+with torch.no_grad():
+    print(float((model(**stored["inputs"]).logits - stored["expected"]).abs().max()))
+""")
+    assert float(printed) <= 1e-5
