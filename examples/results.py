@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiment import examples, load
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 BEGIN, END = "<!-- results: made by examples/run.py -->", "<!-- end of results -->"
@@ -33,29 +35,51 @@ def write_page(page: Path = PAGE) -> None:
     page.write_text(f"{text[:begin]}\n{table()}\n{text[end:]}", encoding="utf-8")
 
 
+def shortcomings(result: Mapping[str, Any]) -> list[str]:
+    """Which baselines the tuned models do not beat by more than the spread of their seeds."""
+    tuned = result["tuned"]
+    spread = max(tuned["values"]) - min(tuned["values"])
+    best = max if result["direction"] == "max" else min
+    baselines = {
+        result["base"]["what"]: best(result["base"]["values"]),
+        result["trivial"]["what"]: result["trivial"]["value"],
+    }
+    if isinstance(result["scratch"], dict):
+        baselines["the same model from scratch"] = best(result["scratch"]["values"])
+    lines = []
+    for name, value in baselines.items():
+        ahead = tuned["median"] - value if result["direction"] == "max" else value - tuned["median"]
+        if ahead <= spread:
+            lines.append(f"{result['metric']} {tuned['median']:.4f} (spread {spread:.4f}) against {name}: {value:.4f}")
+    return lines
+
+
 def table() -> str:
     """A line for each experiment; every number is a median over its seeds, with the range where there are several."""
     lines = [
-        "| example | metric | before | trivial answer | from scratch | **tuned** | CPU seconds a run |",
-        "|---|---|---|---|---|---|---|",
+        "| example | metric | before | trivial answer | from scratch | **tuned** | beats all | CPU seconds a run |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for path in sorted(HERE.glob(f"*/{FILE}")):
-        for result in read(path.parent):
-            lines.append(line(path.parent.name, result))
+    for example in examples():
+        measured = {result["name"]: result for result in read(HERE / example)}
+        for experiment in load(example):
+            found = measured.get(experiment.name)
+            title = f"[{example}](../examples/{example}/README.md): {experiment.name}"
+            title += " (*synthetic*)" if experiment.synthetic else ""
+            lines.append(line(title, found) if found else f"| {title} | {experiment.metric} | *not measured yet* |||||")
     return "\n".join(lines)
 
 
-def line(example: str, result: Mapping[str, Any]) -> str:
-    arrow = "higher is better" if result["direction"] == "max" else "lower is better"
+def line(title: str, result: Mapping[str, Any]) -> str:
     scratch = result["scratch"]
     cells = [
-        f"[{example}](../examples/{example}/README.md): {result['name']}"
-        + (" (*synthetic*)" if result["synthetic"] else ""),
-        f"{result['metric']}, {arrow}",
+        title,
+        f"{result['metric']}, {'higher' if result['direction'] == 'max' else 'lower'} is better",
         f"{figures(result['base'])} ({result['base']['what']})",
         f"{result['trivial']['value']:.3f} ({result['trivial']['what']})",
         figures(scratch) if isinstance(scratch, dict) else f"none: {scratch}",
         f"**{figures(result['tuned'])}**",
+        "**no**" if shortcomings(result) else "yes",
         f"{result['cpu_seconds_of_a_run']:.0f}",
     ]
     return f"| {' | '.join(cells)} |"

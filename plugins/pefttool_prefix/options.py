@@ -15,10 +15,11 @@ PEFT, ATTENTION = "peft", "attention"
 
 class PrefixOptions(Options):
     num_virtual_tokens: int = Field(10, ge=1, description="trained positions before the text, in every layer")
-    init: Literal["auto", "activations", "random"] = Field(
+    init: Literal["auto", "activations", "random", "small"] = Field(
         "auto",
         description="how the prefix starts: `activations`: keys and values that the base computes for vocabulary"
-        " tokens; `random`: normal noise; `auto`: `activations` for models that generate, else `random`",
+        " tokens; `random`: normal noise; `small`: a tenth of it, so that the model starts close to the base; `auto`:"
+        " `activations` for causal language models, else `random` through peft and `small` inside attention",
     )
     implementation: Literal["auto", "peft", "attention"] = Field(
         "auto",

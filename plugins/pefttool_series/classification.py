@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
+from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
 from pefttool_series import models, processor
 from pefttool_series.reading import (
     LABEL_COLUMNS,
@@ -107,9 +107,6 @@ class SeriesClassification(Task):
     def _column(values: Mapping[str, Any], options: SeriesClassificationOptions) -> str:
         return find_column(values, options.series_column, SERIES_COLUMNS) or SERIES_COLUMNS[0]
 
-    def check(self, options: SeriesClassificationOptions, facts: Facts) -> list[Problem]:
-        return []
-
     def load(self, source: Any, setting: Setting) -> Loaded:
         models.check_type(source.config, self.name)
         dataset = setting.options.scaling == "dataset"
@@ -146,7 +143,8 @@ class SeriesClassification(Task):
 
     def filler(self, length: int, setting: Setting) -> dict[str, Any]:
         """A row of one constant: `collate` knows how many values a window has, whatever `length` says."""
-        return {"values": [0.0], "observed": [1], "padded": 0, "length": length, **FILLER, "label": 0}
+        row = {"values": [0.0], "observed": [1], "padded": 0, "length": length, "truncated": False}
+        return {**row, "weight": 1, "trained": 1, "label": 0}
 
     def collate(
         self, examples: Sequence[Mapping[str, Any]], processor: SeriesProcessor, setting: Setting
@@ -214,6 +212,3 @@ class SeriesClassification(Task):
         padded = f", {example['padded']} of them padding" if example["padded"] else ""
         size = f"{processor.channels} channels of {processor.context_length} values{padded}"
         return f"{size}, {processor.patches} patches each -> class {example['label']}"
-
-
-FILLER = {"weight": 1, "trained": 1, "truncated": False}

@@ -76,7 +76,7 @@ def is_tagged(head: bytes) -> bool:
 def _ragged(line: list[str], columns: int, file: str, number: int) -> DataProblem | None:
     if len(line) == columns > 1 and all(line):
         return None
-    found = f"found {len(line)} columns" if len(line) != columns else "found an empty column"
+    found = "found an empty column" if len(line) == columns > 1 else f"found {len(line)} columns"
     expected = f"expected {columns} as on the lines before" if columns > 1 else "expected a word and its tag"
     return DataProblem(file, number, f"{found} ({' '.join(line)[:50]!r}), {expected}")
 

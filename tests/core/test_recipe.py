@@ -61,6 +61,25 @@ def test_defaults_core_then_task_then_adapter_then_user() -> None:
     assert resolve({**GOOD, "adapter": {"name": "beta", "tokens": 1}}).train.epochs == 2
 
 
+def test_a_head_learns_as_fast_as_its_task_needs(registry: Registry) -> None:
+    def rates(task: str, **given: float) -> tuple[float | None, float | None]:
+        document = {"model": "m", "data": "d", "adapter": "lora", "task": task, "train": given}
+        train = recipes.resolve({**document, "data": {"train": "d"}}, registry).train
+        return train.learning_rate, train.head_learning_rate
+
+    assert rates("text-classification") == (1e-3, 1e-3)
+    assert rates("token-classification") == (1e-3, 1e-2)
+    assert rates("token-classification", head_learning_rate=2e-3) == (1e-3, 2e-3)
+
+
+def test_a_task_may_want_slower_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their own rates are scaled; what the user says is not, nor what is no rate."""
+    monkeypatch.setattr(type(REGISTRY.tasks["plain"]), "rates", {"learning_rate": 0.1})
+    train = resolve(GOOD).train
+    assert (train.learning_rate, train.epochs) == (pytest.approx(5e-4), 7)
+    assert resolve(GOOD, "train.learning_rate=0.02").train.learning_rate == 0.02
+
+
 def test_a_task_known_later_brings_its_defaults() -> None:
     document = {k: v for k, v in GOOD.items() if k != "task"}
     early = resolve(document, "train.seed=3")

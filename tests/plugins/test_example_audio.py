@@ -80,7 +80,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_no_held_out_text_is_trained_on(prompts: Path) -> None:
     train, held_out = rows(prompts / "train.jsonl"), rows(prompts / "eval.jsonl")
-    assert (len(train), len(held_out)) == (224, 40)
+    assert (len(train), len(held_out)) == (474, 40)
     said = [{" ".join(re.findall(r"[\w']+", row["text"].lower())) for row in part} for part in (train, held_out)]
     assert not said[0] & said[1] and len(said[1]) == 40
     for row in (*train, *held_out):

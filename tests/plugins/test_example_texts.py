@@ -83,3 +83,10 @@ def test_the_translator_learns_and_its_recipe_is_repeatable() -> None:
             losses.append(float(model.eval()(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss))
     # A vocabulary that few texts fill has 300 words; one that is guessed at random costs the logarithm of that.
     assert losses[0] == losses[1] < math.log(len(tokenizer)) - 1
+
+
+def test_frequencies_alone_cost_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    import unigram
+
+    assert unigram._loss([1, 1, 2], [1, 3], 10) == pytest.approx(-(math.log(3 / 13) + math.log(1 / 13)) / 2)

@@ -23,8 +23,14 @@ BY_NAME = {f.name: f for f in formats()}
 
 def read(path: Path, content: bytes | str, **options: str) -> list[Row | DataProblem]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    (chosen,) = (f for f in BY_NAME.values() if f.sniff(path))
-    return list(chosen.read(path, chosen.Options(**options)))
+    (chosen,) = claimants(path)
+    return list(BY_NAME[chosen].read(path, BY_NAME[chosen].Options(**options)))
+
+
+def claimants(path: Path) -> list[str]:
+    """Formats that recognise a file: the general ones only where no narrower one does."""
+    found = [name for name, f in BY_NAME.items() if f.sniff(path)]
+    return [name for name in found if not BY_NAME[name].general] or found
 
 
 def values(records: list[Row | DataProblem]) -> list[dict]:

@@ -39,7 +39,7 @@ def known(model: Any, **more: Any) -> Facts:
 
 def adapted(kind: str, seed: int = 1, count: int = 3) -> Any:
     model = ARCHITECTURES[kind].build()
-    options, found = PrefixOptions(num_virtual_tokens=count), known(model)
+    options, found = PrefixOptions(num_virtual_tokens=count, init="random"), known(model)
     assert ADAPTER.check(options, found) == []
     torch.manual_seed(seed)
     return ADAPTER.attach(model, options, found)
@@ -281,6 +281,19 @@ def test_keys_of_another_shape_are_refused() -> None:
     module = model.distilbert.transformer.layer[0].attention
     with pytest.raises(ValueError, match="DistilBertSelfAttention attends with keys"):
         prefixed.of(module, torch.zeros(1, 4, 5, 8))
+
+
+@pytest.mark.parametrize("way", ["peft", "attention"])
+def test_a_small_start_is_a_tenth_of_the_noise(tmp_path: Path, way: str) -> None:
+    models = tiny.store(tmp_path)
+    starts = []
+    for init in ("random", "small"):
+        model = tiny.load_base(models, "bert")
+        torch.manual_seed(2)
+        attached = ADAPTER.attach(model, PrefixOptions(implementation=way, init=init), tiny.known(model, "bert"))
+        starts.append(tiny.trained(attached.model, attached.trainable))
+    for noise, small in zip(*starts, strict=True):
+        torch.testing.assert_close(small, noise * 0.1)
 
 
 def test_layers_share_one_extended_mask() -> None:

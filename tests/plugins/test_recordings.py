@@ -37,6 +37,11 @@ def test_what_is_read_is_what_was_said_at_the_rate_asked_for(tmp_path: Path, suf
     assert np.abs(heard[inner] - sine(16_000)[inner]).max() < (0.05 if suffix == ".ogg" else 0.005)
 
 
+def test_a_recording_that_is_gone_names_its_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.wav: cannot be read"):
+        recordings.seconds(str(tmp_path / "gone.wav"))
+
+
 def test_channels_are_averaged(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([sine(16_000), -sine(16_000)], axis=1), 16_000)
     assert np.abs(recordings.read(str(tmp_path / "a.wav"), 16_000)).max() < 1e-4

@@ -17,8 +17,10 @@ from pefttool import attach, facts, recipe, recompute, run
 from pefttool import registry as registries
 from pefttool.base import load_model
 from pefttool.errors import ModelError
+from pefttool.evaluate import predict
 from pefttool.model_parts import last_layer_parameters
 from pefttool.pretrained import LocalPretrained
+from pefttool.reload import reload
 from pefttool.testing.models import model_folder, tiny_tokenizer
 from pefttool.values import Facts, Row, Setting
 from pefttool_text import text_scores
@@ -102,6 +104,12 @@ def test_a_row_is_refused_in_one_line_or_can_be_encoded(values: dict[str, Any], 
         assert TASK.encode(Row(values), tiny_tokenizer(), chosen)["weight"] > 1
     else:
         assert len(complaint.splitlines()) == 1
+
+
+def test_a_text_that_is_typed_is_the_source_whatever_the_columns_are_called() -> None:
+    for options in ({"source_column": "q"}, {"source_lang": "en", "target_lang": "es"}, {}):
+        assert TASK.check_input({"text": "one"}, TASK.Options(**options)) is None
+    assert TASK.check_row({"text": "one"}, TASK.Options(source_column="q")) is not None
 
 
 def test_the_prefix_stands_before_every_source() -> None:
@@ -237,3 +245,7 @@ def test_other_adapters_train(
 ) -> None:
     finished = fine_tune(tmp_path, folders["bart"], **options, epochs=3)
     assert finished.after["loss"] < finished.before["loss"]
+    loaded = reload(finished.folder, registries.build())
+    rows = [Row(sample["row"]) for sample in finished.samples]
+    again = predict(loaded.model, loaded.task, rows, loaded.processor, loaded.setting, loaded.choice)
+    assert again == [sample["after"] for sample in finished.samples]

@@ -287,7 +287,7 @@ def test_a_tiny_run_learns_to_forecast_a_long_series(tmp_path: Path, forecaster:
     assert done.after["mase"] < done.after["mase_seasonal_naive"]
 
 
-@pytest.mark.parametrize("adapter", ["lora", "head", "full"])
+@pytest.mark.parametrize("adapter", ["lora", "head", "full", "prefix"])
 @pytest.mark.parametrize("task", ["series-classification", "series-forecasting"])
 def test_plans_are_made_without_data(adapter: str, task: str) -> None:
     from pefttool import forecast

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pefttool_examples import carriers, datasets, faq, messages, models, text_data, translator, verses
+from pefttool_examples import carriers, datasets, faq, messages, models, tables, text_data, translator, verses
 from pefttool_examples.example import Example
 
 MODELS = {
@@ -33,7 +33,7 @@ DATA = {
         "SYNTHETIC questions, SQuAD-shaped, over facts of real films, from recbole (package MIT; MovieLens data:"
         " research use)",
         text_data.make_film_questions,
-        (text_data.RECBOLE,),
+        (tables.RECBOLE,),
     ),
     "movie-snippets": Example(
         "film review snippets, negative or positive, 4,000 to train and 1,500 held out, from the vaderSentiment"

@@ -22,7 +22,7 @@ MODELS = {
         (carriers.StandardLibrary(),),
     ),
     "patchtst-trajectories": Example(
-        "a PatchTST of 0.1M parameters that forecasts, pretrained here on SYNTHETIC motorway driving (a minute)",
+        "a PatchTST of 0.1M parameters that forecasts, pretrained here on SYNTHETIC country roads (a minute)",
         series_models.make_trajectories,
         (carriers.StandardLibrary(),),
     ),
@@ -47,7 +47,7 @@ DATA = {
         (carriers.StandardLibrary(),),
     ),
     "synthetic-trajectories": Example(
-        "SYNTHETIC: vehicles in a town, 6.4 seconds and the 3.2 that follow: 32 windows to train on and 600 held out",
+        "SYNTHETIC: vehicles in a town, 6.4 seconds and the 3.2 that follow: 200 windows to train on and 600 held out",
         series.make_trajectories,
         (carriers.StandardLibrary(),),
     ),

@@ -1,0 +1,79 @@
+"""Adapters that go wrong with a task, each caught by the part of `try_pair` that is meant to catch it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from task_samples import SAMPLES
+
+from pefttool import registry as registries
+from pefttool.registry import Kind, Registered
+from pefttool.testing.bench import ContractViolation
+from pefttool.testing.matrix import try_pair
+from pefttool.values import Attached, Problem
+from pefttool_lora.adapter import LoraAdapter
+
+REGISTRY = registries.build()
+
+
+class Curt(LoraAdapter):
+    def check(self, options: Any, facts: Any) -> list[Problem]:
+        return [Problem("adapter.name", "'lora' is not for this")]
+
+
+class Idle(LoraAdapter):
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        attached = super().attach(model, options, facts, name)
+        attached.model.register_parameter("nothing", torch.nn.Parameter(torch.zeros(3)))
+        return replace(attached, trainable=attached.trainable | {"nothing"})
+
+
+class Restless(LoraAdapter):
+    """Its forward pass changes a weight of the base."""
+
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        def change(module: Any, inputs: Any) -> None:
+            if torch.is_grad_enabled():
+                module.word_embeddings.weight.data.add_(1e-3)
+
+        model.bert.embeddings.register_forward_pre_hook(change)
+        return super().attach(model, options, facts, name)
+
+
+class Forgetful(LoraAdapter):
+    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+        return model
+
+
+class Lingering(LoraAdapter):
+    def disabled(self, model: Any) -> Any:
+        return nullcontext()
+
+
+class Careless(LoraAdapter):
+    def merge(self, model: Any, name: str = "default") -> Any:
+        return model.unload()
+
+
+BROKEN = {
+    "is refused without a way out": Curt,
+    "'nothing'.* gets no gradient": Idle,
+    "word_embeddings.* does not train, and changed": Restless,
+    "when loaded": Forgetful,
+    "when switched off": Lingering,
+    "merged": Careless,
+}
+
+
+@pytest.mark.parametrize("complaint", BROKEN)
+def test_it_is_caught(complaint: str, tmp_path: Path) -> None:
+    sample, owner = SAMPLES["text-classification"], REGISTRY.adapters.owner("lora")
+    adapters = Kind[Any]("adapter", {"lora": Registered(BROKEN[complaint](), owner)}, {})
+    registry = replace(REGISTRY, adapters=adapters)
+    with pytest.raises(ContractViolation, match=complaint):
+        try_pair(registry, "text-classification", "lora", sample.rows(tmp_path), sample.kind)

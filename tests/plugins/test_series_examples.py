@@ -1,0 +1,106 @@
+"""The series of the examples: what is held out is new, the same every time, and synthetic where it says so."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pefttool_examples import series, series_models
+from pefttool_examples.catalogue import series as catalogue
+from pefttool_series.classification import SeriesClassification
+from pefttool_series.forecasting import SeriesForecasting
+
+fetched = pytest.mark.skipif(series.AEON.installed is None, reason=f"needs {series.AEON.command}")
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def both(folder: Path) -> tuple[list[dict], list[dict]]:
+    return rows(folder / "train.jsonl"), rows(folder / "eval.jsonl")
+
+
+def test_synthetic_data_says_so():
+    for name, example in {**catalogue.DATA, **catalogue.MODELS}.items():
+        assert ("SYNTHETIC" in example.about) == (series.AEON not in example.carriers), name
+    assert all(name.startswith("synthetic-") for name, e in catalogue.DATA.items() if "SYNTHETIC" in e.about)
+
+
+def test_no_machine_is_on_both_sides(tmp_path):
+    series.make_degradation(tmp_path)
+    train, held_out = both(tmp_path)
+    assert (len(train), len(held_out)) == (24, 600)
+    assert not {r["machine"] for r in train} & {r["machine"] for r in held_out}
+    task = SeriesClassification()
+    assert not [r for r in (*train, *held_out) if task.check_row(r, task.Options())]
+    assert sum(r["label"] == "fails" for r in held_out) == 300
+    again = tmp_path / "again"
+    again.mkdir()
+    series.make_degradation(again)
+    assert (again / "eval.jsonl").read_bytes() == (tmp_path / "eval.jsonl").read_bytes()
+
+
+def test_a_machine_that_fails_soon_shows_its_wear():
+    found = list(series.machines(series.FLEET_B, 100, seed=5))
+
+    def level(label, sensor):
+        return sum(sum(r["series"][sensor][-8:]) for r in found if r["label"] == label)
+
+    for sensor, wear in enumerate(series.FLEET_B["wear"]):
+        assert math.copysign(1, level("fails", sensor) - level("runs", sensor)) == math.copysign(1, wear)
+
+
+def test_vehicles_keep_to_their_speed(tmp_path):
+    series.make_trajectories(tmp_path)
+    train, held_out = both(tmp_path)
+    assert (len(train), len(held_out)) == (200, 600)
+    task = SeriesForecasting()
+    assert not [r for r in train if task.check_row(r, task.Options())]
+    low, high = series.TOWN["speed"]
+    for row in train:
+        assert len(row["series"][0]) == series.PAST and len(row["future"][0]) == series.AHEAD
+        speeds = [math.hypot(east, north) for east, north in zip(*row["series"], strict=True)]
+        assert low - 1 < min(speeds) and max(speeds) < high + 1
+
+
+@fetched
+def test_speakers_that_the_model_knows_are_not_in_the_data(tmp_path):
+    series.make_voices(tmp_path)
+    train, held_out = both(tmp_path)
+    speakers = {"speaker 6", "speaker 7", "speaker 8", "speaker 9"}
+    assert {r["label"] for r in train} == {r["label"] for r in held_out} == speakers
+    assert [sum(r["label"] == s for r in train) for s in sorted(speakers)] == [2] * 4
+    known, labels = series.known_voices()
+    assert set(labels) == set(range(5)) and len(known) + len(train) + len(held_out) == 640
+    seen = [json.dumps(r["series"]) for r in (*train, *held_out)]
+    assert len(set(seen)) == len(seen) and not set(map(json.dumps, known)) & set(seen)
+
+
+@fetched
+def test_summer_days_are_none_of_winter(tmp_path):
+    series.make_power_demand(tmp_path)
+    train, held_out = both(tmp_path)
+    assert (len(train), len(held_out)) == (16, 533)
+    summer = {json.dumps(r["series"][0] + r["future"][0]) for r in (*train, *held_out)}
+    assert len(series.winter_days()) == 547 and not summer & {json.dumps(day) for day in series.winter_days()}
+
+
+def test_pretraining_leaves_the_random_state_alone_and_repeats_itself():
+    def made():
+        with series_models.seeded():
+            model = series_models.forecaster(context_length=8, prediction_length=4, patch_length=4, patch_stride=4)
+            values = torch.randn(16, 12, 1)
+            series_models.train(model, series_models.forecast(model, lambda: values), steps=2)
+        return model.state_dict()
+
+    before = torch.random.get_rng_state()
+    one, other = made(), made()
+    assert torch.random.get_rng_state().equal(before)
+    assert all(value.equal(other[name]) for name, value in one.items())
+    padded = series_models.padded([[[1.0, 2.0, 3.0]], [[4.0]]], 2)
+    assert padded.squeeze(-1).tolist() == [[2.0, 3.0], [4.0, 4.0]]
