@@ -20,7 +20,7 @@ EXPERIMENTS = [
         direction="min",
         trivial=("an empty transcript", empty_transcripts),
         # All weights learn, the encoder's too: eight steps take as long as the tuned run, four epochs seven times as
-        # long. What has heard seven minutes of speech writes nothing that is worth more tokens.
+        # long. What has heard four minutes of speech writes nothing that is worth more tokens.
         scratch={"train.learning_rate": 5e-4, "train.max_steps": 8, "generation.max_new_tokens": 16},
         seeds=(1, 2),
         before="zero-shot",
