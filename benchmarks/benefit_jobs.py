@@ -20,7 +20,7 @@ TUNED, FULL, SCRATCH = "LoRA", "all weights", "from scratch"
 class Job:
     """`recipe` is for the tuned run; `ways` are changes of it for the others, `scratch` for the one from scratch.
 
-    `quick` makes it a matter of seconds.
+    `before` is what the model before training stands for, `quick` makes it a matter of seconds.
     """
 
     title: str
@@ -31,6 +31,7 @@ class Job:
     ways: Mapping[str, Mapping[str, Any]]
     scratch: Mapping[str, Any]
     quick: Mapping[str, Any] = field(default_factory=dict)
+    before: str = "zero-shot"
 
     def as_good(self, value: float, goal: float) -> bool:
         return value >= goal if self.direction == "max" else value <= goal
@@ -81,6 +82,7 @@ JOBS = {
         ways={"only the head": {"adapter": {"name": "head"}}, FULL: {"adapter": {"name": "full"}}},
         scratch={"train.learning_rate": 5e-4, "train.head_learning_rate": 5e-4},
         quick={"data.max_train_rows": 64, "data.max_eval_rows": 32, "train.epochs": 1, "train.evaluate_every": 1},
+        before="an untrained head",
     ),
     "speech": Job(
         title="Telephone prompts: Whisper tiny.en (38M parameters)",

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -34,27 +33,37 @@ def main() -> None:
     parser.add_argument("--watts", type=float, default=WATTS, help=f"of one busy core; default {WATTS:g}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a few rows of every job")
-    parser.add_argument("--json", type=Path, default=None, help="write every measurement here")
+    parser.add_argument("--json", type=Path, default=None, help="add every measurement to what this file holds")
     parser.add_argument("--markdown", type=Path, default=None, help="replace what stands between the markers here")
     arguments = parser.parse_args()
-    parts, found = [], {}
+    found: dict[str, Any] = {}
+    if arguments.json and arguments.json.is_file():
+        found = json.loads(arguments.json.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as temporary:
         for name in arguments.jobs:
-            job = JOBS[name]
-            outcomes = benefit_jobs.measure(job, Path(temporary) / name, arguments.seed, arguments.quick)
+            outcomes = benefit_jobs.measure(JOBS[name], Path(temporary) / name, arguments.seed, arguments.quick)
             found[name] = {way: outcome.as_json() for way, outcome in outcomes.items()}
-            parts.append(table(job, outcomes, arguments.watts))
-        if "sentiment" in arguments.jobs:
-            transferred = sharing.transfer(Path(temporary), arguments.seed, arguments.quick)
-            switched = sharing.switch(Path(temporary))
-            found["transfer"], found["sharing"] = transferred, switched
-            parts += [transfer_table(transferred), sharing_table(switched)]
-    text = "\n\n".join([*parts, provenance(arguments.watts)])
+            if name == "sentiment":
+                found["transfer"] = sharing.transfer(Path(temporary), arguments.seed, arguments.quick)
+                found["sharing"] = sharing.switch(Path(temporary))
+            if arguments.json:
+                arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    text = page(found, arguments.watts)
     print(text)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     if arguments.markdown:
         write(arguments.markdown, text)
+
+
+def page(found: dict[str, Any], watts: float) -> str:
+    """All that was measured, as Markdown."""
+    parts = [
+        table(job, {way: Outcome(**values) for way, values in found[name].items()}, watts)
+        for name, job in JOBS.items()
+        if name in found
+    ]
+    if "transfer" in found:
+        parts += [transfer_table(found["transfer"]), sharing_table(found["sharing"])]
+    return "\n\n".join([*parts, provenance(watts)])
 
 
 def table(job: Job, outcomes: dict[str, Outcome], watts: float) -> str:
@@ -66,7 +75,7 @@ def table(job: Job, outcomes: dict[str, Outcome], watts: float) -> str:
         f"| | held-out {job.metric} | trained parameters | steps | steps to {goal:.3f} | seconds to it | CPU seconds |"
         " peak memory, MiB | saved, MiB | energy, Wh (*estimated*) |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        f"| zero-shot | {outcomes[benefit_jobs.TUNED].before:.3f} | 0 | 0 | | | | | | |",
+        f"| before: {job.before} | {outcomes[benefit_jobs.TUNED].before:.3f} | 0 | 0 | | | | | | |",
     ]
     for way, outcome in outcomes.items():
         reached = outcome.reached(job, goal)
@@ -102,12 +111,12 @@ def sharing_table(found: dict[str, Any]) -> str:
 
 
 def provenance(watts: float) -> str:
-    command = " ".join(["python", "benchmarks/benefits.py", *sys.argv[1:]])
     machine = f"{os.cpu_count()} cores, {platform.machine()}, {time.strftime('%Y-%m-%d')}"
     return (
-        f"*Measured* ({machine}) with `{command}`, one seed; energy is *estimated*: CPU seconds times {watts:g} W, what"
-        " a busy core of a small machine draws with its share of memory and power supply. Seconds to a quality are"
-        " wall-clock seconds of training without evaluations, on a machine that had other work, too."
+        f"*Measured* ({machine}) with `python benchmarks/benefits.py`, one seed, job by job; energy is *estimated*: CPU"
+        f" seconds times {watts:g} W, what a busy core of a small machine draws with its share of memory and power"
+        " supply. Seconds to a quality are wall-clock seconds of training without evaluations, on a machine that had"
+        " other work, too: they compare ways of one job, and nothing else."
     )
 
 

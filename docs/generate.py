@@ -97,28 +97,29 @@ def outcomes() -> list[Outcome]:
     """Every adapter on every task, tried with the contract suite's rows and tiny models."""
     sys.path.append(str(HERE.parent / "tests" / "support"))
     import torch
-    from task_samples import SAMPLES
+    from task_samples import OTHER_KINDS, SAMPLES
 
     torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
     found = registry.build()
     tried = []
     for task in ours(found.tasks):
         with tempfile.TemporaryDirectory() as folder:
-            rows, kind = SAMPLES[task].rows(Path(folder)), SAMPLES[task].kind
-            tried += [try_pair(found, task, adapter, rows, kind) for adapter in ours(found.adapters)]
+            rows = SAMPLES[task].rows(Path(folder))
+            for kind in (SAMPLES[task].kind, *OTHER_KINDS.get(task, ())):
+                tried += [try_pair(found, task, adapter, rows, kind) for adapter in ours(found.adapters)]
     return tried
 
 
 def matrix_page(tried: Sequence[Outcome]) -> str:
     """Tasks as rows, adapters as columns; reasons of refusals as footnotes."""
-    adapters, tasks = (list(dict.fromkeys(getattr(o, name) for o in tried)) for name in ("adapter", "task"))
+    adapters = list(dict.fromkeys(o.adapter for o in tried))
     reasons = list(dict.fromkeys(reason for o in tried for reason in o.refused))
-    by_pair = {(o.task, o.adapter): o for o in tried}
+    found = {(o.task, o.kind, o.adapter): o for o in tried}
     head = ["Task", "Tried on", *(f"`{adapter}`" for adapter in adapters)]
     lines = [head, ["---"] * len(head)]
-    for task in tasks:
-        row = [by_pair[task, adapter] for adapter in adapters]
-        model = next((o.model_type for o in row if o.model_type), "")
+    for task, kind in dict.fromkeys((o.task, o.kind) for o in tried):
+        row = [found[task, kind, adapter] for adapter in adapters]
+        model = next((o.model_type for o in row if o.model_type), kind)
         lines.append([f"`{task}`", model, *(_cell(outcome, reasons) for outcome in row)])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     notes = "\n".join(f"{number}. {reason}" for number, reason in enumerate(reasons, 1))

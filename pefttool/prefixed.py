@@ -64,13 +64,14 @@ def _visible(mask: Tensor | None, count: int, keys: int) -> Tensor | None:
     """A mask or a bias [.., T, S], with `count` columns before it that hide nothing and add nothing."""
     if mask is None:
         return None
-    before: Any = getattr(mask, _EXTENDED, None)  # every layer is called with the same one
-    if before is not None and before.shape[-1] == keys and not mask.requires_grad:
+    shared = not mask.requires_grad and not torch.compiler.is_compiling()
+    before: Any = getattr(mask, _EXTENDED, None) if shared else None  # every layer is called with the same one
+    if before is not None and before.shape[-1] == keys:
         extended: Tensor = before
         return extended
     own = mask.expand(*mask.shape[:-1], keys - count)
     seen = own.new_full((*own.shape[:-1], count), mask.dtype == torch.bool)
     extended = torch.cat([seen, own], dim=-1)
-    if not mask.requires_grad and not torch.compiler.is_compiling():
+    if shared:
         setattr(mask, _EXTENDED, extended)
     return extended

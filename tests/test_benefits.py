@@ -71,7 +71,22 @@ def test_the_table_compares_with_the_best_from_scratch_and_says_what_is_estimate
     assert "steps to 0.700" in text and "energy, Wh (*estimated*)" in text
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "| **0.900** | 10 | 4 | 2 | 1.0 | 36 | 900 | 2.5 | 1.00 |" in rows[benefit_jobs.TUNED]
-    assert "not reached" in rows["lazy"] and "| 0.500 | 0 | 0 |" in rows["zero-shot"]
+    assert "not reached" in rows["lazy"] and "| 0.500 | 0 | 0 |" in rows["before: an untrained head"]
+
+
+def test_what_was_measured_is_shown_job_by_job(bench: Any) -> None:
+    import benefit_jobs
+
+    ways = {way: outcome(bench, 0.8, 0.9).as_json() for way in (benefit_jobs.TUNED, benefit_jobs.SCRATCH)}
+    sharing = dict.fromkeys(("two models MiB", "shared MiB", "two models disk MiB", "shared disk MiB"), 1.0)
+    sharing |= {"load ms": 5.0, "switch ms": 0.5, "same answers": True, "rows": 4}
+    found = {"chat": ways, "sentiment": ways, "transfer": {"films": 0.75}, "sharing": sharing}
+    text = bench.page(found, 15.0)
+    titles = [line for line in text.splitlines() if line.startswith("### ")]
+    assert [title.split()[1] for title in titles] == ["Sentiment", "Conversations:", "From", "Two"]
+    assert "| films | 0.750 |" in text and "/" not in text.splitlines()[-1].split("`")[1].removeprefix(
+        "python benchmarks/"
+    )
 
 
 def test_only_what_stands_between_the_markers_is_replaced(bench: Any, tmp_path: Path) -> None:

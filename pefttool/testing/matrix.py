@@ -33,13 +33,14 @@ WAYS_OUT = ("use ", "drop ", "remove ", "add ")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pair on a model of this type: it works, or is refused with these reasons.
+    """What became of a pair on a tiny model of this kind and type: it works, or is refused with these reasons.
 
     `peft`: the saved adapter is in peft's layout.
     """
 
     task: str
     adapter: str
+    kind: str
     model_type: str = ""
     refused: tuple[str, ...] = ()
     peft: bool = False
@@ -76,9 +77,9 @@ def try_pair(
     except Refused as refused:
         for reason in refused.complaints:
             require(any(way in reason for way in WAYS_OUT), what, f"is refused without a way out: {reason}")
-        return Outcome(task, adapter, refused=tuple(refused.complaints))
+        return Outcome(task, adapter, kind, refused=tuple(refused.complaints))
     pair = _Pair.load(planned, [Row(values, "rows", i) for i, values in enumerate(rows, 1)], what)
-    return Outcome(task, adapter, planned.facts.model_type, peft=pair.check())
+    return Outcome(task, adapter, kind, planned.facts.model_type, peft=pair.check())
 
 
 @dataclass(frozen=True)

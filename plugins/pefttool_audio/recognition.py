@@ -150,6 +150,10 @@ class SpeechRecognition(Task):
         spoken = setting.options.language if whisper.multilingual(model) else None
         return Loaded(model, whisper.Whisper(processor, model.config, spoken))
 
+    def unused(self, model: nn.Module) -> tuple[str, ...]:
+        """What stands for hidden stretches of sound: nothing is hidden (`apply_spec_augment`)."""
+        return tuple(name for name, _ in model.named_parameters() if name.endswith(".masked_spec_embed"))
+
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         """The letters of a CTC model; Whisper's output layer is pretrained, and tied to its embeddings."""
         return ("lm_head",) if _kind(getattr(model, "config", None)) == "ctc" else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Loaded, ModelError, Setting, Task
+from pefttool import Loaded, ModelError, Task
 from pefttool_text.batching import attention_mask, pad, pad_id
 
 if TYPE_CHECKING:
@@ -31,8 +31,17 @@ def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def head_modules(model: nn.Module) -> tuple[str, ...]:
     """What stands beside the backbone and has parameters: the head that transformers' class for the task puts on it."""
+    from torch import nn
+    from transformers import PreTrainedModel
+
     backbone = getattr(model, "base_model_prefix", "backbone")
-    return tuple(n for n, m in model.named_children() if n != backbone and any(True for _ in m.parameters()))
+    # Some have no backbone of that name, but its parts beside the head (T5's encoder, decoder and embeddings).
+    parts = (PreTrainedModel, nn.Embedding)
+    return tuple(
+        n
+        for n, m in model.named_children()
+        if n != backbone and not isinstance(m, parts) and any(True for _ in m.parameters())
+    )
 
 
 def load(source: Any, auto_class: Any, names: Sequence[str] = (), **more: Any) -> Loaded:
@@ -49,7 +58,7 @@ def load(source: Any, auto_class: Any, names: Sequence[str] = (), **more: Any) -
     return Loaded(source.model(auto_class, **described), tokenizer)
 
 
-def require_offsets(task: Task, loaded: Loaded, setting: Setting) -> Loaded:
+def require_offsets(task: Task, loaded: Loaded) -> Loaded:
     """`loaded`, unless its tokenizer cannot say where in the text a token stands. Raises ModelError."""
     tokenizer = loaded.processor
     if tokenizer is not None and not getattr(tokenizer, "is_fast", False):

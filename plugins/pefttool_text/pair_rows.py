@@ -17,6 +17,8 @@ USUAL: Mapping[str, tuple[str, ...]] = {
     "article": ("highlights", "summary"),
     "dialogue": ("summary",),
 }
+#: What `pefttool predict --text` and `pefttool chat` call a text, whatever the data's columns are called.
+TYPED = "text"
 #: Several languages in one column, as most translation data sets have it: {"en": ..., "es": ...}.
 TRANSLATION = "translation"
 
@@ -49,6 +51,8 @@ def find(values: Mapping[str, Any], options: PairOptions, answered: bool = True)
     if options.source_lang is not None and options.source_lang in values and options.source_column is None:
         return _of_languages(values, options, "column ", answered)
     source = options.source_column or next((name for name in USUAL if name in values), None)
+    if not answered and source not in values and list(values) == [TYPED]:
+        source = TYPED
     usual = USUAL.get(source or "", ("target",))
     target = options.target_column or next((name for name in usual if name in values), None)
     if source is None or source not in values:

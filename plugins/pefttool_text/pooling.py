@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pefttool import ModelError
+
 LOADER = '''"""Defines `model`, in eval mode, without pefttool: the base, mean pooling, and head.safetensors."""
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +44,11 @@ class MeanPooled(nn.Module):
 
     def __init__(self, backbone: Any, classes: int) -> None:
         super().__init__()
+        if getattr(backbone.config, "is_encoder_decoder", False):
+            raise ModelError(
+                f"task.pooling: the mean is over what an encoder makes of tokens, and {type(backbone).__name__} has a"
+                " decoder behind it; use 'model'"
+            )
         self.backbone = backbone
         self.config = backbone.config
         self.pool = MeanPool()

@@ -80,7 +80,7 @@ class PreferenceTuning(LanguageModel):
             preference = preference_rows.find(values, options)
         except ValueError:
             text = values.get("text")
-            if isinstance(text, str) and text.strip() and options.prompt_column is None and "prompt" not in values:
+            if isinstance(text, str) and text.strip() and not {options.prompt_column or "prompt"} & set(values):
                 return [{"role": "user", "content": text}], True
             return preference_rows.question(values, options)
         return preference.prompt, preference.plain

@@ -91,7 +91,7 @@ class QuestionAnswering(Task):
     def load(self, source: Any, setting: Setting) -> Loaded:
         from transformers import AutoModelForQuestionAnswering
 
-        return encoder.require_offsets(self, encoder.load(source, AutoModelForQuestionAnswering), setting)
+        return encoder.require_offsets(self, encoder.load(source, AutoModelForQuestionAnswering))
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return encoder.head_modules(model)

@@ -135,7 +135,7 @@ class TokenClassification(Task):
         from transformers import AutoModelForTokenClassification
 
         names = setting.labels or ("0", "1")
-        return encoder.require_offsets(self, encoder.load(source, AutoModelForTokenClassification, names), setting)
+        return encoder.require_offsets(self, encoder.load(source, AutoModelForTokenClassification, names))
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return encoder.head_modules(model)

@@ -56,6 +56,19 @@ def test_a_tenth_is_held_out_stratified_and_seeded(registry: Registry, tmp_path:
     assert texts(found.eval) != texts(load(registry, data, seed=1).eval)
 
 
+def test_what_the_training_rows_settle_holds_for_every_row(registry: Registry, tmp_path: Path) -> None:
+    numbers = [{"text": f"text {i}", "label": i + 0.5} for i in range(8)]
+    found = load(registry, write(tmp_path / "a.jsonl", *numbers))
+    assert found.options.kind == "regression" and found.labels == ()
+    write(tmp_path / "d" / "train.jsonl", *numbers)
+    write(tmp_path / "d" / "eval.jsonl", numbers[0], {"text": "another", "label": "good"})
+    with pytest.raises(DataError, match=r"eval\.jsonl:2: column 'label': found 'good', expected a number"):
+        load(registry, tmp_path / "d")
+    assert len(load(registry, tmp_path / "d", skip_bad_rows=True).eval) == 1
+    with pytest.raises(DataError, match="some are lists, and some are not"):
+        load(registry, write(tmp_path / "b.jsonl", *labelled(4), {"text": "x", "label": ["a"]}))
+
+
 def test_a_folder_may_bring_its_own_split(registry: Registry, tmp_path: Path) -> None:
     write(tmp_path / "d" / "train-1.jsonl", *labelled(4))
     write(tmp_path / "d" / "train-2.jsonl", *labelled(4, start=4))

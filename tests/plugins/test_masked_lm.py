@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import samples_text
+import text_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from text_models import CPU, fit, one_thread, plain_peft_difference
+from text_models import fit, one_thread, plain_peft_difference
+from tiny_models import run_without_pefttool
 
 from pefttool import Facts, ModelError, Row, Setting, registry
 from pefttool.base import load_model
@@ -124,23 +126,22 @@ def test_masks_are_filled(tuned: Any) -> None:
     assert len(asked["masks"]) == round(len(text) * 0.4) and all("truth" in mask for mask in asked["masks"])
 
 
-def test_plain_peft_loads_what_was_saved(tuned: Any, tmp_path: Path) -> None:
-    assert plain_peft_difference(tuned, "AutoModelForMaskedLM", tmp_path) <= 1e-5
+def on_bare(bare: Path, adapter: Any, patch: pytest.MonkeyPatch) -> Any:
+    patch.setattr(text_models, "model_folder", lambda kind: bare)
+    found = fit(TASK, samples_text.plain(bare), adapter, kind="masked", steps=5)
+    assert found.heads == ("cls.predictions.transform",)
+    return found
 
 
-@pytest.mark.parametrize("adapter", [LoraAdapter(), HeadAdapter()])
-def test_plain_libraries_load_a_new_head_too(
-    bare: Path, adapter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_plain_peft_loads_what_was_saved(
+    tuned: Any, bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import text_models
-    from tiny_models import run_without_pefttool
+    saved = [(tuned, tmp_path / "own"), (on_bare(bare, LoraAdapter(), monkeypatch), tmp_path / "new")]
+    assert plain_peft_difference(saved, "AutoModelForMaskedLM") <= 1e-5
 
-    monkeypatch.setattr(text_models, "model_folder", lambda kind: bare)
-    tuned = fit(TASK, samples_text.plain(tmp_path), adapter, kind="masked", steps=5)
-    assert tuned.heads == ("cls.predictions.transform",)
-    if isinstance(adapter, LoraAdapter):
-        assert plain_peft_difference(tuned, "AutoModelForMaskedLM", tmp_path) <= 1e-5
-        return
+
+def test_transformers_alone_loads_a_new_head(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = on_bare(bare, HeadAdapter(), monkeypatch)
     tuned.save(tmp_path)
     inputs = {n: t for n, t in tuned.batch().items() if n != "labels"}
     with torch.no_grad():

@@ -190,4 +190,4 @@ def test_an_answer_is_found_in_whichever_window_it_is(tuned: Any) -> None:
 
 def test_plain_peft_loads_what_was_saved(tuned: Any, tmp_path: Path) -> None:
     fields = ("start_logits", "end_logits")
-    assert plain_peft_difference(tuned, "AutoModelForQuestionAnswering", tmp_path, fields) <= 1e-5
+    assert plain_peft_difference([(tuned, tmp_path)], "AutoModelForQuestionAnswering", fields) <= 1e-5

@@ -106,6 +106,12 @@ def test_a_row_is_refused_in_one_line_or_can_be_encoded(values: dict[str, Any], 
         assert len(complaint.splitlines()) == 1
 
 
+def test_a_text_that_is_typed_is_the_source_whatever_the_columns_are_called() -> None:
+    for options in ({"source_column": "q"}, {"source_lang": "en", "target_lang": "es"}, {}):
+        assert TASK.check_input({"text": "one"}, TASK.Options(**options)) is None
+    assert TASK.check_row({"text": "one"}, TASK.Options(source_column="q")) is not None
+
+
 def test_the_prefix_stands_before_every_source() -> None:
     encoded = TASK.encode(ROWS[0], tiny_tokenizer(), setting(prefix="summarize: "))
     assert tiny_tokenizer().decode(encoded["input_ids"]) == "summarize: one"

@@ -15,6 +15,7 @@ from pefttool import simulate
 from pefttool.registry import Registry
 
 SMOLLM2, MINILM = ("chat", ()), ("text-classification", ("0", "1"))
+DINOV2, WHISPER = ("image-classification", tuple("0123456789")), ("speech-recognition", ())
 CHECKPOINTING = ("none", "non-reentrant", "reentrant")
 
 #: Adapters by what they can be combined with: quantizers, and ways of checkpointing.
@@ -37,6 +38,10 @@ def cases() -> list[object]:
                 case = (*model, adapter, quantizer, way, *shape)
                 name = "-".join(map(str, (model[0], *case[2:])))
                 found.append(pytest.param(*case, marks=() if quick else pytest.mark.slow, id=name))
+    for model, shape in ((DINOV2, (8, 26)), (WHISPER, (1, 20))):
+        for adapter, way in product(("lora", "prefix"), CHECKPOINTING[:2]):
+            case = (*model, adapter, "null", way, *shape)
+            found.append(pytest.param(*case, marks=pytest.mark.slow, id=f"{model[0]}-{adapter}-{way}"))
     return found
 
 

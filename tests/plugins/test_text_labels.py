@@ -159,10 +159,9 @@ def test_numbers_are_learnt(adapter: Any) -> None:
     assert tuned.model.config.num_labels == 1 and tuned.setting.labels == ()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_plain_peft_loads_what_was_saved(variant: str, tmp_path: Path) -> None:
-    tuned = fit(TASK, VARIANTS[variant](tmp_path), LoraAdapter(), steps=5)
-    assert plain_peft_difference(tuned, "AutoModelForSequenceClassification", tmp_path) <= 1e-5
+def test_plain_peft_loads_what_was_saved(tmp_path: Path) -> None:
+    saved = [(fit(TASK, rows(tmp_path), LoraAdapter(), steps=5), tmp_path / name) for name, rows in VARIANTS.items()]
+    assert plain_peft_difference(saved, "AutoModelForSequenceClassification") <= 1e-5
 
 
 def test_a_loader_of_mean_pooled_features_passes_on_which_text_is_which(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_plain_tags_are_judged_by_accuracy() -> None:
 
 
 def test_plain_peft_loads_what_was_saved(tuned: Any, tmp_path: Path) -> None:
-    assert plain_peft_difference(tuned, "AutoModelForTokenClassification", tmp_path) <= 1e-5
+    assert plain_peft_difference([(tuned, tmp_path)], "AutoModelForTokenClassification") <= 1e-5
 
 
 def test_a_slow_tokenizer_is_refused() -> None:
@@ -195,4 +195,4 @@ def test_a_slow_tokenizer_is_refused() -> None:
         is_fast = False
 
     with pytest.raises(ModelError, match="where in the text a token stands"):
-        encoder.require_offsets(TASK, Loaded(torch.nn.Linear(1, 1), Slow()), Setting(None))
+        encoder.require_offsets(TASK, Loaded(torch.nn.Linear(1, 1), Slow()))

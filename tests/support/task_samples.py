@@ -61,6 +61,14 @@ def _preferences(folder: Path) -> Rows:
     return [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in answers]
 
 
+#: Kinds of models that a task runs on beside that of its sample: heads, or outputs, of another sort.
+OTHER_KINDS: dict[str, tuple[str, ...]] = {
+    "object-detection": ("detector",),
+    "question-answering": ("encoder-decoder",),
+    "speech-recognition": ("ctc",),
+    "text-classification": ("decoder",),
+    "token-classification": ("decoder",),
+}
 SAMPLES: dict[str, Sample] = {
     "series-classification": Sample(samples_series.classified, "series"),
     "series-forecasting": Sample(samples_series.windows, "series"),

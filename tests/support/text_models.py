@@ -113,26 +113,34 @@ def fit(
     return tuned
 
 
-def plain_peft_difference(tuned: Tuned, auto_class: str, folder: Path, fields: Sequence[str] = ("logits",)) -> float:
-    """How far the outputs of `peft.PeftModel.from_pretrained` in a clean process are from this model's."""
-    tuned.save(folder)
-    batch = tuned.batch()
-    inputs = {n: t for n, t in batch.items() if n in ("input_ids", "attention_mask", "token_type_ids")}
-    with torch.no_grad():
-        output = tuned.model(**inputs)
-    torch.save({"inputs": inputs, "expected": [output[field] for field in fields]}, folder / "expected.pt")
-    config = tuned.model.config
-    arguments = f", num_labels={config.num_labels}" if tuned.setting.labels else ""
-    arguments += f", problem_type={config.problem_type!r}" if config.problem_type else ""
-    arguments += ", num_labels=1" if config.problem_type == "regression" else ""
+def plain_peft_difference(
+    saved: Sequence[tuple[Tuned, Path]], auto_class: str, fields: Sequence[str] = ("logits",)
+) -> float:
+    """How far the outputs of `peft.PeftModel.from_pretrained` are from these models', in a clean process.
+
+    Each is saved in its folder; of models with their own base folder, that is the one its config names.
+    """
+    jobs = []
+    for tuned, folder in saved:
+        tuned.save(folder)
+        inputs = {n: t for n, t in tuned.batch().items() if n in ("input_ids", "attention_mask", "token_type_ids")}
+        with torch.no_grad():
+            output = tuned.model(**inputs)
+        torch.save({"inputs": inputs, "expected": [output[field] for field in fields]}, folder / "expected.pt")
+        config = tuned.model.config
+        arguments = {"num_labels": config.num_labels, "problem_type": config.problem_type}
+        jobs.append((config._name_or_path, str(folder), arguments if auto_class.endswith("Classification") else {}))
     code = f"""
 import torch, transformers, peft
 transformers.set_seed(99)  # another random head than the run began with
-model = transformers.{auto_class}.from_pretrained({str(model_folder(tuned.kind))!r}, dtype=torch.float32{arguments})
-model = peft.PeftModel.from_pretrained(model, {str(folder)!r}).eval()
-stored = torch.load({str(folder / "expected.pt")!r})
-with torch.no_grad():
-    output = model(**stored["inputs"])
-print(max(float((output[f] - e).abs().max()) for f, e in zip({list(fields)!r}, stored["expected"])))
+for base, folder, arguments in {jobs!r}:
+    model = transformers.{auto_class}.from_pretrained(base, dtype=torch.float32, **arguments)
+    model = peft.PeftModel.from_pretrained(model, folder).eval()
+    stored = torch.load(folder + "/expected.pt")
+    with torch.no_grad():
+        output = model(**stored["inputs"])
+    print(max(float((output[f] - e).abs().max()) for f, e in zip({list(fields)!r}, stored["expected"])))
 """
-    return float(run_without_pefttool(code))
+    differences = [float(line) for line in run_without_pefttool(code).splitlines()]
+    assert len(differences) == len(saved)
+    return max(differences)
