@@ -15,7 +15,7 @@ EXPERIMENTS = [
         metric="auprc",
         direction="max",
         trivial=("prevalence", prevalence),
-        scratch={"train.learning_rate": 3e-4},
+        scratch={"train.learning_rate": 1e-3},
         miniature={"data.max_train_rows": 32, "data.max_eval_rows": 32, "train.epochs": 1},
     )
 ]

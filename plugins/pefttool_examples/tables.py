@@ -30,7 +30,7 @@ OBP = Archive(
     "87dec9caf4283c25ab13036532e0a24566f1c7bdcad1653a8ded43b2f5ef8208",
 )
 #: The share of MovieLens' users, by the time of their first rating, that `recommender-tiny` is pretrained on.
-EARLIER = 0.8
+EARLIER = 0.6
 SHUTTLE_TRAIN, SHUTTLE_EVAL = 4_000, 3_000
 CANCER_TRAIN = 300
 BANDIT_TRAIN = 0.7
@@ -74,13 +74,19 @@ def _write_log(path: Path, rows: Iterable[Sequence[str]]) -> None:
 
 def make_shuttle(folder: Path) -> None:
     """Statlog Shuttle: nine measurements a row, and whether the state is not the usual one (7 % of the rows)."""
+    rows = shuttle()
+    _write(folder / "train.csv", rows[:SHUTTLE_TRAIN])
+    _write(folder / "eval.csv", rows[SHUTTLE_TRAIN : SHUTTLE_TRAIN + SHUTTLE_EVAL])
+
+
+def shuttle() -> list[dict[str, str]]:
+    """All 49,097 rows, in a fixed random order."""
     table = gzip.decompress(RIVER.read("river/datasets/shuttle.csv.gz")).decode("utf-8")
     rows = list(csv.DictReader(io.StringIO(table)))
     for row in rows:
         row["label"] = "anomaly" if row.pop("anomaly") == "1" else "normal"
     random.Random(0).shuffle(rows)
-    _write(folder / "train.csv", rows[:SHUTTLE_TRAIN])
-    _write(folder / "eval.csv", rows[SHUTTLE_TRAIN : SHUTTLE_TRAIN + SHUTTLE_EVAL])
+    return rows
 
 
 def make_breast_cancer(folder: Path) -> None:
@@ -132,16 +138,23 @@ def make_uplift(folder: Path) -> None:
     _write(folder / "eval.csv", rows[CUSTOMERS_TRAIN:])
 
 
-def _customer(draws: random.Random) -> dict[str, Any]:
+def earlier_customers(count: int) -> list[dict[str, Any]]:
+    """SYNTHETIC customers of an earlier campaign with a weaker offer; `answered` is what `label` is in this one."""
+    draws = random.Random(1)
+    found = [_customer(draws, usual=-1.2, strength=0.7) for _ in range(count)]
+    return [{("answered" if name == "label" else name): row[name] for name in row} for row in found]
+
+
+def _customer(draws: random.Random, usual: float = -1.6, strength: float = 1.0) -> dict[str, Any]:
     age, visits, since = draws.randint(18, 80), min(int(draws.expovariate(1 / 6)), 40), int(draws.expovariate(1 / 60))
     spent = round(draws.lognormvariate(4, 0.8), 2)
     channel, region = draws.choice(("app", "web", "shop")), draws.choice(("north", "south", "east", "west"))
     treated = draws.randrange(2)
-    usual = -1.6 + 0.06 * min(visits, 20) - 0.006 * min(since, 150) + 0.15 * math.log(spent / 55)
+    usual += 0.06 * min(visits, 20) - 0.006 * min(since, 150) + 0.15 * math.log(spent / 55)
     # The offer brings back those who come seldom and lately did, by the app above all; it annoys the old regulars.
     moved = 2.2 if channel == "app" and since < 60 else 0.9 if since < 60 and visits < 8 else 0.0
     moved -= 1.6 if age > 55 and visits >= 6 else 0.0
-    answers = draws.random() < 1 / (1 + math.exp(-(usual + moved * treated)))
+    answers = draws.random() < 1 / (1 + math.exp(-(usual + strength * moved * treated)))
     given = {"age": age, "visits": visits, "days_since": since, "spent": spent, "channel": channel, "region": region}
     return {**given, "treated": treated, "label": "yes" if answers else "no"}
 

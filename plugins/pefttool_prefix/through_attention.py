@@ -2,7 +2,7 @@
 
 Our attention function, registered with transformers' AttentionInterface, puts them before the module's own. So it works
 without a cache (encoders of text, images, speech, series), with a cache that holds none of it, with blocks that compute
-their activations again, and with packed rows. In the folder:
+their activations again, and with packed rows. Where peft would compute the same, its files are peft's; else these:
 
     prefix_config.json    num_virtual_tokens; whether the text's positions begin behind the prefix
     prefix.safetensors    MODULE.key, MODULE.value [H_kv, P, D]
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pefttool import Attached, Facts, ModelError, UsageError, attention, host_tables, key_values, peft_folder, prefixed
 from pefttool.model_parts import transformers_part
 from pefttool.values import KeyValues
+from pefttool_prefix import as_peft
 from pefttool_prefix.loader import LOADER, source
 
 CONFIG, WEIGHTS = "prefix_config.json", "prefix.safetensors"
@@ -47,10 +48,13 @@ class KeyValuePrefix(nn.Module):
 
 
 class Shift:
-    """A hook that lets the text's positions begin behind the prefix, where a cache would have them begin."""
+    """A hook that lets the text's positions begin behind the prefix, where a cache would have them begin.
 
-    def __init__(self, count: int) -> None:
-        self.count, self.enabled = count, True
+    `task_type` is peft's, where the prefix is saved in its files.
+    """
+
+    def __init__(self, count: int, task_type: str | None = None) -> None:
+        self.count, self.task_type, self.enabled = count, task_type, True
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if not self.enabled:
@@ -83,7 +87,9 @@ def attach(model: nn.Module, count: int, start: Sequence[Layer | None] | None, s
                 raise UsageError(f"adapter.init: {message}")
             key, value = (kind.clone() for kind in layer)
         prefixes[known.module] = KeyValuePrefix(key, value)
-    _install(model, prefixes, count if facts.key_value_cache and facts.counts_positions else 0)
+    shifts = facts.key_value_cache and facts.counts_positions
+    task_type = facts.peft_task_type if as_peft.fits(model, facts) else None
+    _install(model, prefixes, Shift(count, task_type) if shifts else None)
     held = tuple(f".{prefixed.NAME}.{kind}" for kind in ("key", "value"))
     trainable = frozenset(name for name, _ in model.named_parameters() if name.endswith(held))
     return Attached(model, trainable, identity_at_init=False)
@@ -100,7 +106,7 @@ def _noise(count: int, scale: float, modules: Sequence[KeyValues], meta: bool) -
     return zip(shaped[::2], shaped[1::2], strict=True)
 
 
-def _install(model: nn.Module, prefixes: Mapping[str, KeyValuePrefix], shift: int) -> None:
+def _install(model: nn.Module, prefixes: Mapping[str, KeyValuePrefix], shift: Shift | None) -> None:
     """Give modules, by name, their prefixes, and the model the attention function that looks for them."""
     part = transformers_part(model)
     reason = f"{type(model).__name__} holds no transformers model" if part is None else attention.install(part)
@@ -109,8 +115,8 @@ def _install(model: nn.Module, prefixes: Mapping[str, KeyValuePrefix], shift: in
     device = host_tables.device(model)
     for name, prefix in prefixes.items():
         model.get_submodule(name).add_module(prefixed.NAME, prefix.to(device))
-    if shift:
-        _counting(model).register_forward_pre_hook(Shift(shift), with_kwargs=True)
+    if shift is not None:
+        _counting(model).register_forward_pre_hook(shift, with_kwargs=True)
 
 
 def _counting(model: nn.Module) -> nn.Module:
@@ -156,11 +162,15 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 
 def save(model: nn.Module, folder: Path) -> None:
-    held = _prefixes(model)
+    held, shifts = _prefixes(model), _shifts(model)
+    for shift in shifts.values():
+        if shift.task_type is not None:
+            as_peft.save(model, [(prefix.key, prefix.value) for prefix in held.values()], shift.task_type, folder)
+            return
     tensors = {f"{name}.{kind}": getattr(prefix, kind) for name, prefix in held.items() for kind in KINDS}
     folder.mkdir(parents=True, exist_ok=True)
     peft_folder.write_tensors(folder / WEIGHTS, tensors)
-    count, shifts = next(iter(held.values())).key.shape[1], _shifts(model)
+    count = next(iter(held.values())).key.shape[1]
     config = {"num_virtual_tokens": count, "positions_begin_behind_it": bool(shifts), "modules": list(held)}
     text = source(model, count, next(iter(shifts), None))
     if text is not None:
@@ -189,6 +199,6 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
                 " was trained on"
             )
     prefixes = {name: KeyValuePrefix(*(tensors[f"{name}.{kind}"].float() for kind in KINDS)) for name in names}
-    _install(model, prefixes, count if shifts else 0)
+    _install(model, prefixes, Shift(count) if shifts else None)
     model.requires_grad_(False)
     return model.eval()

@@ -59,11 +59,14 @@ class Catalogue:
 
 
 class ItemHead(nn.Module):
-    """What trains whatever the adapter does: a bias for each item, `[I]`, and vectors of new items, `[N, D]`."""
+    """What trains whatever the adapter does: a bias for each item, `[I]`, vectors of new items, `[N, D]`, and (on
+    request) what known items' vectors are moved by, `[K, D]`, at first by nothing."""
 
-    def __init__(self, items: int, new: int, known: Tensor | None, width: int, device: Any) -> None:
+    def __init__(self, items: int, new: int, known: Tensor | None, moved: int, width: int, device: Any) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(items, device=device))
+        if moved:
+            self.moved = nn.Parameter(torch.zeros(moved, width, device=device))
         if new:
             self.new = nn.Parameter(torch.empty(new, width, device=device))
             nn.init.normal_(self.new, 0, 0.02)
@@ -83,7 +86,7 @@ class Recommended:
 
     def scores(self, hidden: Tensor) -> Tensor:
         """`[N, D]` to `[N, I]`, float32: by index, the first of which is UNKNOWN."""
-        return hidden.float() @ self.vectors.float().T + self.bias
+        return hidden.float() @ self.vectors.T + self.bias
 
 
 class ItemModel(nn.Module):
@@ -92,7 +95,7 @@ class ItemModel(nn.Module):
     base_model_prefix = "backbone"
     known: Tensor
 
-    def __init__(self, backbone: Any, catalogue: Catalogue) -> None:
+    def __init__(self, backbone: Any, catalogue: Catalogue, moves_known: bool = False) -> None:
         super().__init__()
         accepted = inspect.signature(backbone.forward).parameters
         if "inputs_embeds" not in accepted or "use_cache" not in accepted:
@@ -108,21 +111,22 @@ class ItemModel(nn.Module):
         self.register_buffer("known", torch.tensor(catalogue.known, dtype=torch.long, device=device), persistent=False)
         new = len(catalogue.names) - len(catalogue.known)
         mean_of = table[self.known].detach() if len(catalogue.known) and not table.is_meta else None
-        self.head = ItemHead(len(catalogue.names) + 1, new, mean_of, table.shape[1], device)
+        moved = len(catalogue.known) if moves_known else 0
+        self.head = ItemHead(len(catalogue.names) + 1, new, mean_of, moved, table.shape[1], device)
 
     def vectors(self) -> Tensor:
-        """`[I, D]`: zero, the vectors of known items as the model has them, those of new ones."""
+        """`[I, D]`, float32: zero, the vectors of known items as the model has them, those of new ones."""
         table = self.backbone.get_input_embeddings().weight
-        parts = [table.new_zeros(1, table.shape[1])]
+        parts = [table.new_zeros(1, table.shape[1], dtype=torch.float32)]
         if len(self.known):
-            parts.append(table[self.known])
+            known = table[self.known].float()
+            parts.append(known + self.head.moved if hasattr(self.head, "moved") else known)
         if hasattr(self.head, "new"):
-            parts.append(self.head.new.to(table.dtype))
+            parts.append(self.head.new)
         return torch.cat(parts)
 
     def forward(self, items: Tensor, attention_mask: Tensor) -> Recommended:
         vectors = self.vectors()
-        hidden = self.backbone(
-            inputs_embeds=vectors[items], attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+        given = vectors[items].to(self.backbone.get_input_embeddings().weight.dtype)
+        hidden = self.backbone(inputs_embeds=given, attention_mask=attention_mask, use_cache=False).last_hidden_state
         return Recommended(hidden, vectors, self.head.bias, self.names)

@@ -28,6 +28,11 @@ class NextItemOptions(Options):
         "next", description="column with the item that came next: where there is one, it alone is learnt, or judged"
     )
     top_k: int = Field(JUDGED, ge=JUDGED, description="items that a prediction has")
+    train_items: bool = Field(
+        True,
+        description="train the vectors of the items that the model knows, too: with LoRA, most of what there is to"
+        " train, and most of what is gained; false: only new items' vectors and biases",
+    )
     exclude_seen: bool = Field(True, description="never recommend what the user has had already")
 
 
@@ -114,7 +119,7 @@ class NextItem(Task):
         from pefttool_recsys.item_model import Catalogue, ItemModel
 
         catalogue = Catalogue.of(source.config, source.processor(AutoTokenizer), setting.fitted.get("items", ()))
-        return Loaded(ItemModel(source.model(AutoModel), catalogue), catalogue)
+        return Loaded(ItemModel(source.model(AutoModel), catalogue, setting.options.train_items), catalogue)
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return ("head",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -133,12 +134,25 @@ class TabularClassification(Task):
 
         from pefttool_series.tabular_model import TabularModel
 
-        found = self._columns(setting)
+        own = columns.of_model(source.config)
+        if own is not None:
+            table = columns.Table(own, of_model=True)
+        else:  # no text is read; the tokenizer goes with the adapter, as the model's own
+            table = columns.Table(self._columns(setting), tokenizer=source.processor(AutoTokenizer))
         backbone = source.model(AutoModel)
-        sizes, binned = [column.size for column in found], [column.bins > 0 for column in found]
-        model = TabularModel(backbone, sizes, binned, len(setting.labels) or 2)
-        # No text is read; the tokenizer goes with the adapter, as the model's own.
-        return Loaded(model, source.processor(AutoTokenizer))
+        sizes, binned = [column.size for column in table.columns], [column.bins > 0 for column in table.columns]
+        model = TabularModel(backbone, sizes, binned, len(setting.labels) or 2, table.of_model)
+        return Loaded(model, table)
+
+    def recognise_model(self, config: Any) -> str | None:
+        return "it was pretrained on rows of a table" if columns.of_model(config) is not None else None
+
+    @staticmethod
+    def pretrain(rows: Sequence[Mapping[str, Any]], folder: Path, **sizes: Any) -> None:
+        """Make a small model that knows this table, for few labels and many rows: see `pretrain`."""
+        from pefttool_series.tabular_pretraining import pretrain
+
+        pretrain(rows, folder, **sizes)
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return ("columns", "classifier")
@@ -151,12 +165,13 @@ class TabularClassification(Task):
         return names_of(model, getattr(backbone, "pooler", None), backbone.get_input_embeddings())
 
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
-        encoded = self._encode_values(row, setting)
+        encoded = self._encode_values(row, processor, setting)
         encoded["label"] = setting.labels.index(self._label(row.values, setting.options))
         return encoded
 
-    def _encode_values(self, row: Row, setting: Setting) -> dict[str, Any]:
-        found, treatment = self._columns(setting), setting.options.treatment_column
+    @staticmethod
+    def _encode_values(row: Row, table: columns.Table, setting: Setting) -> dict[str, Any]:
+        found, treatment = table.columns, setting.options.treatment_column
         arms = {"": row.values}
         if treatment is not None:
             arms |= {"untreated_": {**row.values, treatment: 0}, "treated_": {**row.values, treatment: 1}}
@@ -218,7 +233,7 @@ class TabularClassification(Task):
         from pefttool import host_tables
 
         device = host_tables.device(model)
-        batch = self.collate([self._encode_values(row, setting) for row in rows], processor, setting)
+        batch = self.collate([self._encode_values(row, processor, setting) for row in rows], processor, setting)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         logits = model(index=batch["index"], fraction=batch["fraction"]).logits
         return self.decode({"as it is": logits, **self._arms(model, batch)}, setting)

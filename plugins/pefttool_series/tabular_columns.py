@@ -90,6 +90,28 @@ def read(fitted: Mapping[str, Any]) -> tuple[Column, ...]:
     )
 
 
+@dataclass(frozen=True)
+class Table:
+    """The columns that rows are placed in. It stands where tasks have a tokenizer, and keeps the model's own, if any.
+
+    `of_model`: they are those of the rows that the model was pretrained on, and its token embeddings their vectors.
+    """
+
+    columns: tuple[Column, ...]
+    of_model: bool = False
+    tokenizer: Any = None
+
+    def save_pretrained(self, folder: Any) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+
+def of_model(config: Any) -> tuple[Column, ...] | None:
+    """The columns of a model that was pretrained on rows of a table (`table` in its config.json), or None."""
+    held = getattr(config, "table", None)
+    return read(held) if isinstance(held, Mapping) and held.get("columns") else None
+
+
 def place(columns: Sequence[Column], values: Mapping[str, Any]) -> tuple[list[int], list[float]]:
     """(indices, fractions), one a column, indices counted through all columns. Raises ValueError naming the column."""
     indices, fractions, start = [], [], 0

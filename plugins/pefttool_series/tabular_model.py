@@ -22,13 +22,22 @@ class ColumnTokens(nn.Module):
     """Places of values, `[B, F]`, to vectors `[B, F, D]`: the trained vectors of bins and categories, and of columns.
 
     `sizes` are the vectors of each column, `binned` says which columns add up the vectors before the one they are in.
+    A model of this very table (see `tabular_columns.of_model`) has them as its token embeddings, values first.
     """
 
     owner: Tensor
     first: Tensor
     adds_up: Tensor
 
-    def __init__(self, sizes: Sequence[int], binned: Sequence[bool], width: int, std: float, device: Any) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        binned: Sequence[bool],
+        width: int,
+        std: float,
+        device: Any,
+        pretrained: Tensor | None = None,
+    ) -> None:
         super().__init__()
         counts = torch.tensor(sizes)
         owner = torch.repeat_interleave(torch.arange(len(sizes)), counts)
@@ -42,9 +51,14 @@ class ColumnTokens(nn.Module):
         self.columns = nn.Parameter(torch.empty(len(sizes), width, device=device))
         nn.init.normal_(self.values, 0, std)
         nn.init.normal_(self.columns, 0, std)
-        if self.values.device.type != "meta":
-            with torch.no_grad():  # what is missing, or unknown, says nothing yet
-                self.values[last] = 0
+        if self.values.device.type == "meta":
+            return
+        with torch.no_grad():
+            if pretrained is not None:
+                self.values.copy_(pretrained[: len(owner)])
+                self.columns.copy_(pretrained[len(owner) :])
+            else:
+                self.values[last] = 0  # what is missing, or unknown, says nothing yet
 
     def forward(self, index: Tensor, fraction: Tensor) -> Tensor:
         before = torch.cumsum(self.values, 0) - self.values
@@ -58,7 +72,9 @@ class TabularModel(nn.Module):
 
     base_model_prefix = "backbone"
 
-    def __init__(self, backbone: Any, sizes: Sequence[int], binned: Sequence[bool], classes: int) -> None:
+    def __init__(
+        self, backbone: Any, sizes: Sequence[int], binned: Sequence[bool], classes: int, of_table: bool = False
+    ) -> None:
         super().__init__()
         accepted = inspect.signature(backbone.forward).parameters
         if "inputs_embeds" not in accepted or not hasattr(backbone, "get_input_embeddings"):
@@ -69,15 +85,20 @@ class TabularModel(nn.Module):
         self.backbone = backbone
         self.config = backbone.config
         self.arguments = {"use_cache": False} if "use_cache" in accepted else {}
-        device = next(backbone.parameters()).device
+        table = backbone.get_input_embeddings().weight
+        device = table.device
         std = float(getattr(self.config, "initializer_range", None) or 0.02)
         width = int(self.config.hidden_size)
-        self.columns = ColumnTokens(sizes, binned, width, std, device)
+        self.columns = ColumnTokens(sizes, binned, width, std, device, table.detach() if of_table else None)
         self.classifier = nn.Linear(width, classes, device=device)
 
-    def forward(self, index: Tensor, fraction: Tensor) -> Classified:
+    def states(self, index: Tensor, fraction: Tensor) -> Tensor:
+        """`[B, F]` places of values to `[B, F, D]`: what the backbone makes of each column, given the others."""
         dtype = self.backbone.get_input_embeddings().weight.dtype
         tokens = self.columns(index, fraction).to(dtype)
         mask = torch.ones_like(index)
-        hidden = self.backbone(inputs_embeds=tokens, attention_mask=mask, **self.arguments).last_hidden_state
-        return Classified(self.classifier(hidden.float().mean(1)))
+        states: Tensor = self.backbone(inputs_embeds=tokens, attention_mask=mask, **self.arguments).last_hidden_state
+        return states
+
+    def forward(self, index: Tensor, fraction: Tensor) -> Classified:
+        return Classified(self.classifier(self.states(index, fraction).float().mean(1)))

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from pefttool_examples import carriers, recommender, tables
+from pefttool_examples import carriers, recommender, table_models, tables
 from pefttool_examples.example import Example
 
 MODELS = {
+    "campaign-tiny": Example(
+        "a BERT of 0.2M parameters that knows 20,000 SYNTHETIC customers of an earlier campaign, pretrained here (about"
+        " a minute)",
+        table_models.make_campaign_model,
+        (carriers.StandardLibrary(),),
+    ),
+    "shuttle-tiny": Example(
+        "a BERT of 0.2M parameters that knows 20,000 rows of Statlog Shuttle without their labels, pretrained here"
+        " (about a minute)",
+        table_models.make_shuttle_model,
+        (tables.RIVER,),
+    ),
     "recommender-tiny": Example(
         "a Llama of 0.2M parameters whose tokens are films, pretrained here on the earlier users of MovieLens-100K"
         " (about a minute; data for research only)",

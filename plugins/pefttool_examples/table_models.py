@@ -1,0 +1,27 @@
+"""Small transformers that know a table before they are told a class: pretrained here, by guessing hidden cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pefttool_examples import tables
+
+
+def make_shuttle_model(folder: Path) -> None:
+    """Of 20,000 Shuttle rows without their labels, none of which `shuttle` trains on or holds out."""
+    rows = tables.shuttle()[tables.SHUTTLE_TRAIN + tables.SHUTTLE_EVAL :][:20_000]
+    _pretrain([{name: row[name] for name in row if name != "label"} for row in rows], folder)
+
+
+def make_campaign_model(folder: Path) -> None:
+    """Of 20,000 SYNTHETIC customers of an earlier campaign, and whether they answered that (the column `answered`)."""
+    _pretrain(tables.earlier_customers(20_000), folder)
+
+
+def _pretrain(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    from pefttool import registry
+
+    task: Any = registry.build().tasks["tabular-classification"]
+    task.pretrain(rows, folder)
