@@ -60,11 +60,12 @@ def pretrain(
         )
         model = TabularModel(BertModel(config, add_pooling_layer=False), sizes, binned, classes=2)
         _guess_hidden_cells(model, index, fraction, steps, batch_size, learning_rate)
+        saved = BertModel(config)  # with a pooler, which whoever loads a BERT looks for
+    saved.load_state_dict(model.backbone.state_dict(), strict=False)
     with torch.no_grad():
-        tokens = torch.cat([model.columns.values, model.columns.columns])
-        model.backbone.get_input_embeddings().weight.copy_(tokens)
+        saved.get_input_embeddings().weight.copy_(torch.cat([model.columns.values, model.columns.columns]))
     with quiet_loading():
-        model.backbone.eval().save_pretrained(folder)
+        saved.eval().save_pretrained(folder)
 
 
 def _guess_hidden_cells(

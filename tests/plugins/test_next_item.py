@@ -179,3 +179,33 @@ def test_an_encoder_is_refused():
     setting = Setting(TASK.Options(), fitted={"items": ["a", "b"]})
     with pytest.raises(ModelError, match="is no decoder that takes inputs_embeds"):
         ItemModel(torch.nn.Linear(2, 2), Catalogue.of(type("C", (), {"vocab_size": 3}), None, setting.fitted["items"]))
+
+
+class Known(torch.nn.Module):
+    """A decoder that knows two items, and gives back what it was given."""
+
+    class config:
+        vocab_size, vocabulary = 3, "items"
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(3, 4)
+
+    def get_input_embeddings(self):
+        return self.table
+
+    def forward(self, inputs_embeds, attention_mask, use_cache):
+        return type("Out", (), {"last_hidden_state": inputs_embeds})()
+
+
+def test_known_items_start_where_the_model_has_them_and_move_on_request():
+    catalogue = Catalogue.of(Known.config, None, ("1", "new"))
+    assert (catalogue.names, catalogue.known) == (("1", "2", "new"), (1, 2))
+    moving, still = ItemModel(Known(), catalogue, True), ItemModel(Known(), catalogue)
+    assert {n for n, _ in moving.head.named_parameters()} == {"bias", "new", "moved"}
+    assert {n for n, _ in still.head.named_parameters()} == {"bias", "new"}
+    torch.testing.assert_close(moving.vectors()[1:3], moving.backbone.table.weight[1:])
+    assert not moving.vectors()[0].any()
+    found = moving(torch.tensor([[1, 3]]), torch.tensor([[1, 1]]))
+    found.scores(found.hidden[0]).sum().backward()
+    assert bool(moving.head.moved.grad.abs().sum(1).gt(0).all())
