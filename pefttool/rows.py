@@ -101,7 +101,8 @@ def find_files(path: Path, items: Container[str] = ()) -> Files:
     if not train:
         # A folder of nothing but test files is data like any other.
         train, held_out = (others, held_out) if others else (held_out, ())
-    return Files(train, held_out, tuple(p for p in visible if p not in {*train, *held_out}))
+    chosen = {*train, *held_out}
+    return Files(train, held_out, tuple(p for p in visible if p not in chosen))
 
 
 def _below(folder: Path) -> list[Path]:

@@ -305,3 +305,19 @@ def test_a_plan_needs_no_pictures(tmp_path: Path) -> None:
     }
     made = forecast.make(plan.make(recipe.resolve(document, REGISTRY), REGISTRY))
     assert made.total_bytes > 0
+
+
+def test_many_files_are_found_in_the_time_that_few_take_each(tmp_path: Path) -> None:
+    """Ten times as many may take some thirty times as long, on a busy machine; not a hundred times."""
+    import time
+
+    def seconds(count: int) -> float:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for i in range(count):
+            (folder / f"{i}.png").touch()
+        began = time.process_time()
+        assert len(find_files(folder, (".png",)).train) == count
+        return time.process_time() - began
+
+    assert seconds(4000) < 30 * seconds(400)
