@@ -23,7 +23,7 @@ class Verb(NamedTuple):
 VERBS = {
     "run": Verb("pefttool.cli.run:run", "Fine-tune a pretrained model."),
     "plan": Verb("pefttool.cli.plan:plan", "What a run would take, and whether it fits, before it starts."),
-    "data": Verb("pefttool.cli.data:data", "Look at data before training on it: `data check`."),
+    "data": Verb("pefttool.cli.data:data", "Look at data before training on it."),
     "recipe": Verb("pefttool.cli.recipe:recipe", "Print the resolved recipe, without running it."),
     "eval": Verb("pefttool.cli.use:evaluate", "Held-out metrics of a finished run."),
     "predict": Verb("pefttool.cli.use:predict", "Answers as JSON lines on standard output."),
