@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
+from pefttool.named_columns import find_column, missing_column
 from pefttool_series import models, processor
-from pefttool_series.reading import (
-    LABEL_COLUMNS,
-    SERIES_COLUMNS,
-    check_label,
-    check_series,
-    find_column,
-    is_series,
-    label_of,
-    missing_column,
-)
+from pefttool_series.reading import LABEL_COLUMNS, SERIES_COLUMNS, check_label, check_series, is_series, label_of
 from pefttool_series.tensors import to_batch
 
 if TYPE_CHECKING:

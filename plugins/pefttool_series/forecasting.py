@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttool import Arranged, DataError, Loaded, Loss, ModelError, Options, Row, Setting, Task
+from pefttool.named_columns import find_column, missing_column
 from pefttool_series import models, processor
-from pefttool_series.reading import (
-    LABEL_COLUMNS,
-    SERIES_COLUMNS,
-    channels,
-    check_series,
-    find_column,
-    is_series,
-    missing_column,
-)
+from pefttool_series.reading import LABEL_COLUMNS, SERIES_COLUMNS, channels, check_series, is_series
 from pefttool_series.tensors import by_time, to_batch
 from pefttool_series.windows import Cut, arrange
 

@@ -6,31 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pefttool.named_columns import describe, find_column, missing_column
+
 SERIES_COLUMNS = ("series", "values", "signal")
 LABEL_COLUMNS = ("label", "labels", "class", "category")
 NUMBERS = {int, float}
 MISSING = type(None)
-
-
-def find_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str]) -> str | None:
-    """The column named by the user, or the first of the usual names that is there."""
-    if given is not None:
-        return given if given in values else None
-    return next((name for name in usual if name in values), None)
-
-
-def missing_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str], option: str) -> str:
-    expected = repr(given) if given is not None else f"one of {', '.join(map(repr, usual))}"
-    return (
-        f"found columns {', '.join(map(repr, values)) or 'none'}, expected {expected} (name yours with -o"
-        f" task.{option}=COLUMN)"
-    )
-
-
-def describe(value: Any) -> str:
-    """A value for an error message, short enough for one line."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def is_series(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,27 +52,6 @@ def pad_id(tokenizer: Any) -> int:
         if candidate is not None:
             return int(candidate)
     return 0
-
-
-def find_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str]) -> str | None:
-    """The column named by the user, or the first of the usual names that is there."""
-    if given is not None:
-        return given if given in values else None
-    return next((name for name in usual if name in values), None)
-
-
-def missing_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str], option: str) -> str:
-    expected = repr(given) if given is not None else f"one of {', '.join(map(repr, usual))}"
-    return (
-        f"found columns {', '.join(map(repr, values)) or 'none'}, expected {expected} (name yours with -o"
-        f" task.{option}=COLUMN)"
-    )
-
-
-def describe(value: Any) -> str:
-    """A value for an error message, short enough for one line."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def kind_of(config: Any) -> str | None:

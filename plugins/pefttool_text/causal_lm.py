@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from pefttool import Options, Row, Setting
-from pefttool_text.batching import describe, find_column, kind_of, missing_column
+from pefttool.named_columns import describe, find_column, missing_column
+from pefttool_text.batching import kind_of
 from pefttool_text.language_model import LanguageModel, counted
 
 TEXT_COLUMNS = ("text", "content", "body")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from pefttool_text.batching import describe
+from pefttool.named_columns import describe
 
 Message = dict[str, str]
 ROLES = {

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
 from pefttool.interfaces import Direction
+from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, text_columns
-from pefttool_text.batching import describe, find_column, kind_of, missing_column
+from pefttool_text.batching import kind_of
 from pefttool_text.label_kinds import KINDS, MULTI, SINGLE, LabelKind
 from pefttool_text.text_columns import PAIRS, TEXT_COLUMNS
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttool import DataError
 from pefttool.interfaces import Direction
-from pefttool_text.batching import describe
+from pefttool.named_columns import describe
 
 if TYPE_CHECKING:
     from torch import Tensor

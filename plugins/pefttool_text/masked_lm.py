@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
+from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text import encoder, masked_head, masking
-from pefttool_text.batching import IGNORE, describe, find_column, missing_column, pad
+from pefttool_text.batching import IGNORE, pad
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

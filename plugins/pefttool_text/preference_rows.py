@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text import chat_rows
-from pefttool_text.batching import describe, find_column, missing_column
 from pefttool_text.chat_rows import Message
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataError, DataFormat, Row
+from pefttool.named_columns import describe
 from pefttool.values import DataProblem
 from pefttool_text import reading
-from pefttool_text.batching import describe
 
 #: One object, whose `data` is a list of objects (or an empty one).
 OUTER = re.compile(rb'\{\s*("version"\s*:\s*("[^"]*"|[\d.]+)\s*,\s*)?"data"\s*:\s*\[\s*[{\]]')

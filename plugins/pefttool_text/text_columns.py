@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from pefttool_text.batching import describe, find_column, missing_column
+from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text.encoder import TYPES
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "body")

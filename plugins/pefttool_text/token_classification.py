@@ -10,8 +10,9 @@ from pydantic import Field
 
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
 from pefttool.interfaces import Direction
+from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, tagging
-from pefttool_text.batching import IGNORE, describe, find_column, missing_column, pad
+from pefttool_text.batching import IGNORE, pad
 from pefttool_text.tagging import Scheme
 
 if TYPE_CHECKING:

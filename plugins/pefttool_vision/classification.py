@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
+from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_vision import pictures
 from pefttool_vision.augmentation import Augmentation, augment
-from pefttool_vision.columns import (
-    IMAGE_COLUMNS,
-    check_image_column,
-    describe,
-    find_column,
-    locate,
-    missing_column,
-    names_pictures,
-)
+from pefttool_vision.columns import IMAGE_COLUMNS, check_image_column, locate, names_pictures
 from pefttool_vision.processing import Pictures, call
 
 if TYPE_CHECKING:

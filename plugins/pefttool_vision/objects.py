@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool_vision.columns import describe
+from pefttool.named_columns import describe
 
 OBJECT_COLUMNS = ("objects", "annotations")
 #: Pixels by which a box may leave its picture: tools round outwards. It is cut off there.
