@@ -23,6 +23,6 @@ def missing_column(values: Mapping[str, Any], given: str | None, usual: Sequence
 
 
 def describe(value: Any) -> str:
-    """A value for an error message, short enough for one line."""
+    """A value for an error message, short enough for one line; of a long one both ends: a path ends in its name."""
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= 60 else text[:28] + "..." + text[-29:]

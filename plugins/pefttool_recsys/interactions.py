@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
+from pefttool.named_columns import describe
 from pefttool.values import DataProblem
 
 USER = ("user_id", "user", "userid", "uid", "customer_id", "customer")
@@ -140,10 +141,10 @@ class _Table:
             return f"found no {'user' if not user else 'item'}, expected one in every line"
         time = float(line) if self.timestamp is None else _time(cells[self.timestamp])
         if time is None:
-            return f"found time {_short(cells[self.timestamp or 0])}, expected a number or an ISO date"
+            return f"found time {describe(cells[self.timestamp or 0])}, expected a number or an ISO date"
         rating = None if self.rating is None else _number(cells[self.rating])
         if self.rating is not None and rating is None:
-            return f"found rating {_short(cells[self.rating])}, expected a number"
+            return f"found rating {describe(cells[self.rating])}, expected a number"
         held = users.setdefault(user, _User(line))
         if least is None or (rating is not None and rating >= least):
             held.taken.append((time, item, rating))
@@ -214,7 +215,3 @@ def _time(text: str) -> float | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 50 else text[:47] + "...")

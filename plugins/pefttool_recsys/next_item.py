@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttool import Arranged, DataError, Loaded, Loss, Options, Problem, Row, Setting, Task
+from pefttool.named_columns import describe
 from pefttool.values import Facts
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class NextItem(Task):
     def check_row(self, values: Mapping[str, Any], options: NextItemOptions) -> str | None:
         following = values.get(options.next_column)
         if following is not None and not _is_item(following):
-            return f"column {options.next_column!r}: found {_short(following)}, expected an item (text or a number)"
+            return f"column {options.next_column!r}: found {describe(following)}, expected an item (text or a number)"
         return self.check_input(values, options)
 
     def check_input(self, values: Mapping[str, Any], options: NextItemOptions) -> str | None:
@@ -74,7 +75,7 @@ class NextItem(Task):
                 " interaction a line is read with -o data.format=interactions)"
             )
         if not _are_items(values[name]):
-            return f"column {name!r}: found {_short(values[name])}, expected a list of items (text or numbers)"
+            return f"column {name!r}: found {describe(values[name])}, expected a list of items (text or numbers)"
         return None
 
     def key(self, values: Mapping[str, Any], options: NextItemOptions) -> str:
@@ -261,8 +262,3 @@ def _is_item(value: Any) -> bool:
 
 def _are_items(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_item, value))
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -293,13 +293,13 @@ def test_the_allocator_really_fails(tmp_path: Path) -> None:
 
     def greedy(module: Any, inputs: Any, options: Any) -> None:
         if torch.is_grad_enabled():
-            torch.empty(options["input_ids"].shape[0] << 26, dtype=torch.uint8)  # 64 MiB a row
+            torch.empty(options["input_ids"].shape[0] << 30, dtype=torch.uint8)  # 1 GiB a row, and no page touched
 
     loop.adapted.model.register_forward_pre_hook(greedy, with_kwargs=True)
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (400 << 20), before[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (7 << 30), before[1]))
         loop.run()
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
