@@ -46,6 +46,7 @@ class Recipe:
     generation: GenerationSettings
     device: str
     dtype: str
+    check: str = "process"
     quantize: str | None = None
     task: str | None = None
     task_options: Options | None = None
@@ -68,6 +69,7 @@ class Recipe:
             "generation": _dump(self.generation),
             "device": self.device,
             "dtype": self.dtype,
+            "check": self.check,
         }
 
     def as_yaml(self) -> str:
@@ -202,6 +204,7 @@ def resolve(
         generation=core.generation,
         device=core.device,
         dtype=core.dtype,
+        check=core.check,
         out=core.out,
     )
 

@@ -20,6 +20,7 @@ from pefttool import (
     packing,
     plan,
     reference,
+    saved_files,
     sizes,
     store,
     techniques,
@@ -128,6 +129,8 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
             reason=result.reason,
             memory=forecast.compare(planned, loaded.setting, data, result.rehearsed, emit),
         )
+    if writes and planned.recipe.check != "none":
+        emit(Notice(text=saved_files.check(adapter, adapted)))
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
     return Finished(folder, adapter, before, result.metrics, samples, planned.task.generative, writes)

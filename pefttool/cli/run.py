@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
+from pefttool.errors import PefttoolError
+
+if TYPE_CHECKING:
+    from pefttool.checking import Checked
+    from pefttool.run import Finished
 
 
 @click.command("run")
@@ -28,14 +33,31 @@ def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows)
     if not finished.main_process:
         return
+    checked: Checked | str | None = None
+    wrong: PefttoolError | None = None
+    if recipe.check == "process":
+        from pefttool import checking
+
+        try:
+            checked = checking.after_run(finished.folder, registry, recipe)
+        except PefttoolError as error:  # said last: what the run brought is not lost
+            wrong = error
+    _print(finished, checked, as_json)
+    if wrong is not None:
+        raise wrong
+
+
+def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> None:
     if as_json:
-        document = {
+        document: dict[str, Any] = {
             "folder": str(finished.folder),
             "adapter": str(finished.adapter),
             "before": dict(finished.before),
             "after": dict(finished.after),
             "samples": list(finished.samples),
         }
+        if checked is not None:
+            document["check"] = checked if isinstance(checked, str) else checked.as_json()
         click.echo(json.dumps(document, ensure_ascii=False))
         return
     _print_samples(finished.samples)
@@ -43,6 +65,8 @@ def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     for name in finished.after:
         click.echo(f"held-out {name}: {finished.before[name]:.4f} before, {finished.after[name]:.4f} after")
     click.echo(f"adapter: {finished.adapter}")
+    if checked is not None:
+        click.echo(f"checked: {checked if isinstance(checked, str) else checked.line()}")
     given = "--text TEXT" if any("text" in sample["row"] for sample in finished.samples) else "--data FILE"
     verb = f"chat {finished.folder}" if finished.generative else f"predict {finished.folder} {given}"
     click.echo(f"use it:  pefttool {verb}")

@@ -60,6 +60,12 @@ class Int8(Quantizer):
         dequantized: Tensor = loading.bitsandbytes().functional.int8_vectorwise_dequant(*_stored(linear))
         return dequantized
 
+    def round_trip(self, weight: Tensor, options: EightBitOptions) -> Tensor:
+        library = loading.bitsandbytes()
+        stored = library.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(weight.device)
+        dequantized: Tensor = library.functional.int8_vectorwise_dequant(stored.CB, stored.SCB)
+        return dequantized
+
 
 def _stored(linear: Any) -> tuple[Tensor, Tensor]:
     """(values, scales): the layer's state takes them over at its first forward pass."""
