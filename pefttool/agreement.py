@@ -111,7 +111,7 @@ def _difference(a: Tensor, b: Tensor) -> float:
     if not a.numel():
         return 0.0
     apart = torch.where(a == b, torch.zeros_like(a), (a - b).abs())
-    return float(apart.nan_to_num(nan=float("inf")).max())
+    return float(apart.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
 
 
 def _magnitude(a: Tensor) -> float:

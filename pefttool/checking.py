@@ -12,9 +12,12 @@ from typing import Any
 
 from pefttool import agreement, clean_process, held_out, observe, peft_folder, peft_versions, reload, sizes
 from pefttool.agreement import Agreement
-from pefttool.artefacts import write_json
-from pefttool.errors import ModelError, UsageError
+from pefttool.artefacts import EVENTS, write_json
+from pefttool.errors import ModelError, PefttoolError, UsageError
+from pefttool.events import Notice
 from pefttool.judge import Judge
+from pefttool.observers import Emitter
+from pefttool.precision import torch_dtype
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.reload import Opened, Reloaded
@@ -136,8 +139,22 @@ def check(
 def after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
     """`check` on a few rows, once nothing of the run is in memory any more; or why it is left to the user.
 
-    What was found stays in the run folder, as check.json. Raises as `check` does.
+    What was found stays in the run folder: in check.json, and in one line of its events. Raises as `check` does.
     """
+    emit = Emitter(registry.plugins)
+    emit.open(run / EVENTS)
+    try:
+        found = _after_run(run, registry, recipe)
+        emit(Notice(text=found if isinstance(found, str) else found.line()))
+    except PefttoolError as error:
+        emit(Notice(text=str(error), level="error"))
+        raise
+    finally:
+        emit.close()
+    return found
+
+
+def _after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
     gc.collect()
     later = f"it was not loaded again, for {{}}: `pefttool check {run}` does it"
     if recipe.memory.stream or recipe.memory.offload:
@@ -153,9 +170,7 @@ def after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
 
 def _size(opened: Opened) -> int:
     """Bytes that the base takes where nothing is quantised, and what a process takes besides."""
-    import torch
-
-    width = getattr(torch, opened.choice.dtype).itemsize
+    width = torch_dtype(opened.choice.dtype).itemsize
     readers = (Reader(path) for path in opened.path.glob("*.safetensors"))
     return LIBRARIES + sum(math.prod(shape.shape) * width for reader in readers for shape in reader.shapes.values())
 

@@ -95,19 +95,16 @@ def merge(
     target = run / MERGED if out is None else out
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"out: {target} exists and is not empty: choose another --out, or remove it")
-    quantized = into == "trained-on" and opened.quantizer is not None
-    if quantized and type(opened.quantizer).round_trip is Quantizer.round_trip:
-        assert opened.quantizer is not None
-        raise NotMergeable(
-            f"quantizer {opened.quantizer.name!r} does not say what becomes of a weight: use --into original"
-        )
+    quantizer = opened.quantizer if into == "trained-on" else None
+    quantized = quantizer is not None
+    if quantizer is not None and type(quantizer).round_trip is Quantizer.round_trip:
+        raise NotMergeable(f"quantizer {quantizer.name!r} does not say what becomes of a weight: use --into original")
     saved = save_as or _saved_dtype(opened, quantized)
     aside = target.with_name(f".{target.name}.partial")
     try:
         whole, plain = _write(opened, quantized, into, saved, aside)
-        found, as_trained = _compare(
-            opened, replace(reload.open_folder(aside, registry), choice=opened.choice), into, rows
-        )
+        merged = reload.open_folder(aside, registry, device, dtype)
+        found, as_trained = _compare(opened, merged, into, rows)
         allowed = tolerance if tolerance is not None else max(TOLERANCE[saved], TOLERANCE[opened.choice.dtype])
         _require_agreement(found, allowed)
         _publish(aside, target)

@@ -139,5 +139,4 @@ class Spilled:
 
 def exclusive(model: nn.Module) -> bool:
     """Whether logits of this model are of classes that exclude each other (as far as its configuration says)."""
-    kind = getattr(getattr(model, "config", None), "problem_type", None)
-    return kind not in ("multi_label_classification", "regression")
+    return getattr(getattr(model, "config", None), "problem_type", None) in (None, "single_label_classification")

@@ -6,6 +6,7 @@ The safetensors library writes what is all in memory, and maps what it reads for
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Mapping
@@ -34,10 +35,7 @@ class Shape:
         """Bytes."""
         import torch
 
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count * getattr(torch, self.dtype).itemsize
+        return math.prod(self.shape) * int(getattr(torch, self.dtype).itemsize)
 
 
 def write(path: Path, shapes: Mapping[str, Shape], tensor: Callable[[str], Tensor]) -> None:

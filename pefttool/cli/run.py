@@ -12,6 +12,8 @@ from pefttool.errors import PefttoolError
 
 if TYPE_CHECKING:
     from pefttool.checking import Checked
+    from pefttool.recipe import Recipe
+    from pefttool.registry import Registry
     from pefttool.run import Finished
 
 
@@ -31,8 +33,12 @@ def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     # Who streams has little memory; who does not is faster with what was freed.
     _ = allocator.give_back_freed_memory() if recipe.memory.stream else allocator.keep_freed_memory()
     finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows)
-    if not finished.main_process:
-        return
+    if finished.main_process:
+        report(finished, recipe, registry, as_json)
+
+
+def report(finished: Finished, recipe: Recipe, registry: Registry, as_json: bool) -> None:
+    """Check the adapter, print what the run brought, and raise what the check found: said last, so nothing is lost."""
     checked: Checked | str | None = None
     wrong: PefttoolError | None = None
     if recipe.check == "process":
@@ -40,7 +46,7 @@ def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
 
         try:
             checked = checking.after_run(finished.folder, registry, recipe)
-        except PefttoolError as error:  # said last: what the run brought is not lost
+        except PefttoolError as error:
             wrong = error
     _print(finished, checked, as_json)
     if wrong is not None:
