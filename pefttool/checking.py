@@ -125,7 +125,8 @@ def check(
             if found.warnings:
                 raise ModelError(f"{opened.folder}: plain peft warns: {' '.join(found.warnings[0].split())[:300]}")
             clean, versions = agreement.compare(answers, found.answers, None, judge.classes), found.versions
-            allowed = TOLERANCE[opened.choice.dtype]
+            apart = opened.quantizer is not None and opened.quantizer.rounds_more_elsewhere
+            allowed = TOLERANCE["bfloat16" if apart else opened.choice.dtype]
             if not clean.relative <= allowed:
                 raise ModelError(
                     f"{opened.folder} answers otherwise without pefttool: {clean}, where {allowed:.2%} is allowed;"
@@ -195,8 +196,8 @@ def _format(opened: Opened) -> str:
             f" over (tested: {peft_versions.tested()}): install the peft that wrote it, or restore the file"
         )
     named, base = config.get("base_model_name_or_path"), opened.stored["base"]
-    same = named in (base["path"], base["id"], base["reference"])
-    if not same and not (named and Path(named).resolve() == opened.path.resolve()):
+    same = named in (None, base["path"], base["id"], base["reference"])  # None: of a model that is the task's own
+    if not same and Path(named).resolve() != opened.path.resolve():
         raise ModelError(
             f"{path} names the base {named!r}, and the adapter was trained on {base['path']!r}: plain peft would be"
             " given another model; restore the file"

@@ -301,6 +301,8 @@ class Quantizer(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]] = Options
+    #: Such layers compute something coarser where pefttool is not there to multiply (they round their inputs, too).
+    rounds_more_elsewhere: ClassVar[bool] = False
     #: `stored` and `stream` are there: frozen blocks can be fetched when they are needed (`memory.stream`).
     streams: ClassVar[bool] = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,7 +46,7 @@ class Judge:
                 base = Spilled(self.folder, f"{name}-base", observe.made(model, self.calls, choice))
         look(loaded)
         del loaded, model
-        _free(choice.device)
+        release(choice.device)
         return answers, base
 
     def ask_base(self, name: str, opened: Opened) -> Spilled:
@@ -55,7 +54,7 @@ class Judge:
         model, _, _ = opened.base()
         answers = Spilled(self.folder, name, observe.made(model, self.calls, opened.choice))
         del model
-        _free(opened.choice.device)
+        release(opened.choice.device)
         return answers
 
     def _record(self, loaded: Reloaded) -> None:
@@ -64,8 +63,3 @@ class Judge:
         encoded = loaded.prepared(batches.encode(rows, task, processor, setting))
         self.calls = observe.calls(loaded.model, task, encoded.examples, processor, setting, loaded.choice)
         self.classes = observe.exclusive(loaded.model)
-
-
-def _free(device: str) -> None:
-    gc.collect()  # a wrapped model refers to itself
-    release(device)

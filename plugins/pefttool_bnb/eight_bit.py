@@ -22,6 +22,7 @@ class Int8(Quantizer):
     name = "int8"
     Options = EightBitOptions
     streams = True
+    rounds_more_elsewhere = True
 
     def refuses(self, options: EightBitOptions, facts: Facts) -> str | None:
         return loading.refusal(self.name, facts)

@@ -25,22 +25,25 @@ def runs(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(registry, tmp_path_factory.mktemp("checking"))
 
 
-@pytest.mark.parametrize("name", ["lora-nf4", "lora-classes", "head-classes"])
+SLOW = ["lora", "dora", "lora-seq2seq", "full-classes", "prefix", "head", "lora-classes"]
+
+
+@pytest.mark.parametrize("name", ["lora-nf4", "head-classes", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_a_clean_process_answers_alike(name: str, runs: Runs, registry: Registry) -> None:
-    """A quantised base, a new head in peft's files, and a head with a loader of its own."""
+    """Quantised bases, new heads in peft's files, and what has a loader of its own or is a whole model."""
     found = checking.check(runs[name], registry, "cpu", rows=3)
     assert isinstance(found.clean, checking.Agreement) and found.clean.relative < 1e-4
     assert found.effect.rows == 3 and found.effect.relative > 1e-3
-    assert ("peft" in found.versions) == name.startswith("lora")
-    assert found.since == ("0.14.0" if name.startswith("lora") else None)
+    assert ("peft" in found.versions) == name.startswith(("lora", "dora", "prefix"))
+    assert (found.since is not None) == name.startswith(("lora", "dora", "prefix"))
     assert bool(found.heads) == name.endswith("classes")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lora", "dora", "lora-seq2seq", "full-classes", "prefix", "head", "lora-int8"])
-def test_a_clean_process_answers_alike_elsewhere(name: str, runs: Runs, registry: Registry) -> None:
-    found = checking.check(runs[name], registry, "cpu", rows=3)
-    assert isinstance(found.clean, checking.Agreement) and found.clean.relative < 1e-4
+def test_int8_is_coarser_without_us(runs: Runs, registry: Registry) -> None:
+    """bitsandbytes rounds the inputs of its products, too: said, and allowed for."""
+    found = checking.check(runs["lora-int8"], registry, "cpu", rows=3)
+    assert isinstance(found.clean, checking.Agreement) and 1e-4 < found.clean.relative < 1e-2
 
 
 @pytest.fixture
@@ -126,12 +129,12 @@ def test_the_command_fails_with_one_line(runs: Runs, registry: Registry, termina
     assert code == 2 and "is no finished run" in err[0]
 
 
-def test_the_command_says_what_it_found(
-    runs: Runs, registry: Registry, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_says_what_it_found(runs: Runs, registry: Registry, terminal: Terminal) -> None:
     """A head of the task's own under lora: no library alone can build the model, and no process is started."""
     terminal.allow(*(p.name for p in registry.plugins.loaded))
-    code, out, err = terminal.run("check", str(runs["lora-pooled"]))
+    run = str(runs["lora-pooled"])
+    terminal.run("plugins")  # what the run printed is read
+    code, out, err = terminal.run("check", run)
     assert code == 0, err
     lines = out.splitlines()
     assert "all in their places, with the head classifier" in lines[0]
