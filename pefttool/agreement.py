@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
 #: Positions whose probabilities are in memory at once.
 TOGETHER = 64
+#: A single difference may be as many times as large as is allowed for all of them together.
+RARE = 5
+#: How far two models that should be one may be apart, by the coarser of the dtypes that weights are stored in and sums
+#: are rounded to. Measured on SmolLM2-135M (docs/merging.md): bfloat16 0.032 for a right merge, 0.33 for one into other
+#: weights; float16 0.0008; float32 2e-6.
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 8e-2}
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,7 @@ class Agreement:
 
     largest     the largest difference of two outputs; infinite where one is no number
     scale       the largest output
+    typical     root of the mean squared difference, as a share of that of the outputs
     divergence  KL divergence of the class probabilities, nats, mean over positions; None without class logits
     top1        share of the positions at which both give the same class the most; None without class logits
     effect      mean absolute difference between the first model and the base, where the base was asked, too
@@ -28,6 +35,7 @@ class Agreement:
     rows: int
     largest: float
     scale: float
+    typical: float
     divergence: float | None = None
     top1: float | None = None
     effect: float | None = None
@@ -37,8 +45,12 @@ class Agreement:
     def relative(self) -> float:
         return self.largest / self.scale if self.scale else float("inf" if self.largest else 0)
 
+    def within(self, tolerance: float) -> bool:
+        """Whether `typical` is, and no single output is further off than chance makes one of a million."""
+        return self.typical <= tolerance and self.relative <= RARE * tolerance
+
     def __str__(self) -> str:
-        parts = [f"max difference {self.largest:.2g} ({self.relative:.1%} of the largest output)"]
+        parts = [f"difference {self.typical:.2g} of the outputs' size, at most {self.largest:.2g} of {self.scale:.3g}"]
         if self.divergence is not None:
             parts.append(f"KL {self.divergence:.2g}, top-1 agreement {self.top1:.1%}")
         return ", ".join([*parts, f"{self.rows} rows"])
@@ -46,6 +58,7 @@ class Agreement:
     def as_json(self) -> dict[str, Any]:
         return {
             "rows": self.rows,
+            "difference": self.typical,
             "max_difference": self.largest,
             "largest_output": self.scale,
             "kl_divergence": self.divergence,
@@ -68,7 +81,7 @@ def compare(
     """
     rows = positions = same = 0
     largest = scale = divergence = 0.0
-    along = length = moved = count = 0.0
+    along = length = moved = count = apart = size = 0.0
     bases = iter(base) if base is not None else None
     for one, other in zip(first, second, strict=True):
         if {n: t.shape for n, t in one.items()} != {n: t.shape for n, t in other.items()}:
@@ -80,6 +93,8 @@ def compare(
             b = other[name]
             largest = max(largest, _difference(a, b))
             scale = max(scale, _magnitude(a))
+            apart += float(_finite(a - b).square().sum())
+            size += float(_finite(a).square().sum())
             if exclusive and name.endswith("logits") and a.ndim > 1 and a.shape[-1] > 1:
                 n, summed, agreed = _probabilities(a.flatten(0, -2), b.flatten(0, -2))
                 positions, divergence, same = positions + n, divergence + summed, same + agreed
@@ -93,6 +108,7 @@ def compare(
         rows,
         largest,
         scale,
+        (apart / size) ** 0.5 if size else float("inf" if apart else 0),
         divergence / positions if positions else None,
         same / positions if positions else None,
         moved / count if count else None,

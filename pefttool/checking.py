@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import agreement, clean_process, held_out, observe, peft_folder, peft_versions, reload, sizes
-from pefttool.agreement import Agreement
+from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.artefacts import EVENTS, write_json
 from pefttool.errors import ModelError, PefttoolError, UsageError
 from pefttool.events import Notice
@@ -24,8 +24,6 @@ from pefttool.reload import Opened, Reloaded
 from pefttool.safetensors_stream import Reader
 from pefttool.values import Row
 
-#: The largest difference between pefttool's answers and plain peft's that may be, as a share of the largest output.
-TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 #: As much as two ways to compute the same may differ: below it the adapter has changed nothing.
 NOTHING = 1e-6
 #: Rows that are asked after a run.
@@ -127,9 +125,9 @@ def check(
             clean, versions = agreement.compare(answers, found.answers, None, judge.classes), found.versions
             apart = opened.quantizer is not None and opened.quantizer.rounds_more_elsewhere
             allowed = TOLERANCE["bfloat16" if apart else opened.choice.dtype]
-            if not clean.relative <= allowed:
+            if not clean.within(allowed):
                 raise ModelError(
-                    f"{opened.folder} answers otherwise without pefttool: {clean}, where {allowed:.2%} is allowed;"
+                    f"{opened.folder} answers otherwise without pefttool: {clean}, where {allowed:g} is allowed;"
                     " please report this"
                 )
     count = sum(len(Reader(path).shapes) for path in opened.folder.glob("*.safetensors"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pefttool import agreement, facts, held_out, merge_in_parts, peft_folder, reload
-from pefttool.agreement import Agreement
+from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.artefacts import ADAPTER_FACTS, save_processor, write_json
 from pefttool.errors import NotMergeable, RunError, UsageError
 from pefttool.fingerprint import weight_files
@@ -31,9 +31,6 @@ from pefttool.safetensors_stream import Reader
 from pefttool.values import Row
 
 Into = Literal["trained-on", "original"]
-#: The largest difference that may be, as a share of the largest output, by the coarser of the dtypes that the merged
-#: weights are saved in and the comparison computes in.
-TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 #: Below this share of the adapter's effect the merged model answers more as the base than as the adapter.
 LOST = 0.5
 GENERATION = "generation_config.json"
@@ -233,9 +230,9 @@ def _compare(
 
 def _require_agreement(found: Agreement, allowed: float) -> None:
     """Raises RunError where the merged model is another one."""
-    if not found.relative <= allowed:
+    if not found.within(allowed):
         raise RunError(
-            f"the merged model does not answer as the adapter: {found}, where {allowed:.2%} is allowed; nothing was"
+            f"the merged model does not answer as the adapter: {found}, where {allowed:g} is allowed; nothing was"
             " kept: --save-as float32 rounds less, --tolerance allows more, and the adapter folder can be used as it is"
         )
     if found.share is not None and found.share < LOST:

@@ -32,7 +32,7 @@ from pefttool.cli.use import DEVICE, DTYPE, FORMAT, RUN
     "--tolerance",
     type=click.FloatRange(min=0),
     default=None,
-    help="Largest difference allowed, as a share of the largest output; default: by the dtypes.",
+    help="Difference allowed, as a share of the outputs' size; default: by the dtypes.",
 )
 @click.option("--data", default=None, help="Rows with answers to compare on; default: the run's own held-out rows.")
 @FORMAT
@@ -53,7 +53,7 @@ def merge(run: Path, as_json: bool, **options: Any) -> None:
         return
     how = "layer by layer" if done.whole is None else f"in memory as a whole: {done.whole}"
     click.echo(f"merged into the weights {_into(done)}, {done.dtype}, {how}")
-    click.echo(f"held out: {done.agreement} ({done.tolerance:.2%} is allowed)")
+    click.echo(f"held out: {done.agreement} ({done.tolerance:g} is allowed)")
     if done.agreement.share is not None:
         click.echo(f"          {done.agreement.share:.1%} of what the adapter does to the outputs")
     if done.as_trained is not None:

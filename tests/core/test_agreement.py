@@ -23,6 +23,8 @@ def test_differences_of_logits() -> None:
     found = compare([A], [b])
     p = 1 / (1 + math.exp(-2))
     assert found.largest == 2 and found.relative == 0.5 and found.top1 == 0.5
+    assert found.typical == pytest.approx(math.sqrt(8 / 20))
+    assert found.within(0.7) and not found.within(0.6)
     assert found.divergence == pytest.approx((p * 2 - (1 - p) * 2) / 2)
 
 
@@ -48,6 +50,14 @@ def test_a_class_that_is_masked_in_both_is_no_difference() -> None:
     masked = {"logits": torch.tensor([[1.0, float("-inf"), 0.0]])}
     found = compare([masked], [masked])
     assert (found.largest, found.divergence, found.top1, found.scale) == (0, 0, 1, 1)
+
+
+def test_a_single_output_may_not_be_far_off() -> None:
+    a = torch.ones(1, 1000)
+    b = a.clone()
+    b[0, 7] += 0.6
+    found = compare([{"values": a}], [{"values": b}])
+    assert found.typical < 0.02 and not found.within(0.1) and found.within(0.13)
 
 
 @pytest.mark.parametrize(("merged", "share"), [(1.0, 1.0), (0.0, 0.0), (0.5, 0.5), (2.0, 2.0), (-1.0, -1.0)])
