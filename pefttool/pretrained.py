@@ -20,18 +20,25 @@ class LocalPretrained(Pretrained):
     """A model folder. `arguments` go to `from_pretrained` (dtype, quantization_config).
 
     With `abstract` the model is built on the meta device from its config: no weights are read, nothing is quantised.
+    Python code in the folder runs only if it is `trusted` (see remote_code.py).
     """
 
-    def __init__(self, path: Path, arguments: Mapping[str, Any] | None = None, abstract: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        arguments: Mapping[str, Any] | None = None,
+        abstract: bool = False,
+        trusted: bool = False,
+    ) -> None:
         from transformers import AutoConfig
 
         self.path = path
         self.arguments = dict(arguments or {})
-        self.abstract = abstract
+        self.abstract, self.trusted = abstract, trusted
         self.missing: tuple[str, ...] = ()
         self.misfits: tuple[str, ...] = ()
         try:
-            self.config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            self.config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trusted)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"model {path}: config.json cannot be used: {one_line(error)}; is this a transformers model?"
@@ -44,7 +51,9 @@ class LocalPretrained(Pretrained):
         try:
             if self.abstract:
                 with torch.device("meta"):
-                    built: nn.Module = auto_class.from_config(config, dtype=self.arguments.get("dtype"))
+                    built: nn.Module = auto_class.from_config(
+                        config, dtype=self.arguments.get("dtype"), trust_remote_code=self.trusted
+                    )
                 _set_generation(built, self.path)
                 return built
             with quiet_loading():
@@ -52,7 +61,7 @@ class LocalPretrained(Pretrained):
                     self.path,
                     config=config,
                     local_files_only=True,
-                    trust_remote_code=False,
+                    trust_remote_code=self.trusted,
                     use_safetensors=True,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # a pretrained head for other classes: `misfits` says which
@@ -68,7 +77,7 @@ class LocalPretrained(Pretrained):
 
     def processor(self, auto_class: Any) -> Any:
         try:
-            return auto_class.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+            return auto_class.from_pretrained(self.path, local_files_only=True, trust_remote_code=self.trusted)
         except (OSError, ValueError, KeyError) as error:
             if self.abstract:
                 return None  # a config alone can be planned for

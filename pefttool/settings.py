@@ -94,6 +94,9 @@ class Document(Section):
     """A recipe as a document. `adapter` and `task` carry `name` and the plugin's own options."""
 
     model: str | None = Field(None, description="folder, ORG/NAME[@REVISION] on the hub, or SOURCE:REFERENCE")
+    trust_remote_code: str | None = Field(
+        None, description="REPO@REVISION of a model whose own Python code may run; without it, no model's does"
+    )
     quantize: str | None = Field(None, description="name of a quantizer for the frozen weights")
     adapter: dict[str, Any] = Field(default_factory=dict, description="`name` and the adapter's options")
     task: dict[str, Any] = Field(default_factory=dict, description="`name` and the task's options")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from pefttool.cli.group import cli
+from pefttool.cli.output import plain_line
 from pefttool.errors import PefttoolError
 from pefttool.plugins import one_line
 
@@ -50,7 +51,7 @@ def _complain(lines: Sequence[str], code: int) -> int:
     if os.environ.get(TRACEBACK):
         traceback.print_exc()
     for line in lines:
-        click.echo(f"error: {line}", err=True)
+        click.echo(f"error: {plain_line(line)}", err=True)
     return code
 
 
