@@ -109,7 +109,7 @@ def read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         raise UsageError(
-            f"recipe {path}:1 is a {type(document).__name__}; expected keys such as `adapter:` and `data:`"
+            f"recipe {path}:1 is a {type(document).__name__}; expected keys such as `adapter:` and `data:`: write them"
         )
     out = document.get("out")
     if isinstance(out, str) and (PurePath(out).is_absolute() or ".." in PurePath(out).parts or out.startswith("~")):

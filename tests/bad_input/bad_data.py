@@ -78,7 +78,7 @@ def _jsonl() -> Iterator[Entry]:
         """Between good rows, so that it stands on line 2."""
         return bad(name, lines(ONE, text, TWO), "bad.jsonl:2", "expected", *words, *MEND)
 
-    yield bad("empty", "", "bad.jsonl", "no usable row", "give a file", real=True)
+    yield bad("empty", "", "bad.jsonl", "no usable row", "Give a file", real=True)
     yield bad("blank lines", "\n\n \n", "bad.jsonl", "no usable row")
     yield bad("a byte-order mark alone", b"\xef\xbb\xbf", "bad.jsonl", "no usable row")
     yield bad("UTF-16", lines(ONE, TWO).encode("utf-16"), "bad.jsonl", "UTF-16", "save it as UTF-8", real=True)
@@ -163,7 +163,7 @@ def _folders() -> Iterator[Entry]:
     yield reference("an unknown source", "exmple:movie-snippets", "'exmple", "did you mean 'example'", real=True)
     yield reference("an unknown example", "example:movie-snipets", "'movie-snipets'", "did you mean 'movie-snippets'")
     yield reference("a model for data", "example:all-minilm-l6-v2", "is a model", "allowed:")
-    yield reference("a page", "https://example.org/rows.jsonl", "no such file or folder", "sources")
+    yield reference("a page", "https://example.org/rows.jsonl", "no such file or folder", "allowed: example")
 
     def eval_of(name: str, content: str, *words: str) -> Entry:
         def make(folder: Path) -> list[str]:

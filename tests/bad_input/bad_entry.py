@@ -12,9 +12,10 @@ from typing import Any
 Make = Callable[[Path], Sequence[str]]
 #: Every answer says what to do next, in the imperative.
 NEXT_STEP = re.compile(
-    r"\b(add|align|allowed|ask for|choose|close|convert|copy|did you mean|download|drop|expected|fetch|get|give|install"
-    r"|leave|load|make|mend|name|put|quote|raise|read|reinstall|remove|restore|resume|run|save|say|see|set|start|train"
-    r"|uninstall|update|use|write)\b"
+    r"\b(add|align|allowed|choose|close|convert|copy|did you mean|download|drop|get|give|install|leave (it|one|them) out"
+    r"|load (it|the)|mend|name (another|it|one|others|your|yours)|pip install|put|quote|reinstall|remove|restore"
+    r"|resume with|run once|save it|say|start|such as|train again|uninstall|update|use|write)\b",
+    re.IGNORECASE,
 )
 #: What no answer may hold: a traceback, an apology for a bug, an object's address.
 NEVER = re.compile(r"Traceback|a bug in pefttool|please report it| at 0x[0-9a-f]{6,}|<class '|<function ")

@@ -17,7 +17,7 @@ def _conll() -> Iterator[Entry]:
     yield bad("empty", "", "bad.conll", "no usable row")
     yield bad("words alone", good + "in\nRome\n", "bad.conll:4", "found 1 columns", "expected 2", *MEND)
     yield bad("a column too many", good + "in X O\n", "bad.conll:4", "found 3 columns", "expected 2", *MEND)
-    yield bad("an empty column", "Ada\tB-person\nin\t\n", "bad.conll:2", "empty column", "expected 2", *MEND)
+    yield bad("an empty column", "Ada\tB-person\nin\t\n", "bad.conll:2", "empty column", "expected 2", "mend it")
     yield bad("one column all through", "Ada\nlives\n", "bad.conll:1", "found 1 columns", "a word and its tag")
     yield bad("Latin-1", good.encode() + b"caf\xe9 O\n", "bad.conll:4", "0xe9", *MEND)
     yield bad("another scheme", "Ada S-person\nin O\n\nRome B-place\nRome E-place\n", "'E-place'", "task.scheme=plain")
