@@ -17,6 +17,8 @@ from pefttool.registry import Registry
 FLAG = "--trust-remote-code"
 #: Files whose `auto_map` names classes in the folder's own code, beside config.json.
 PROCESSORS = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+#: Ends of the keys of a config by which transformers chooses its implementation of attention, or of experts.
+KERNELS = ("attn_implementation", "experts_implementation")
 #: Keys by which such a file names a class that transformers may have itself.
 CLASSES = ("tokenizer_class", "processor_class", "image_processor_type", "feature_extractor_type")
 
@@ -27,6 +29,12 @@ def allowed(model: hub.LocalModel, trusted: str | None, registry: Registry) -> b
     Raises ModelError where the model needs code and nobody trusts it (with what to type), where `trusted` names
     anything but this model at this revision, and where the code is another repository's.
     """
+    kernel = _kernel(_read(model.path / CONFIG))
+    if kernel is not None:
+        raise ModelError(
+            f"model {model.id!r}: its {CONFIG} asks for {kernel!r}, compiled code of the hub, which is not run: remove"
+            " that key"
+        )
     if trusted is None:
         needed = needs(model.path)
         if needed is not None:
@@ -96,6 +104,16 @@ def _named(folder: Path) -> Iterator[tuple[str, str]]:
             for name in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(name, str):
                     yield file, name
+
+
+def _kernel(value: Any, key: str = "") -> str | None:
+    """The first repository from which a config would have transformers fetch kernels: ORG/NAME as an implementation."""
+    if isinstance(value, dict):
+        inner = ((v, key if key.endswith(KERNELS) else str(k)) for k, v in value.items())
+        return next((found for v, k in inner if (found := _kernel(v, k)) is not None), None)
+    if isinstance(value, list):
+        return next((found for v in value if (found := _kernel(v, key)) is not None), None)
+    return value if isinstance(value, str) and key.endswith(KERNELS) and "/" in value else None
 
 
 def _of_folder(trusted: str, model: hub.LocalModel) -> str | None:

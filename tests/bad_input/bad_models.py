@@ -115,6 +115,9 @@ def _of_config() -> Iterator[Entry]:
     yield spoilt("trust in another", remote, "acme/x@", "/model@", "give exactly that", more=trust)
     yield spoilt("trust where nothing is", config(), "has no code of its own", "drop the flag", more=trust)
     yield spoilt("code of others", foreign, "'acme-x'", "--trust-remote-code")
+    kernels = {"attn_implementation": "acme/kernels"}
+    yield spoilt("a kernel of the hub", config(**kernels), "'acme/kernels'", "compiled code", "remove that key")
+    yield spoilt("a kernel within", config(text_config=kernels), "'acme/kernels'", "remove that key")
     yield spoilt("an unknown way to quantise", config(quantization_config={"quant_method": "acme"}), "acme")
     yield spoilt("quantised in words", config(quantization_config="4 bits"), "config.json")
 
