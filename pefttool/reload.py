@@ -158,6 +158,10 @@ def _read(folder: Path, run: Path) -> dict[str, Any]:
         raise UsageError(f"{folder / ADAPTER_FACTS} is damaged: expected an object; train again, or restore the file")
     _check(document, FACTS, folder / ADAPTER_FACTS)
     _check(document["base"], BASE, folder / ADAPTER_FACTS)
+    if document["dtype"] not in devices.DTYPES:
+        known = ", ".join(devices.DTYPES)
+        found = f"{folder / ADAPTER_FACTS}: 'dtype': found {document['dtype']!r}"
+        raise UsageError(f"{found}, expected one of {known}; restore the file, or train again")
     return document
 
 
