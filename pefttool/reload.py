@@ -214,6 +214,12 @@ def _load_head(model: nn.Module, heads: tuple[str, ...], stored: dict[str, Any],
         raise ModelError(
             f"{folder} lacks the task head's {missing[0]!r}: the folder is incomplete; copy the whole adapter folder"
         )
+    for name, parameter in live.items():
+        if stored[name].shape != parameter.shape:
+            raise ModelError(
+                f"{folder}: the task head's {name!r} is {list(stored[name].shape)}, expected {list(parameter.shape)} for"
+                f" the {ADAPTER_FACTS} beside it: restore the adapter folder"
+            )
     with torch.no_grad():
         for name, parameter in live.items():
             parameter.copy_(stored[name])

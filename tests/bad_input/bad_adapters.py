@@ -97,7 +97,7 @@ def _facts() -> Iterator[Entry]:
     yield spoilt("options of another task", change(FACTS, task_options={"acme": 1}), "task_options.acme: unknown key")
     yield spoilt("a base that is gone", based(reference="/no/such/base"), "'/no/such/base'", "no such folder")
     yield spoilt("another base", based(sha256="0" * 64), "is not the one this adapter was trained on", again)
-    yield spoilt("more classes", change(FACTS, labels=["x", "y", "z"]), "adapter", "classifier")
+    yield spoilt("more classes", change(FACTS, labels=["x", "y", "z"]), "'classifier.weight'", "expected [3,", again)
 
 
 def _files() -> Iterator[Entry]:
