@@ -70,7 +70,7 @@ def environment(plan: Plan, world_size: int) -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()}-{platform.release()}-{platform.machine()}",  # `platform()` starts `uname`
         "packages": {name: _version(name) for name in PACKAGES},
         "plugins": {p.name: p.owner for p in plan.registry.plugins.loaded},
         "device": plan.choice.device,

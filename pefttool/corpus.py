@@ -18,7 +18,7 @@ from pefttool.registry import Registry
 from pefttool.values import DataProblem, Row
 
 #: Bad rows that an error lists; the rest are counted.
-SHOWN = 5
+SHOWN = 2
 #: Class names that an error lists.
 LABELS_SHOWN = 10
 
@@ -165,7 +165,7 @@ def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...],
 def _bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None) -> str:
     if not skip:
         shown = [str(problem) for problem in problems[:SHOWN]]
-        more = f"; the first {SHOWN} are shown" if len(problems) > SHOWN else ""
+        more = f"; the first {SHOWN} are shown, `pefttool data check` shows more" if len(problems) > SHOWN else ""
         total = f"{len(problems)} of {good + len(problems)} rows cannot be used{more}"
         raise DataError("\n".join([*shown, f"{total}: mend them, or leave them out with --skip-bad-rows"]))
     left_out = f"left out {len(problems)} of {good + len(problems)} rows that cannot be used"

@@ -49,12 +49,12 @@ class NotMergeable(PefttoolError):
 
 
 class Refused(PefttoolError):
-    """Several complaints at once, one line each."""
+    """Several complaints at once, one line each, whatever the keys and values that they quote hold."""
 
     exit_code = 2
 
     def __init__(self, complaints: Iterable[str]) -> None:
-        self.complaints = tuple(complaints)
+        self.complaints = tuple(c.replace("\r", "\\r").replace("\n", "\\n") for c in complaints)
         super().__init__("\n".join(self.complaints))
 
 

@@ -85,7 +85,7 @@ def resolve(
             raise ModelError(f"model {reference!r} cannot be cached: {error}; set HF_HUB_CACHE elsewhere") from error
     raise ModelError(
         f"model {reference!r}: no such folder, and neither SOURCE:REFERENCE"
-        f" (sources: {', '.join(registry.sources) or 'none'}) nor ORG/NAME[@REVISION] on the hub"
+        f" (sources: {', '.join(registry.sources) or 'none'}) nor ORG/NAME[@REVISION] on the hub: give one of these"
     )
 
 

@@ -122,7 +122,9 @@ def read_index(path: Path, label: str) -> dict[str, set[str]]:
     shards: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
-            raise ModelError(f"model {label}: {path} lists {shard!r}: expected a .safetensors file of the same folder")
+            raise ModelError(
+                f"model {label}: {path} lists {shard!r}: expected a .safetensors file of the same folder: get it again"
+            )
         shards.setdefault(shard, set()).add(tensor)
     return shards
 

@@ -130,7 +130,8 @@ def load(
         ) from error
     unknown = sorted(set(result.unexpected_keys) - {"prompt_embeddings"})
     if unknown:
-        raise ModelError(f"{folder / WEIGHTS} holds {unknown[0]!r}, which this base model has no place for")
+        found = f"{folder / WEIGHTS} holds {unknown[0]!r}"
+        raise ModelError(f"{found}, which this base model has no place for: restore the adapter folder")
     adapted.requires_grad_(False)
     loaded: nn.Module = adapted.eval()
     return loaded

@@ -120,7 +120,7 @@ def _shown(item: Any) -> str:
     """What a plugin registered, without the addresses that Python shows of objects."""
     if isinstance(item, type):
         return f"the class {item.__name__}"
-    if type(item).__repr__ is object.__repr__:
+    if "__repr__" not in {name for kind in type(item).__mro__[:-1] for name in vars(kind)}:
         return f"an object of the class {type(item).__name__}"
     return reprlib.repr(item)
 

@@ -168,7 +168,7 @@ def _read(folder: Path, run: Path) -> dict[str, Any]:
 def _check(document: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], path: Path) -> None:
     """Raise UsageError for the first key that is missing, or of another kind."""
     for key, kind in kinds.items():
-        if not isinstance(document.get(key), kind):
+        if key not in document or not isinstance(document[key], kind):
             found = describe(document[key]) if key in document else "no such key"
             wanted = " or ".join(
                 "null" if k is NULL else k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,))
@@ -216,10 +216,9 @@ def _load_head(model: nn.Module, heads: tuple[str, ...], stored: dict[str, Any],
         )
     for name, parameter in live.items():
         if stored[name].shape != parameter.shape:
-            raise ModelError(
-                f"{folder}: the task head's {name!r} is {list(stored[name].shape)}, expected {list(parameter.shape)} for"
-                f" the {ADAPTER_FACTS} beside it: restore the adapter folder"
-            )
+            found = f"{folder}: the task head's {name!r} is {list(stored[name].shape)}"
+            wanted = f"expected {list(parameter.shape)} for the {ADAPTER_FACTS} beside it"
+            raise ModelError(f"{found}, {wanted}: restore the adapter folder")
     with torch.no_grad():
         for name, parameter in live.items():
             parameter.copy_(stored[name])

@@ -45,7 +45,7 @@ def allowed(model: hub.LocalModel, trusted: str | None, registry: Registry) -> b
     if not any(model.path.rglob("*.py")):
         raise ModelError(f"{FLAG} {trusted}: model {model.id!r} has no code of its own: drop the flag")
     found = reference(model)
-    if trusted not in (found, _of_folder(trusted, model)):
+    if found not in (trusted, _of_folder(trusted, model)):
         raise ModelError(f"{FLAG} {trusted}: the model is {found}: read its code, and give exactly that")
     for file, name in _named(model.path):
         if "--" in name:

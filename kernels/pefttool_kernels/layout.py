@@ -84,7 +84,10 @@ class FourBitWeight(NamedTuple):
         if not weight.is_contiguous():
             raise UnsupportedLayout("packed weights that are not contiguous: call .contiguous() on them first")
         if weight.dtype != torch.uint8:
-            weight = weight.view(torch.uint8)
+            try:
+                weight = weight.view(torch.uint8)
+            except RuntimeError as error:  # one value, or none, has any stride
+                raise UnsupportedLayout(f"packed weights that cannot be seen as bytes: {error}") from error
         n, k = state.shape
         shape = (n, k, state.quant_type)
         if not state.nested:

@@ -42,7 +42,7 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
     document = combine({}, {}, overrides)
     unknown = sorted(set(document) - {"generation"})
     if unknown:
-        raise UsageError(f"-o {unknown[0]}: only generation.* can be changed here")
+        raise UsageError(f"-o {unknown[0]}: only generation.* can be changed here: use -o generation.KEY=VALUE")
     values = document.get("generation") or {}
     complaints: list[str] = []
     if not isinstance(values, dict):
@@ -171,7 +171,7 @@ def _good_rows(path: Path, registry: Any, loaded: Any, check: Any, given: str | 
 
 def _refuse(row: Row, complaint: str | None) -> None:
     if complaint:
-        raise DataError(f"{row.place}: {complaint}")
+        raise DataError(f"{row.place}: {complaint}; mend it")
 
 
 @click.command("chat")

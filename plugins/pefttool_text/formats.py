@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
+from pefttool.quiet import quiet_datasets
 from pefttool.values import DataProblem
 from pefttool_text.conll import Conll
 from pefttool_text.parallel import ParallelText
@@ -281,7 +282,7 @@ def _load(kind: Literal["parquet", "text"], path: Path, **arguments: Any) -> Ite
 
     builders = {"parquet": datasets.IterableDataset.from_parquet, "text": datasets.IterableDataset.from_text}
     try:
-        with tempfile.TemporaryDirectory(prefix="pefttool-") as cache:
+        with tempfile.TemporaryDirectory(prefix="pefttool-") as cache, quiet_datasets():
             yield from builders[kind](glob.escape(str(path.absolute())), cache_dir=cache, **arguments)
     except Exception as error:  # pyarrow and datasets raise many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]

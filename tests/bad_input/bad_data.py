@@ -255,7 +255,7 @@ def _parquet() -> Iterator[Entry]:
         import pyarrow
         import pyarrow.parquet
 
-        pyarrow.parquet.write_table(pyarrow.table({"a": [1, 2, 3]}), path)
+        pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), path)
 
     bad = of("text-classification", ".parquet")
     complete = "is the file complete?"
@@ -284,7 +284,10 @@ def _text() -> Iterator[Entry]:
         "'word'",
         more=("--format", "text", "-o", "data.format_options.split=word"),
     )
-    yield of(None, ".md")("of no task", "# a\n\nb\n", "--task NAME", "allowed:")
+    of_no_task = of(None, ".jsonl", area="task")
+    yield of_no_task("none", lines({"a": 1}, {"a": 2}), "bad.jsonl", "no task recognises it", "say --task NAME")
+    both = {"text": "a", "label": "b", "prompt": "c", "chosen": "d", "rejected": "e"}
+    yield of_no_task("two", lines(both, both), "more than one task", "text-classification", "say --task NAME")
 
 
 ENTRIES = [*_jsonl(), *_folders(), *_csv(), *_json(), *_parquet(), *_text()]

@@ -114,7 +114,7 @@ def _images() -> Iterator[Entry]:
         for name in "abc":
             _picture(path / "cats" / f"{name}.png")
 
-    yield of("image-classification", "", area="images")("one class", one_class, "'cats'", "folder of its own")
+    yield of("image-classification", "", area="images")("one class", one_class, "(cats)", "folder of its own")
     rows = of("image-classification", ".jsonl", area="images")
     yield rows("a missing picture", lines({"image": "no.png", "label": "a"}), "bad.jsonl:1", "no.png", *MEND)
     yield rows("no picture", lines({"image": 5, "label": "a"}), "bad.jsonl:1", "found 5", *MEND)
@@ -140,9 +140,9 @@ def _recordings() -> Iterator[Entry]:
     yield heard("no name", header, "found 5", "the path of a recording", audio=5)
     yield heard("no words", header, "what is said", text="")
     spoken = of("speech-recognition", ".trans.txt", area="transcripts")
-    yield spoken("no recordings", "a-1 GO\na-2 DO\n", ".trans.txt:1", "no recording 'a-1'", *MEND)
-    yield spoken("a name alone", "a-1\n", ".trans.txt:1", "found 'a-1' alone", *MEND)
-    yield spoken("Latin-1", b"a-1 caf\xe9\n", ".trans.txt:1", "0xe9", *MEND)
+    yield spoken("no recordings", "a-1 GO\na-2 DO\n", ".trans.txt:1", "no recording 'a-1'", "mend it")
+    yield spoken("a name alone", "a-1\n", ".trans.txt:1", "found 'a-1' alone", "mend it")
+    yield spoken("Latin-1", b"a-1 caf\xe9\n", ".trans.txt:1", "0xe9", "mend it")
     yield spoken("empty", "", ".trans.txt", "no usable row")
 
 

@@ -103,10 +103,9 @@ def _of_config() -> Iterator[Entry]:
     yield spoilt("an unknown model type", config(model_type="acme-x"), "config.json cannot be used", "acme-x")
     yield spoilt("a model type of numbers", config(model_type=5), "config.json cannot be used")
     yield spoilt("a size in words", config(hidden_size="large"), "config.json cannot be used", "hidden_size")
-    yield spoilt("a size below zero", config(hidden_size=-64), "config.json", "hidden_size")
+    yield spoilt("a size below zero", config(hidden_size=-64), "-64", "mend its config.json")
     yield spoilt("a size of zero", config(hidden_size=0), "config.json")
     yield spoilt("heads that do not fit", config(num_attention_heads=7), "config.json", "attention heads")
-    yield spoilt("layers below zero", config(num_hidden_layers=-2), "config.json")
     yield spoilt("an unknown activation", config(hidden_act="acme"), "config.json", "acme")
     yield spoilt("layers in words", config(num_hidden_layers="two"), "config.json cannot be used", "num_hidden_layers")
     yield spoilt("another vocabulary", config(vocab_size=100), EMBEDDING, "another shape", "restore its files")
@@ -118,7 +117,8 @@ def _of_config() -> Iterator[Entry]:
     kernels = {"attn_implementation": "acme/kernels"}
     yield spoilt("a kernel of the hub", config(**kernels), "'acme/kernels'", "compiled code", "remove that key")
     yield spoilt("a kernel within", config(text_config=kernels), "'acme/kernels'", "remove that key")
-    yield spoilt("an unknown way to quantise", config(quantization_config={"quant_method": "acme"}), "acme")
+    gptq = {"quant_method": "gptq", "bits": 4}
+    yield spoilt("quantised in another way", config(quantization_config=gptq), "GPTQ", "pip install")
     yield spoilt("quantised in words", config(quantization_config="4 bits"), "config.json")
 
 

@@ -156,13 +156,13 @@ def test_files_of_neither_part_are_said(registry: Registry, tmp_path: Path) -> N
     assert "README.md and 1 more" in notice
 
 
-def test_at_most_five_bad_rows_are_listed(registry: Registry, tmp_path: Path) -> None:
+def test_at_most_two_bad_rows_are_listed(registry: Registry, tmp_path: Path) -> None:
     data = write(tmp_path / "a.jsonl", *labelled(2), *({"text": i, "label": "c0"} for i in range(7)))
     with pytest.raises(DataError) as caught:
         load(registry, data)
     lines = str(caught.value).splitlines()
-    assert [line.split(":")[1] for line in lines[:5]] == ["3", "4", "5", "6", "7"] and len(lines) == 6
-    assert lines[5].startswith("7 of 9 rows cannot be used; the first 5 are shown")
+    assert [line.split(":")[1] for line in lines[:2]] == ["3", "4"] and len(lines) == 3
+    assert lines[2].startswith("7 of 9 rows cannot be used; the first 2 are shown, `pefttool data check` shows more")
 
 
 def test_rejects_name_files_whose_name_is_no_text(registry: Registry, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A process that tells on itself: what it unpickles, runs, starts and connects to, and who caused it.
 
 Python's audit hooks (PEP 578) see every such event, also those of C code. Who caused one is read off the stack: the
-nearest frame of a pefttool package below the event. What a library does while it is imported is the library's own,
-whoever imports it: those events are kept apart (`importing`).
+nearest frame of a pefttool package below the event. What happens while a module is imported is kept apart
+(`importing`): dataclasses and named tuples are made by `exec`, and compiled modules are unmarshalled.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ WATCHED = frozenset(
         "os.startfile",
         "subprocess.Popen",
         "pty.spawn",
-        "code.__new__",
         "cpython.run_command",
         "cpython.run_file",
         "urllib.Request",
@@ -87,13 +86,15 @@ def _detail(event: str, arguments: tuple[Any, ...]) -> str | None:
 
 def _act(event: str, detail: str, frame: FrameType | None) -> Act:
     owner, via, importing = "", "", False
-    while frame is not None and not owner:
+    while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         package = module.partition(".")[0]
-        if package.startswith(OURS):
-            owner = f"{module}:{frame.f_code.co_name}"
-        elif module.startswith("importlib._bootstrap"):
+        if module.startswith("importlib._bootstrap"):
             importing = True
+        elif owner:
+            pass
+        elif package.startswith(OURS):
+            owner = f"{module}:{frame.f_code.co_name}"
         elif not via and package not in sys.stdlib_module_names and package not in ("__main__", __name__):
             via = package
         frame = frame.f_back

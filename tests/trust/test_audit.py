@@ -34,8 +34,14 @@ class Allowed:
     reason: str
 
 
-#: What pefttool's own code may cause. It is short, and nothing in it is a pickle, a connection or a process.
-ALLOWED: tuple[Allowed, ...] = ()
+SIMULATING = "torch defines named tuples and wrappers of operators where it first meets them: here, as it simulates"
+#: What pefttool's own code may cause. It is short, and nothing in it is a pickle, a connection or a process. Not met
+#: here, and exempt where they are asked for: torch.compile (`train.compile`), which runs a compiler and keeps what it
+#: made, and the rendezvous of several processes (`torchrun`), which is a connection.
+ALLOWED: tuple[Allowed, ...] = (
+    Allowed("exec", "torch", "<string>", SIMULATING),
+    Allowed("compile", "torch", "<string>", SIMULATING),
+)
 #: What libraries do while they are imported, whoever imports them.
 ALLOWED_AT_IMPORT: tuple[Allowed, ...] = ()
 
@@ -120,7 +126,7 @@ def test_pefttool_causes_nothing_of_the_kind(run: tuple[Watched, Path]) -> None:
 def test_libraries_do_little_of_the_kind_at_import(run: tuple[Watched, Path]) -> None:
     """No connection, no unpickling of anything but their own, no process but those that ask about the machine."""
     rest = [act for act in run[0].acts if act.importing or not act.owner]
-    rest = [act for act in rest if act.event not in ("exec", "compile")]  # dataclasses, named tuples, ...
+    rest = [act for act in rest if act.event not in ("exec", "compile", "marshal.loads")]
     assert unexplained(rest, ALLOWED_AT_IMPORT) == []
 
 
