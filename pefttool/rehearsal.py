@@ -158,8 +158,8 @@ def check_disk(loop: Loop) -> None:
     state = {id(t): t for s in loop.optimizer.state.values() for t in s.values() if hasattr(t, "nbytes")}
     trained = sum(p.nbytes for p in loop.parameters.values())
     whole = sum(p.numel() * 4 for p in loop.adapted.model.parameters()) if loop.plan.adapter.trains_base else trained
-    every = loop.settings.checkpoint_every
-    checkpoints = loop.total_steps // every if every else 0
+    every, keep = loop.settings.checkpoint_every, loop.settings.keep_checkpoints
+    checkpoints = min(loop.total_steps // every if every else 0, keep + 1)  # the oldest goes once the newest is there
     needed = whole + max(1, checkpoints) * (trained + sum(t.nbytes for t in state.values()))
     free = shutil.disk_usage(loop.folder).free
     if needed > free:
@@ -177,7 +177,7 @@ def save(loop: Loop) -> None:
     try:
         loop.plan.adapter.save(loop.adapted.model, scratch / "adapter")
         progress = Progress(0, Position(), Best())
-        checkpoint.save(scratch, progress, loop.parameters, loop.optimizer, loop.scheduler, loop.scaler)
+        checkpoint.save(scratch, progress, loop.keeper.live())
     except OSError as error:
         raise RunError(
             f"{loop.folder} cannot be written to: {error.strerror or error}: choose another --out"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import devices, facts, hub, peft_folder, reference
-from pefttool.artefacts import ADAPTER, ADAPTER_FACTS
+from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.batches import Encoded
 from pefttool.errors import ModelError, UsageError
@@ -18,6 +18,7 @@ from pefttool.evaluate import inference
 from pefttool.fingerprint import weight_files
 from pefttool.interfaces import Adapter, Task
 from pefttool.registry import Registry
+from pefttool.run_folder import ADAPTER
 from pefttool.values import Facts, Setting
 
 if TYPE_CHECKING:
