@@ -81,6 +81,16 @@ class Adapter(ABC):
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: B027
         """Called after every optimiser step (AdaLoRA reallocates ranks here)."""
 
+    def training_state(self, model: nn.Module) -> Any:
+        """What `after_step` goes by and no parameter or buffer holds: nested dicts and lists of tensors, numbers, text.
+
+        It is stored in every checkpoint; a resumed run gives it to `restore_training_state`.
+        """
+        return None
+
+    def restore_training_state(self, model: nn.Module, state: Any) -> None:  # noqa: B027
+        """Put back what `training_state` returned; tuples come back as lists."""
+
     def disabled(self, model: nn.Module) -> AbstractContextManager[Any]:
         """A context in which `model` answers as the base would (before/after comparisons). Default: cannot."""
         raise NotImplementedError(f"adapter {self.name!r} cannot be switched off")

@@ -57,6 +57,7 @@ def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
     longest = longest_batch(loop.batches, loop.total_steps)
     with undisturbed(loop):
         prime(loop)
+        prepare(loop, longest)
         with measure.peak(loop.plan.choice.device, lasting(loop)) as peak:
             loop.optimise(model, [longest] * loop.ranks, "rehearsal")
             held = memory_in_use(loop.plan.choice.device)
@@ -86,6 +87,13 @@ def prime(loop: Loop) -> None:
     loop.optimizer.zero_grad(set_to_none=True)
 
 
+def prepare(loop: Loop, rows: Sequence[int]) -> None:
+    """Features that are computed once are not part of a step."""
+    examples = [loop.data.examples[row] for row in rows]
+    if FEATURES in examples[0]:
+        examples[0][FEATURES].kept.need([e[FEATURES].row for e in examples])
+
+
 def lasting(loop: Loop) -> list[Tensor]:
     """What is there before the step and after it: the model with all that it holds, and the optimiser's state."""
     state = (value for values in loop.optimizer.state.values() for value in values.values())
@@ -95,14 +103,14 @@ def lasting(loop: Loop) -> list[Tensor]:
 
 def evaluate_longest(loop: Loop) -> None:
     """One evaluation batch, the one with the longest row; features are not computed for its sake."""
-    examples = loop.held_out.examples
-    if FEATURES in examples[0] and not examples[0][FEATURES].kept.at_hand:
-        examples = tuple({name: e[name] for name in e if name != FEATURES} for e in examples)
-    rows = by_length([e["length"] for e in examples], loop.settings.batch_size)[0]
+    rows = by_length([e["length"] for e in loop.held_out.examples], loop.settings.batch_size)[0]
+    examples = [loop.held_out.examples[row] for row in rows]
+    if FEATURES in examples[0] and not examples[0][FEATURES].kept.at_hand([e[FEATURES].row for e in examples]):
+        examples = [{name: e[name] for name in e if name != FEATURES} for e in examples]
     forward(
         loop.adapted.model,
         loop.plan.task,
-        [examples[i] for i in rows],
+        examples,
         [list(range(len(rows)))],
         loop.base.processor,
         loop.base.setting,
@@ -150,8 +158,8 @@ def check_disk(loop: Loop) -> None:
     state = {id(t): t for s in loop.optimizer.state.values() for t in s.values() if hasattr(t, "nbytes")}
     trained = sum(p.nbytes for p in loop.parameters.values())
     whole = sum(p.numel() * 4 for p in loop.adapted.model.parameters()) if loop.plan.adapter.trains_base else trained
-    every = loop.settings.checkpoint_every
-    checkpoints = loop.total_steps // every if every else 0
+    every, keep = loop.settings.checkpoint_every, loop.settings.keep_checkpoints
+    checkpoints = min(loop.total_steps // every if every else 0, keep + 1)  # the oldest goes once the newest is there
     needed = whole + max(1, checkpoints) * (trained + sum(t.nbytes for t in state.values()))
     free = shutil.disk_usage(loop.folder).free
     if needed > free:
@@ -169,7 +177,7 @@ def save(loop: Loop) -> None:
     try:
         loop.plan.adapter.save(loop.adapted.model, scratch / "adapter")
         progress = Progress(0, Position(), Best())
-        checkpoint.save(scratch, progress, loop.parameters, loop.optimizer, loop.scheduler, loop.scaler)
+        checkpoint.save(scratch, progress, loop.keeper.live())
     except OSError as error:
         raise RunError(
             f"{loop.folder} cannot be written to: {error.strerror or error}: choose another --out"

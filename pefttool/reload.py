@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import devices, facts, hub, peft_folder, reference, remote_code
-from pefttool.artefacts import ADAPTER, ADAPTER_FACTS
+from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.batches import Encoded
 from pefttool.errors import ModelError, Refused, UsageError
@@ -19,6 +19,7 @@ from pefttool.fingerprint import weight_files
 from pefttool.interfaces import Adapter, Task
 from pefttool.named_columns import describe
 from pefttool.registry import Registry
+from pefttool.run_folder import ADAPTER
 from pefttool.validation import validate
 from pefttool.values import Facts, Setting
 

@@ -48,7 +48,13 @@ class TrainSettings(Section):
     evaluate_every: int | None = Field(None, ge=1, description="optimiser steps between evaluations; default: an epoch")
     keep_best: bool = Field(True, description="deliver the best evaluation's adapter; false: the last step's")
     patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
-    checkpoint_every: int | None = Field(None, ge=1, description="optimiser steps between checkpoints; default: none")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="optimiser steps between checkpoints; default: by time alone"
+    )
+    checkpoint_minutes: float | None = Field(
+        10.0, gt=0, description="minutes after which a step is followed by a checkpoint; null: never by time"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="older checkpoints are removed, once there are this many newer")
     packing: bool | None = Field(
         None,
         description="rows of a batch lie one behind another instead of being padded, attention isolated; default:"

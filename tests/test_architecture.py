@@ -22,6 +22,9 @@ PARTS = {
     "comparison": "train",
     "evaluate": "train",
     "feeding": "base",
+    "keeping": "train",
+    "resuming": "run",
+    "run_folder": "train",
     "features": "train",
     "frozen": "train",
     "optimisation": "train",
@@ -35,7 +38,7 @@ PARTS = {
     "simulate": "train",
     "streamed_base": "base",
     "techniques": "attach",
-    "testing": "artefacts",
+    "testing": "run",
 }
 
 core_files = sorted(CORE.rglob("*.py"))

@@ -16,9 +16,7 @@ from bad_entry import Entry
 
 from pefttool import checkpoint
 from pefttool.batches import Position
-from pefttool.checkpoint import Best, Progress
-
-Live: Any = getattr(checkpoint, "Live", None)
+from pefttool.checkpoint import Best, Live, Progress
 
 Spoil = Callable[[Path], object]
 PARAMETERS, STATE, DOCUMENT = "parameters.safetensors", "state.safetensors", "state.json"
@@ -161,4 +159,4 @@ def _entries() -> Iterator[Entry]:
     yield spoilt("another run's", _others, "other parameters", "its own recipe")
 
 
-ENTRIES = list(_entries()) if Live is not None else []
+ENTRIES = list(_entries())

@@ -105,18 +105,18 @@ def test_too_little_memory_shows_at_once(tmp_path: Path) -> None:
 
 
 def test_too_little_disk_shows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exactly what is needed is enough: the adapter, and what six checkpoints hold."""
+    """Exactly what is needed is enough: the adapter, and what three checkpoints hold: two are kept."""
     loop = build(tmp_path, True, rehearse=True, checkpoint_every=1)
     trained_bytes = sum(p.nbytes for p in loop.parameters.values())
     state = 2 * trained_bytes + 4 * len(loop.parameters)
-    needed = trained_bytes + 6 * (trained_bytes + state)
+    needed = trained_bytes + 3 * (trained_bytes + state)
     for free in (needed, needed - 1):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         if free == needed:
             rehearsal.rehearse(loop, loop.adapted.model)
             continue
         with pytest.raises(
-            RunError, match=r"the adapter and 6 checkpoints need .* raise train\.checkpoint_every \(1\)"
+            RunError, match=r"the adapter and 3 checkpoints need .* raise train\.checkpoint_every \(1\)"
         ):
             loop.run()
     assert not list(tmp_path.iterdir()) and not loop.emit.of(events.StepDone)

@@ -1,6 +1,9 @@
 """The loop on a toy: what is delivered, when it stops, and that accumulation never changes the objective."""
 
+import errno
 import math
+import os
+import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pefttool import events, train
+from pefttool import durable, events, keeping, train
 from pefttool.attach import Adapted
 from pefttool.batches import encode
-from pefttool.errors import RunError
+from pefttool.errors import Interrupted, RunError
 from pefttool.interfaces import Adapter, Task
 from pefttool.optimisation import make_optimizer, make_schedule
 from pefttool.settings import TrainSettings
@@ -91,6 +94,7 @@ CPU = SimpleNamespace(device="cpu", autocast=None, grad_scaler=False)
 
 
 def fit(tmp_path, held_out=(), stop_at=None, at_step=None, rows=None, **settings):
+    tmp_path.mkdir(exist_ok=True)
     torch.manual_seed(0)
     model = torch.nn.Linear(1, 1)
     task, adapter, emit = Line(), Whole(), Recorder(dict(at_step or {}))
@@ -239,23 +243,54 @@ def test_decay_spares_biases_and_heads_have_their_own_rate():
     assert {n: found[id(p)] for n, p in model.named_parameters()} == wanted
 
 
-def test_the_first_ctrl_c_saves_what_was_learnt_and_the_second_aborts(tmp_path):
-    import os
-    import signal
-
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)])
+def test_the_first_signal_ends_with_a_checkpoint_and_the_second_at_once(tmp_path, number, name, code):
     def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
 
-    before = signal.default_int_handler  # whatever a shell made of it for a process in its background
-    inherited = signal.signal(signal.SIGINT, before)
+    def handler(number, frame):
+        raise KeyboardInterrupt
+
+    inherited = signal.signal(number, handler)
     try:
-        run = fit(tmp_path, at_step={3: lambda: os.kill(os.getpid(), signal.SIGINT)})
-        assert run.result.steps == 3 and run.result.reason == "stopped: Ctrl-C"
-        assert len(run.emit.of(events.Evaluated)) == 1
-        assert signal.getsignal(signal.SIGINT) is before
+        with pytest.raises(Interrupted, match=f"{name} after step 3, with a checkpoint: go on with `pefttool") as found:
+            fit(tmp_path, at_step={3: lambda: os.kill(os.getpid(), number)})
+        assert found.value.exit_code == code
+        assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-3"]
+        assert signal.getsignal(number) is handler
         with pytest.raises(KeyboardInterrupt):
-            fit(tmp_path, at_step={2: twice})
-        assert signal.getsignal(signal.SIGINT) is before
+            fit(tmp_path / "other", at_step={2: twice})
+        assert signal.getsignal(number) is handler
     finally:
-        signal.signal(signal.SIGINT, inherited)
+        signal.signal(number, inherited)
+
+
+def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
+
+    def later():
+        now[0] += 50
+
+    saved = fit(tmp_path, checkpoint_minutes=2, keep_checkpoints=9, at_step={i: later for i in range(1, 13)})
+    assert [e.step for e in saved.emit.of(events.Saved)] == [4, 8, 12]
+    assert not fit(tmp_path / "b", checkpoint_minutes=None, at_step={3: later}).emit.of(events.Saved)
+
+
+def test_a_disk_that_is_full_ends_no_run(tmp_path, monkeypatch):
+    write, calls = durable.write, []
+
+    def full(path, content):
+        calls.append(path)
+        if "step-4" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(durable, "write", full)
+    run = fit(tmp_path, checkpoint_every=2, keep_checkpoints=9)
+    (notice,) = [e.text for e in run.emit.of(events.Notice) if "checkpoint" in e.text]
+    assert notice.startswith("the checkpoint of step 4 cannot be written (No space left on device): the run goes on")
+    assert notice.endswith("its newest checkpoint: step 2")
+    found = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert found == ["step-10", "step-12", "step-2", "step-6", "step-8"] and run.result.steps == 12

@@ -8,9 +8,11 @@ nearest frame of a pefttool package below the event. What happens while a module
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -101,12 +103,23 @@ def _act(event: str, detail: str, frame: FrameType | None) -> Act:
     return Act(event, owner, via, detail, importing)
 
 
+def unfinish(run: str, copy: str) -> int:
+    """A copy of a finished run as it was when it had its first checkpoint, and no more."""
+    shutil.copytree(run, copy)
+    Path(copy, "metrics.json").unlink()
+    shutil.rmtree(Path(copy, "adapter"))
+    for checkpoint in sorted(Path(copy, "checkpoints").iterdir())[1:]:
+        shutil.rmtree(checkpoint)
+    return 0
+
+
 def main(arguments: Sequence[str]) -> None:
     """`COMMANDS OUT`: run command lines (a JSON list of lists) one after another, and write what was seen to OUT."""
     acts = watch()
     from pefttool.cli.entry import execute
 
-    codes = [execute(command) for command in json.loads(arguments[0])]
+    steps = {"unfinish": unfinish}
+    codes = [steps.get(c[0], lambda *_, c=c: execute(c))(*c[1:]) for c in json.loads(arguments[0])]
     seen = [{**act._asdict(), "times": times} for act, times in acts.items()]
     with open(arguments[1], "w", encoding="utf-8") as stream:
         json.dump({"codes": codes, "acts": seen}, stream)

@@ -95,13 +95,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Watched, Path]:
         ["run", *given, *options, "--out", "out"],
         ["eval", "out", "--json"],
         ["predict", "out", "--text", "a"],
-        *([verb, "out", *more] for verb, more in LATER.items() if verb in VERBS),
+        ["unfinish", "out", "again"],
+        ["resume", "again"],
+        *([verb, *more] for verb, more in LATER.items() if verb in VERBS),
     ]
     return watched(commands, folder, {**client.environment, "HF_HUB_OFFLINE": "1"}), folder
 
 
-#: Verbs that use what a run left.
-LATER: dict[str, tuple[str, ...]] = {}
+#: Verbs that use what a run left, where this version has them.
+LATER = {"merge": ("out", "--out", "merged"), "check": ("out",)}
 
 
 def unexplained(acts: list[Act], allowed: Sequence[Allowed]) -> list[Act]:
@@ -116,6 +118,8 @@ def test_every_command_works_offline(run: tuple[Watched, Path]) -> None:
     assert found.codes == [0] * len(found.codes), found.said
     assert (folder / "out" / "adapter" / "adapter_model.safetensors").is_file()
     assert list((folder / "out" / "checkpoints").glob("step-*/COMPLETE"))
+    weights = "adapter/adapter_model.safetensors"
+    assert (folder / "again" / weights).read_bytes() == (folder / "out" / weights).read_bytes()
 
 
 def test_pefttool_causes_nothing_of_the_kind(run: tuple[Watched, Path]) -> None:
