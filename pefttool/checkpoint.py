@@ -214,7 +214,7 @@ def load(folder: Path, live: Live, rank: int = 0) -> tuple[Progress, Beside]:
         random_state.restore(random[rank if rank < len(random) else 0])
         beside = Beside(files[BEST], files[BUFFERS], state["adapter"], random, document["identity"])
         return Progress(**progress), beside
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RunError(f"checkpoint {folder} is not one of this version of pefttool ({reason}): {OLDER}") from error
 
