@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttool import peft_folder
+from pefttool import peft_folder, random_state
 from pefttool.errors import PluginError
 from pefttool.interfaces import Adapter
 from pefttool.values import Facts
@@ -43,7 +43,7 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
     """
     import torch
 
-    torch.manual_seed(facts.seed)
+    random_state.seed(facts.seed)
     attached = adapter.attach(model, options, facts)
     heads = peft_folder.head_parameters(attached.model, facts.head_modules)
     for parameter in heads.values():

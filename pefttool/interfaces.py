@@ -49,7 +49,7 @@ class Adapter(ABC):
     def attach(self, model: nn.Module, options: Any, facts: Facts, name: str = "default") -> Attached:
         """Freeze the base, add (or unfreeze) what trains, as float32. A second attach under `name` raises UsageError.
 
-        Initialisation draws from torch's global generator, which the core has seeded.
+        Initialisation draws from the global generators of torch, Python or NumPy, which the core has seeded.
         """
 
     @abstractmethod

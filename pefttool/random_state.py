@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def seed(number: int) -> None:
+    """All of them: what a plugin draws from Python or NumPy is a part of the run as much as PyTorch's draws."""
+    import numpy
+    import torch
+
+    torch.manual_seed(number)
+    random.seed(number)
+    numpy.random.seed(number)
+
+
 def capture() -> str:
     """PyTorch's (of the CPU and of each CUDA device), Python's and NumPy's, as JSON."""
     import numpy
