@@ -26,21 +26,30 @@ ROWS = [{"text": text, "label": label} for text, label in zip("abcdefghijkl", "x
 
 @dataclass(frozen=True)
 class Allowed:
-    """An act that is all right: of this event, through this package, in these details; and why."""
+    """An act that is all right: of this event, through this package, in these details, by this owner ("": any); why."""
 
     event: str
     via: str
     detail: str
     reason: str
+    owner: str = ""
 
 
 SIMULATING = "torch defines named tuples and wrappers of operators where it first meets them: here, as it simulates"
+CLEAN = (
+    "`pefttool check` loads the adapter in a process of its own, which has never heard of pefttool: that is its point"
+)
 #: What pefttool's own code may cause. It is short, and nothing in it is a pickle, a connection or a process. Not met
 #: here, and exempt where they are asked for: torch.compile (`train.compile`), which runs a compiler and keeps what it
 #: made, and the rendezvous of several processes (`torchrun`), which is a connection.
 ALLOWED: tuple[Allowed, ...] = (
     Allowed("exec", "torch", "<string>", SIMULATING),
     Allowed("compile", "torch", "<string>", SIMULATING),
+    *(
+        [Allowed("subprocess.Popen", "", sys.executable, CLEAN, "pefttool.clean_process:run")]
+        if "check" in VERBS
+        else []
+    ),
 )
 #: What libraries do while they are imported, whoever imports them.
 ALLOWED_AT_IMPORT: tuple[Allowed, ...] = ()
@@ -108,7 +117,8 @@ LATER = {"merge": ("out", "--out", "merged"), "check": ("out",)}
 
 def unexplained(acts: list[Act], allowed: Sequence[Allowed]) -> list[Act]:
     def fits(act: Act, one: Allowed) -> bool:
-        return (act.event, act.via) == (one.event, one.via) and act.detail.startswith(one.detail)
+        same = (act.event, act.via) == (one.event, one.via) and act.detail.startswith(one.detail)
+        return same and one.owner in ("", act.owner)
 
     return [act for act in acts if not any(fits(act, one) for one in allowed)]
 
