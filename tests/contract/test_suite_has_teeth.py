@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from pefttool import registry as registries
 from pefttool.interfaces import Adapter, NotMergeable
 from pefttool.peft_folder import read_tensors, write_tensors
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, adapter_cases, check_adapter
@@ -18,7 +19,8 @@ class Shift(Adapter):
     """A sound adapter: a trained shift of one layer's output. The broken ones below change one thing each."""
 
     name = "shift"
-    layer = "bert.encoder.layer.0.output.dense"
+    kind, layer = "encoder", "bert.encoder.layer.0.output.dense"
+    quantizer: str | None = None
 
     def defaults(self, task: Any) -> dict[str, float]:
         return {"learning_rate": 1e-2}
@@ -172,9 +174,11 @@ class Pickles(Shift):
         torch.save({"shift": model.get_submodule(self.layer).shift}, folder / "adapter.bin")
 
 
-class SavesNothing(Shift):
-    layer = "model.layers.0.mlp.down_proj"
+class OnDecoders(Shift):
+    kind, layer = "decoder", "model.layers.0.mlp.down_proj"
 
+
+class SavesNothing(OnDecoders):
     def save(self, model: Any, folder: Path, name: str = "default") -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -237,6 +241,17 @@ class IgnoresTheSeed(Shift):
         super().add(model, next(self.starts) / 10)
 
 
+class HasAnIdlePart(Shift):
+    """Half of what it declares is in the loss, and has no gradient."""
+
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        attached = super().attach(model, options, facts, name)
+        layer = model.get_submodule(self.layer)
+        layer.register_parameter("idle", torch.nn.Parameter(torch.zeros(layer.out_features)))
+        layer.register_forward_hook(lambda module, _, output: output + 0 * module.idle)
+        return Attached(attached.model, attached.trainable | {f"{self.layer}.idle"})
+
+
 class LearnsNothing(Shift):
     def add(self, model: Any, start: float = 0.0) -> None:
         super().add(model, start)
@@ -263,6 +278,36 @@ class SkipsARow(Shift):
             return torch.cat([output[:1].detach(), output[1:]]) if module.training else output
 
         layer.register_forward_hook(hook)
+
+
+class LosesTheGradientWhenLoaded(Shift):
+    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+        loaded = super().load(model, folder, name)
+        layer = model.get_submodule(self.layer)
+        layer.register_forward_hook(lambda module, _, output: output.detach())
+        return loaded
+
+
+class SeesTheNeighbour(OnDecoders):
+    """Across the whole sequence, whoever it is of."""
+
+    def add(self, model: Any, start: float = 0.0) -> None:
+        super().add(model, start)
+        model.get_submodule(self.layer).register_forward_hook(
+            lambda module, _, output: output + module.shift * output.roll(1, dims=1)
+        )
+
+
+class ReadsTheWeight(OnDecoders):
+    """As it is stored: not there when it is streamed, and packed when it is quantised."""
+
+    quantizer = "nf4"
+
+    def add(self, model: Any, start: float = 0.0) -> None:
+        super().add(model, start)
+        model.get_submodule(self.layer).register_forward_hook(
+            lambda module, _, output: output * (1 + module.weight.float().abs().sum() / 1e6)
+        )
 
 
 class StaysOff(Shift):
@@ -293,11 +338,22 @@ BROKEN: list[tuple[type[Shift], str, str]] = [
     (TrainsTheBase, "base_stays_as_it_was", r"the base's .*dense\.bias'\] changed in three steps"),
     (ChangesTheBase, "base_stays_as_it_was", r"the base's .*dense\.weight'\] changed in three steps"),
     (Drifts, "base_stays_as_it_was", r"calls'\] does not train, and changed"),
+    (HasAnIdlePart, "trains_without_alarm", r"no gradient reached 1 of the 4 parameters .* such as .*idle"),
+    (LearnsNothing, "trains_without_alarm", "a run would stop: no gradient reaches any of the 3 parameters that train"),
+    (
+        ChangesTheBase,
+        "trains_without_alarm",
+        r"a run would stop: 1 of the \d+ tensors of the frozen base .*dense\.weight",
+    ),
     (LearnsNothing, "loss_falls", "loss went from"),
     (IgnoresTheSeed, "same_seed_same_result", r"shift'\] differs between two runs"),
     (DependsOnTheBatch, "accumulation_changes_nothing", "the gradient of .* differs"),
     (SkipsARow, "accumulation_changes_nothing", "the gradient of .*shift differs|has a gradient in only one"),
     (LosesPrecision, "save_and_load_are_exact", "outputs differ by .* after save and load"),
+    (LosesTheGradientWhenLoaded, "save_and_load_are_exact", "the gradient of .*shift'.* differs after save and load"),
+    (SeesTheNeighbour, "packing_changes_nothing", "the loss is .* padded and packed rows"),
+    (ReadsTheWeight, "streaming_changes_nothing", "the loss is .* beside streamed weights"),
+    (ReadsTheWeight, "kernels_change_nothing", "the loss is .* quantised and dequantised weights"),
     (StillTrainsWhenLoaded, "save_and_load_are_exact", r"shift'\] still trains"),
     (SavesTheBase, "file_holds_no_base", r"'weight' is the base's .*dense\.weight"),
     (SavesTheBaseTransposed, "file_holds_no_base", r"'weight' is the base's .*dense\.weight"),
@@ -316,8 +372,9 @@ BROKEN: list[tuple[type[Shift], str, str]] = [
 
 @pytest.mark.parametrize(("broken", "check", "says"), BROKEN, ids=[broken.__name__ for broken, *_ in BROKEN])
 def test_a_broken_adapter_is_caught(broken: type[Shift], check: str, says: str) -> None:
-    with pytest.raises(ContractViolation, match=f"^adapter 'shift' on the tiny encoder: .*{says}"):
-        ADAPTER_CHECKS[check](AdapterCase(broken(), "encoder"))
+    quantizer = None if broken.quantizer is None else registries.build().quantizers[broken.quantizer]
+    with pytest.raises(ContractViolation, match=f"^adapter 'shift' on the tiny {broken.kind}.*: .*{says}"):
+        ADAPTER_CHECKS[check](AdapterCase(broken(), broken.kind, quantizer))
 
 
 def test_saving_no_tensors_is_caught() -> None:
@@ -332,6 +389,11 @@ def test_every_check_has_a_broken_adapter() -> None:
 @pytest.mark.parametrize("check", ADAPTER_CHECKS)
 def test_the_sound_one_passes(check: str) -> None:
     ADAPTER_CHECKS[check](AdapterCase(Shift(), "encoder"))
+
+
+@pytest.mark.parametrize("check", [name for name in ADAPTER_CHECKS if name.endswith("_nothing")])
+def test_and_on_a_quantised_decoder(check: str) -> None:
+    ADAPTER_CHECKS[check](AdapterCase(OnDecoders(), "decoder", registries.build().quantizers["nf4"]))
 
 
 class RefusesDecoders(Shift):

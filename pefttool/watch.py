@@ -1,0 +1,197 @@
+"""What goes wrong without a word: looked for while a run makes its first updates, and once more at its end.
+
+    gradients    one that is not zero reaches every parameter that trains
+    parameters   every one of them changes
+    the base     not a byte of it does
+
+What makes the run worthless stops it; what may be meant is told. The looks are hooks of the optimiser, so that nobody
+has to call them, and they end with the first few updates: a step costs nothing afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pefttool import fingerprint
+from pefttool.attach import Adapted
+from pefttool.errors import RunError
+from pefttool.model_parts import CARRIED, tensors_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+#: Updates with a learning rate above 0 (warm-up may begin at 0) after which everything is judged.
+UPDATES = 5
+#: A run of fewer than these is not judged part by part. Where one factor starts at zero, the other has its first
+#: gradient at the second update; with a gate that starts at zero before them, at the third.
+FEWEST = 3
+#: Rows are sent to one expert or another: it is enough if a gradient reaches one of them.
+EXPERT = re.compile(r"\.experts\.\d+\.")
+
+Sums = dict[str, tuple[int, int]]
+
+
+class Watch:
+    """The looks at one run: begin it before the first step, and ask `finished` after the last.
+
+    `tell` is given a line for the user. Raises RunError, from the optimiser's step or from a method.
+    """
+
+    def __init__(
+        self, adapted: Adapted, optimizer: torch.optim.Optimizer, tell: Callable[[str], object], trains_base: bool
+    ) -> None:
+        self.adapted, self.tell, self.trains_base = adapted, tell, trains_base
+        self.parameters = {name: p for name, p in adapted.parameters().items() if p.numel()}
+        self.frozen = _sums(self._base())
+        self.before: Sums = {}
+        self.reached: set[str] = set()
+        self.updates = 0
+        self.judged = self.evaluated_once = False
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda *_: self._gradients()),
+            optimizer.register_step_post_hook(lambda used, *_: self._updated(used)),
+        ]
+
+    def evaluated(self) -> None:
+        """After an evaluation. The first one shows whether it leaves the base alone."""
+        if not self.evaluated_once:
+            self.evaluated_once = True
+            self._check_base("after an evaluation")
+
+    def finished(self) -> None:
+        """After the last step."""
+        for hook in self._hooks:
+            hook.remove()
+        if not self.judged and self.updates >= FEWEST:
+            self._judge()
+        self._check_base("at the end")
+
+    # ---- gradients and parameters
+
+    def _gradients(self) -> None:
+        """Before an update: note which parameters a gradient reaches. One look at the device for all of them."""
+        if self.judged:
+            return
+        if not self.before:
+            self.before = _sums(self.parameters)
+        waiting = {n: p.grad for n, p in self.parameters.items() if n not in self.reached and p.grad is not None}
+        self.reached.update(name for name, largest in _largest(waiting).items() if largest > 0)  # a NaN is not
+
+    def _updated(self, optimizer: Any) -> None:
+        """After an update, which counts if something could move: float16 scaling may have left it out."""
+        if self.judged or not any(float(group["lr"]) for group in optimizer.param_groups):
+            return
+        left_out = getattr(optimizer, "found_inf", None)
+        if left_out is not None and float(left_out):
+            return
+        self.updates += 1
+        if self.updates == UPDATES:
+            self._judge()
+            self._check_base(f"in {self.updates} updates")
+
+    def _judge(self) -> None:
+        self.judged = True
+        after = _sums(self.parameters)
+        still = [name for name in self.parameters if after[name] == self.before[name]]
+        served = {EXPERT.sub(".experts.*.", name) for name in self.reached}
+        # Who makes its updates in the backward pass has no gradients left to show, and changes.
+        unreached = [
+            name
+            for name, parameter in self.parameters.items()
+            if name not in self.reached and EXPERT.sub(".experts.*.", name) not in served
+            if name in still or parameter.grad is not None
+        ]
+        total = len(self.parameters)
+        if len(unreached) == total:
+            raise RunError(
+                f"no gradient reaches any of the {total} parameters that train, such as {unreached[0]}: the loss does"
+                " not depend on them; use another adapter, or other modules of the model for it"
+            )
+        if unreached:
+            self.tell(
+                f"no gradient reached {len(unreached)} of the {total} parameters that train in {self.updates} updates,"
+                f" such as {unreached[0]}: they stay as they are; leave their modules out, or use another adapter"
+            )
+        still = [name for name in still if name in self.reached]
+        if still and len(still) == len(self.reached):
+            raise RunError(
+                f"none of the {total} parameters that train has changed in {self.updates} updates, though gradients"
+                " reach them: raise train.learning_rate, or use another train.optimizer"
+            )
+        if still:
+            self.tell(
+                f"{len(still)} of the {total} parameters that train have not changed in {self.updates} updates, though"
+                f" gradients reach them, such as {still[0]}: raise train.learning_rate"
+            )
+
+    # ---- the base
+
+    def _base(self) -> dict[str, Tensor]:
+        """What does not train of the base, with the scales of quantised weights.
+
+        Buffers that no file holds are left out: some models change them with the length of the rows. Where the base
+        itself trains, so are all: they are statistics of its batches.
+        """
+        model = self.adapted.model
+        wanted = set(self.adapted.base) - (set(dict(model.named_buffers())) if self.trains_base else _passing(model))
+        found = {}
+        for name, tensor in tensors_of(model):
+            owner, _, carried = name.partition(CARRIED)
+            if owner in wanted or (carried and f"{owner}.weight" in wanted):
+                found[_settled(name)] = tensor
+        return found
+
+    def _check_base(self, when: str) -> None:
+        """Compare what is there now, under the names of the start, with what was there."""
+        if not self.frozen:
+            return
+        sums = _sums(self._base())
+        changed = [n for n, s in self.frozen.items() if (sums.get(n) != s if n in sums else CARRIED not in n)]
+        if not changed:
+            return
+        buffers = {name for name, _ in self.adapted.model.named_buffers()}
+        weights = [name for name in changed if name not in buffers]
+        count = f"{len(changed)} of the {len(self.frozen)} tensors of the frozen base"
+        what = f"{count} have changed {when}, such as {(weights or changed)[0]}"
+        if weights:
+            raise RunError(
+                f"{what}: what the adapter learns beside them would not fit the model's files; something writes to them"
+                " in a forward pass or in an update: use another adapter or quantizer, or tell its author"
+            )
+        self.frozen.update({name: sums[name] for name in changed if name in sums})  # told once
+        self.tell(
+            f"{what}: no file of the adapter holds them, so that it will answer otherwise once it is loaded again"
+        )
+
+
+def _sums(named: Mapping[str, Tensor]) -> Sums:
+    return dict(zip(named, fingerprint.checksums(list(named.values())), strict=True))
+
+
+def _passing(model: nn.Module) -> set[str]:
+    """Names of buffers that are made anew whenever the model is built."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+
+
+def _settled(name: str) -> str:
+    """One name for what bitsandbytes' int8 layers hand from the weight on to their state."""
+    owner, mark, carried = name.partition(CARRIED)
+    return f"{owner.removesuffix('.weight')}{mark}{carried.removeprefix('state.')}" if mark else name
+
+
+def _largest(gradients: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest magnitude in each gradient."""
+    import torch
+
+    if not gradients:
+        return {}
+    norms: Sequence[Tensor] = torch._foreach_norm(list(gradients.values()), float("inf"))
+    together = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
+    return dict(zip(gradients, together.tolist(), strict=True))
