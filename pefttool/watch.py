@@ -1,8 +1,8 @@
 """What goes wrong without a word: looked for while a run makes its first updates, and once more at its end.
 
     gradients    one that is not zero reaches every parameter that trains
-    parameters   every one of them changes
-    the base     not a byte of it does
+    parameters   every one of them has changed when warm-up is over
+    the base     not a byte of it does (blocks that are streamed come from a file that is only read, and go after use)
 
 What makes the run worthless stops it; what may be meant is told. The looks are hooks of the optimiser, so that nobody
 has to call them, and they end with the first few updates: a step costs nothing afterwards.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-#: Updates with a learning rate above 0 (warm-up may begin at 0) after which everything is judged.
+#: Updates with a learning rate above 0 (warm-up may begin at 0) after which what they did is judged.
 UPDATES = 5
 #: A run of fewer than these is not judged part by part. Where one factor starts at zero, the other has its first
 #: gradient at the second update; with a gate that starts at zero before them, at the third.
@@ -49,7 +49,7 @@ class Watch:
         self.before: Sums = {}
         self.reached: set[str] = set()
         self.updates = 0
-        self.judged = self.evaluated_once = False
+        self.warm = self.gradients_judged = self.parameters_judged = self.evaluated_once = False
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._gradients()),
             optimizer.register_step_post_hook(lambda used, *_: self._updated(used)),
@@ -65,7 +65,7 @@ class Watch:
         """After the last step."""
         for hook in self._hooks:
             hook.remove()
-        if not self.judged and self.updates >= FEWEST:
+        if self.updates >= FEWEST:
             self._judge()
         self._check_base("at the end")
 
@@ -73,7 +73,7 @@ class Watch:
 
     def _gradients(self) -> None:
         """Before an update: note which parameters a gradient reaches. One look at the device for all of them."""
-        if self.judged:
+        if self.gradients_judged:
             return
         if not self.before:
             self.before = _sums(self.parameters)
@@ -82,28 +82,34 @@ class Watch:
 
     def _updated(self, optimizer: Any) -> None:
         """After an update, which counts if something could move: float16 scaling may have left it out."""
-        if self.judged or not any(float(group["lr"]) for group in optimizer.param_groups):
+        if self.parameters_judged or not any(float(group["lr"]) for group in optimizer.param_groups):
             return
         left_out = getattr(optimizer, "found_inf", None)
         if left_out is not None and float(left_out):
             return
         self.updates += 1
+        self.warm = self.warm or any(g["lr"] >= g.get("initial_lr", 0.0) for g in optimizer.param_groups)
         if self.updates == UPDATES:
-            self._judge()
+            self._judge_gradients()
             self._check_base(f"in {self.updates} updates")
+        if self.updates >= UPDATES and self.warm:
+            self._judge()
 
     def _judge(self) -> None:
-        self.judged = True
-        after = _sums(self.parameters)
-        still = [name for name in self.parameters if after[name] == self.before[name]]
+        if not self.gradients_judged:
+            self._judge_gradients()
+        if not self.parameters_judged:
+            self._judge_parameters()
+
+    def _judge_gradients(self) -> None:
+        self.gradients_judged = True
         served = {EXPERT.sub(".experts.*.", name) for name in self.reached}
+        unreached = [name for name in self.parameters if EXPERT.sub(".experts.*.", name) not in served]
+        if not unreached:
+            return
         # Who makes its updates in the backward pass has no gradients left to show, and changes.
-        unreached = [
-            name
-            for name, parameter in self.parameters.items()
-            if name not in self.reached and EXPERT.sub(".experts.*.", name) not in served
-            if name in still or parameter.grad is not None
-        ]
+        still = self._unchanged()
+        unreached = [name for name in unreached if name in still or self.parameters[name].grad is not None]
         total = len(self.parameters)
         if len(unreached) == total:
             raise RunError(
@@ -115,7 +121,10 @@ class Watch:
                 f"no gradient reached {len(unreached)} of the {total} parameters that train in {self.updates} updates,"
                 f" such as {unreached[0]}: they stay as they are; leave their modules out, or use another adapter"
             )
-        still = [name for name in still if name in self.reached]
+
+    def _judge_parameters(self) -> None:
+        self.parameters_judged = True
+        still, total = [name for name in self._unchanged() if name in self.reached], len(self.parameters)
         if still and len(still) == len(self.reached):
             raise RunError(
                 f"none of the {total} parameters that train has changed in {self.updates} updates, though gradients"
@@ -126,6 +135,11 @@ class Watch:
                 f"{len(still)} of the {total} parameters that train have not changed in {self.updates} updates, though"
                 f" gradients reach them, such as {still[0]}: raise train.learning_rate"
             )
+
+    def _unchanged(self) -> list[str]:
+        """Parameters that are as they were before the first update."""
+        after = _sums(self.parameters)
+        return [name for name in self.parameters if after[name] == self.before[name]]
 
     # ---- the base
 

@@ -50,7 +50,7 @@ def test_a_sound_run_is_told_nothing(tmp_path: Path, rehearse: bool, warmup: flo
                     parameter.zero_()
 
     loop, told = run(tmp_path, as_it_starts, rehearse=rehearse, warmup=warmup, optimizer="sgd")
-    assert told == [] and loop.watch.judged and loop.watch.reached == set(loop.parameters)
+    assert told == [] and loop.watch.parameters_judged and loop.watch.reached == set(loop.parameters)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -111,6 +111,13 @@ def test_parameters_that_do_not_change_are_told(tmp_path: Path) -> None:
 
     (text,) = run(tmp_path, forget)[1]
     assert text.startswith("1 of the 28 parameters that train have not changed in 5 updates, though gradients reach")
+
+
+def test_a_long_warm_up_is_waited_for(tmp_path: Path) -> None:
+    """At its beginning rates may be too small for any change."""
+    loop, told = run(tmp_path, learning_rate=1e-6, warmup=12, max_steps=20, optimizer="adamw", weight_decay=0.0)
+    assert told == [] and loop.watch.updates == 12
+    assert run(tmp_path, learning_rate=1e-9, warmup=12, max_steps=10)[1] != []  # it ends before the warm-up does
 
 
 def test_where_nothing_changes_the_run_stops(tmp_path: Path) -> None:
