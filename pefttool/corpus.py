@@ -90,7 +90,8 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
             raise DataError(f"data.{name}: no rows are left ({len(train)} train, {len(held_out)} eval): {remedy}")
     labels = task.labels(train, options)
     _check_labels(recipe, task, options, train, held_out, labels)
-    notices += leaks.check(task, options, train, held_out, found.shared, recipe.data.allow_overlap)
+    sides = [(train, held_out), *([(found.train, found.eval)] if arranged is not None and found.eval else [])]
+    notices += leaks.check(task, options, sides, found.shared, recipe.data.allow_overlap)
     sha256 = reader.fingerprint(reader.with_companions(found.files, registry, recipe.data.format))
     fitted = task.fit(train, options)
     return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options, fitted)

@@ -74,16 +74,16 @@ def same_files(train: Sequence[Path], held_out: Sequence[Path]) -> tuple[Path, P
 def check(
     task: Task,
     options: Any,
-    train: Sequence[Row],
-    held_out: Sequence[Row],
+    sides: Sequence[tuple[Sequence[Row], Sequence[Row]]],
     files: tuple[Path, Path] | None,
     allowed: bool,
 ) -> list[str]:
     """Warnings. Raises DataError where the held-out rows are the training rows and that is not `allowed`.
 
+    `sides` are (training, held-out) rows: as the run uses them, then as they were where a task made them of others.
     `files` are those of `same_files`.
     """
-    found = overlap(task, options, train, held_out)
+    found = next((found for side in sides if (found := overlap(task, options, *side)) is not None), None)
     if not allowed and files is not None:
         trained, judged = files
         same = "is trained on" if trained == judged else f"has the same content as {trained}, which is trained on"
@@ -91,7 +91,7 @@ def check(
     if not allowed and found is not None and found.by_mistake:
         raise DataError(f"data.eval: {found}: {REMEDY}")
     warnings = [] if found is None else [f"warning: {found}: held-out metrics will flatter"]
-    column = telling_column(task, options, train)
+    column = telling_column(task, options, sides[0][0])
     if column is not None:
         warnings.append(
             f"warning: column {column!r} tells the class in nearly all rows, and is an input: is it the answer under"

@@ -151,11 +151,12 @@ class Watch:
         """
         model = self.adapted.model
         wanted = set(self.adapted.base) - (set(dict(model.named_buffers())) if self.trains_base else _passing(model))
-        found = {}
+        found, seen = {}, set()
         for name, tensor in tensors_of(model):
             owner, _, carried = name.partition(CARRIED)
-            if owner in wanted or (carried and f"{owner}.weight" in wanted):
+            if (owner in wanted or (carried and f"{owner}.weight" in wanted)) and tensor.data_ptr() not in seen:
                 found[_settled(name)] = tensor
+                seen.add(tensor.data_ptr())
         return found
 
     def _check_base(self, when: str) -> None:

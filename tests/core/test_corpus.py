@@ -140,6 +140,17 @@ def test_a_file_that_is_trained_on_and_judged_by_is_refused(registry: Registry, 
     refused(registry, tmp_path / "d", r"test\.jsonl has the same content as \S+train\.jsonl")
 
 
+def test_histories_whose_last_items_are_trained_on_are_refused(registry: Registry, tmp_path: Path) -> None:
+    """The task judges by the last item of each, so that no row that it makes of them is another's double."""
+    rows = [{"items": [f"i{(i * k) % 11}" for k in range(1, 6)]} for i in range(1, 9)]
+    write(tmp_path / "d" / "train.jsonl", *rows)
+    write(tmp_path / "d" / "eval.jsonl", *rows[2:5])
+    with pytest.raises(DataError, match=r"3 of 3 held-out rows are .*eval\.jsonl:1 = \S+train\.jsonl:3: give"):
+        load(registry, tmp_path / "d", task="next-item")
+    write(tmp_path / "d" / "train.jsonl", *({"items": row["items"][:-1]} for row in rows))
+    assert not any("warning" in notice for notice in load(registry, tmp_path / "d", task="next-item").notices)
+
+
 def test_data_that_says_things_twice_is_no_mistake(registry: Registry, tmp_path: Path) -> None:
     """A short table has the same rows again and again, wherever it is cut."""
     rows = [{"text": f"text {i % 5}", "label": f"c{i % 5 % 2}"} for i in range(40)]
