@@ -115,7 +115,7 @@ def telling_column(task: Task, options: Any, rows: Sequence[Row]) -> str | None:
         pairs = Counter(
             (str(row.values[column]), label) for row, label in zip(looked_at, classes, strict=True)
         ).most_common()
-        chosen = {}
+        chosen: dict[str, tuple[str | None, int]] = {}
         for (value, label), count in pairs:
             if value not in chosen and label not in {other for other, _ in chosen.values()}:
                 chosen[value] = (label, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -129,6 +130,14 @@ class StepResult:
     weight: float = 0.0
     skipped: bool = False
     culprit: int | None = None
+
+
+def advance(schedule: Any, after: StepResult) -> None:
+    """The next step's rates. PyTorch warns where there was no update yet, which a step left out is a reason for."""
+    with warnings.catch_warnings() if after.skipped else nullcontext():
+        if after.skipped:
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        schedule.step()
 
 
 def optimizer_step(

@@ -22,7 +22,7 @@ from pefttool.evaluate import evaluate
 from pefttool.events import Control, Evaluated, Notice, Saved, StepDone, TrainFinished, TrainStarted
 from pefttool.non_finite import NonFinite
 from pefttool.observers import Emitter
-from pefttool.optimisation import StepResult, check_rates, make_optimizer, make_schedule, optimizer_step
+from pefttool.optimisation import StepResult, advance, check_rates, make_optimizer, make_schedule, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import grad_scaler
 from pefttool.recovery import Attempt, RandomState, out_of_memory, release, split
@@ -185,7 +185,7 @@ class Loop:
         rows = [i for batch in micro_batches for i in batch]
         rate = self.optimizer.param_groups[0]["lr"]
         result = self.optimise(model, micro_batches, f"step {progress.step}")
-        self.scheduler.step()
+        advance(self.scheduler, result)
         self.plan.adapter.after_step(self.adapted.model, progress.step)
         self.emit(
             StepDone(

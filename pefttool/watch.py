@@ -1,7 +1,7 @@
 """What goes wrong without a word: looked for while a run makes its first updates, and once more at its end.
 
     gradients    one that is not zero reaches every parameter that trains
-    parameters   every one of them has changed when warm-up is over
+    parameters   some of them have changed when warm-up is over, and all of them in the end
     the base     not a byte of it does (blocks that are streamed come from a file that is only read, and go after use)
 
 What makes the run worthless stops it; what may be meant is told. The looks are hooks of the optimiser, so that nobody
@@ -48,8 +48,8 @@ class Watch:
         self.frozen = _sums(self._base())
         self.before: Sums = {}
         self.reached: set[str] = set()
-        self.updates = 0
-        self.warm = self.gradients_judged = self.parameters_judged = self.evaluated_once = False
+        self.updates, self.rate = 0, 0.0
+        self.warmed_up = self.judged = self.gradients_judged = self.evaluated_once = False
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._gradients()),
             optimizer.register_step_post_hook(lambda used, *_: self._updated(used)),
@@ -66,7 +66,9 @@ class Watch:
         for hook in self._hooks:
             hook.remove()
         if self.updates >= FEWEST:
-            self._judge()
+            if not self.gradients_judged:
+                self._judge_gradients()
+            self._judge_parameters(last=True)
         self._check_base("at the end")
 
     # ---- gradients and parameters
@@ -82,24 +84,22 @@ class Watch:
 
     def _updated(self, optimizer: Any) -> None:
         """After an update, which counts if something could move: float16 scaling may have left it out."""
-        if self.parameters_judged or not any(float(group["lr"]) for group in optimizer.param_groups):
+        rate = max(float(group["lr"]) for group in optimizer.param_groups)
+        peak = max(float(group.get("initial_lr", 0.0)) for group in optimizer.param_groups)
+        self.warmed_up = self.warmed_up or rate >= peak or rate < self.rate
+        self.rate = rate
+        if self.judged or not rate:
             return
         left_out = getattr(optimizer, "found_inf", None)
         if left_out is not None and float(left_out):
             return
         self.updates += 1
-        self.warm = self.warm or any(g["lr"] >= g.get("initial_lr", 0.0) for g in optimizer.param_groups)
         if self.updates == UPDATES:
             self._judge_gradients()
             self._check_base(f"in {self.updates} updates")
-        if self.updates >= UPDATES and self.warm:
-            self._judge()
-
-    def _judge(self) -> None:
-        if not self.gradients_judged:
-            self._judge_gradients()
-        if not self.parameters_judged:
-            self._judge_parameters()
+        if self.updates >= UPDATES and self.warmed_up:
+            self.judged = True
+            self._judge_parameters(last=False)
 
     def _judge_gradients(self) -> None:
         self.gradients_judged = True
@@ -122,18 +122,21 @@ class Watch:
                 f" such as {unreached[0]}: they stay as they are; leave their modules out, or use another adapter"
             )
 
-    def _judge_parameters(self) -> None:
-        self.parameters_judged = True
+    def _judge_parameters(self, last: bool) -> None:
+        """Something has to have changed by now; and in the end everything that a gradient reached.
+
+        Not before: what has its first gradients from a factor that starts at zero may take its time.
+        """
         still, total = [name for name in self._unchanged() if name in self.reached], len(self.parameters)
         if still and len(still) == len(self.reached):
             raise RunError(
                 f"none of the {total} parameters that train has changed in {self.updates} updates, though gradients"
                 " reach them: raise train.learning_rate, or use another train.optimizer"
             )
-        if still:
+        if still and last:
             self.tell(
-                f"{len(still)} of the {total} parameters that train have not changed in {self.updates} updates, though"
-                f" gradients reach them, such as {still[0]}: raise train.learning_rate"
+                f"{len(still)} of the {total} parameters that train have not changed in the whole run, though gradients"
+                f" reach them, such as {still[0]}: raise train.learning_rate"
             )
 
     def _unchanged(self) -> list[str]:
@@ -176,7 +179,7 @@ class Watch:
                 f"{what}: what the adapter learns beside them would not fit the model's files; something writes to them"
                 " in a forward pass or in an update: use another adapter or quantizer, or tell its author"
             )
-        self.frozen.update({name: sums[name] for name in changed if name in sums})  # told once
+        self.frozen = {name: known for name, known in self.frozen.items() if name not in changed}  # told once
         self.tell(
             f"{what}: no file of the adapter holds them, so that it will answer otherwise once it is loaded again"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pefttool import peft_folder
 from pefttool.attach import Adapted
 from pefttool.errors import NotMergeable, PluginError, RunError, UsageError
+from pefttool.model_parts import tensors_of
 from pefttool.testing.bench import TOLERANCE, AdapterCase, Bench, load_base
 from pefttool.testing.equalities import (
     kernels_change_nothing,
@@ -17,7 +18,7 @@ from pefttool.testing.equalities import (
     require_same_gradients,
     streaming_changes_nothing,
 )
-from pefttool.testing.tensors import changes, close, content, lost, snapshot, storage, tensors_of
+from pefttool.testing.tensors import changes, close, content, lost, snapshot, storage
 from pefttool.values import Facts
 from pefttool.watch import UPDATES
 
@@ -134,7 +135,7 @@ def accumulation_changes_nothing(case: AdapterCase) -> None:
         adapted = bench.attach()
         bench.train(adapted, 2)  # away from the start, where gradients may vanish
         found.append(bench.gradients(adapted, parts)[1])
-    require_same_gradients(case, *found, "1 x 8 and 8 x 1")
+    require_same_gradients(case, "1 x 8 and 8 x 1", *found)
 
 
 def save_and_load_are_exact(case: AdapterCase) -> None:

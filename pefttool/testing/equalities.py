@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pefttool.testing.bench import TOLERANCE, AdapterCase, Bench, toy_setting
@@ -36,7 +37,7 @@ def packing_changes_nothing(case: AdapterCase) -> None:
         case.require(reason is None, f"says that it keeps rows apart, and the adapted model cannot: {reason}")
         bench.leave_start(adapted)
         found.append(bench.gradients(adapted, [range(8)], packing))
-    require_same_step(case, *found, "padded and packed rows")
+    require_same_step(case, "padded and packed rows", *found)
 
 
 def streaming_changes_nothing(case: AdapterCase) -> None:
@@ -71,7 +72,7 @@ def kernels_change_nothing(case: AdapterCase) -> None:
         if plain:
             _dequantize(bench)
         found.append(_step(bench, "beside dequantised weights"))
-    require_same_step(case, *found, "quantised and dequantised weights")
+    require_same_step(case, "quantised and dequantised weights", *found)
 
 
 def _step(bench: Bench, where: str) -> Found:
@@ -94,10 +95,14 @@ def _stream(bench: Bench) -> None:
         stored = dict(quantizer.stored(layer))
         bare = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         stand_in: Any = quantizer.skeleton(bare, quantizer.Options())
-        quantizer.stream(stand_in, lambda stored=stored: {part: tensor.clone() for part, tensor in stored.items()})
+        quantizer.stream(stand_in, partial(_copies, stored))
         if layer.bias is not None:
             stand_in.bias = torch.nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         bench.model.set_submodule(name, stand_in.eval())
+
+
+def _copies(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {part: tensor.clone() for part, tensor in stored.items()}
 
 
 def _dequantize(bench: Bench) -> None:
@@ -117,12 +122,12 @@ def _dequantize(bench: Bench) -> None:
     bench.facts = replace(bench.facts, quantizer=None)
 
 
-def require_same_step(case: AdapterCase, one: Found, two: Found, what: str) -> None:
+def require_same_step(case: AdapterCase, what: str, one: Found, two: Found) -> None:
     case.require(abs(one[0] - two[0]) <= TOLERANCE * abs(one[0]), f"the loss is {one[0]}, then {two[0]}: {what}")
-    require_same_gradients(case, one[1], two[1], what)
+    require_same_gradients(case, what, one[1], two[1])
 
 
-def require_same_gradients(case: AdapterCase, one: Mapping[str, Tensor], two: Mapping[str, Tensor], what: str) -> None:
+def require_same_gradients(case: AdapterCase, what: str, one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> None:
     """The same parameters have one, and each is equal to 1e-5."""
     odd = sorted(set(one) ^ set(two))
     case.require(not odd, f"{odd[:1]} has a gradient in only one of {what}")

@@ -61,7 +61,7 @@ def test_what_the_training_rows_settle_holds_for_every_row(registry: Registry, t
     found = load(registry, write(tmp_path / "a.jsonl", *numbers))
     assert found.options.kind == "regression" and found.labels == ()
     write(tmp_path / "d" / "train.jsonl", *numbers)
-    write(tmp_path / "d" / "eval.jsonl", numbers[0], {"text": "another", "label": "good"})
+    write(tmp_path / "d" / "eval.jsonl", {"text": "new", "label": 3}, {"text": "another", "label": "good"})
     with pytest.raises(DataError, match=r"eval\.jsonl:2: column 'label': found 'good', expected a number"):
         load(registry, tmp_path / "d")
     assert len(load(registry, tmp_path / "d", skip_bad_rows=True).eval) == 1
@@ -187,7 +187,9 @@ def test_an_input_that_tells_the_class_is_told(registry: Registry, tmp_path: Pat
 def test_what_tells_the_class_and_is_no_input_is_left_alone(registry: Registry, tmp_path: Path) -> None:
     """Names beside numbers of classes, as many corpora have them."""
     rows = [{**row, "label_text": row["label"].upper()} for row in labelled(60, 3)]
-    assert not any("tells" in notice for notice in load(registry, write(tmp_path / "a.jsonl", *rows)).notices)
+    assert not any(
+        "tells the class in" in notice for notice in load(registry, write(tmp_path / "a.jsonl", *rows)).notices
+    )
 
 
 def test_a_class_that_only_the_held_out_rows_have_is_an_error(registry: Registry, tmp_path: Path) -> None:
@@ -223,8 +225,8 @@ def test_a_held_out_file_in_the_training_folder_is_not_trained_on(registry: Regi
 
 
 def test_files_of_neither_part_are_said(registry: Registry, tmp_path: Path) -> None:
-    for name in ("train", "eval", "more"):
-        write(tmp_path / "d" / f"{name}.jsonl", *labelled(4))
+    for i, name in enumerate(("train", "eval", "more")):
+        write(tmp_path / "d" / f"{name}.jsonl", *labelled(4, start=4 * i))
     (tmp_path / "d" / "README.md").write_text("What this is.")
     found = load(registry, tmp_path / "d")
     assert len(found.train) == 4

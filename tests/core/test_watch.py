@@ -18,6 +18,8 @@ from pefttool.testing.bench import AdapterCase, Bench
 from pefttool.watch import UPDATES, Watch
 
 STEPS = UPDATES + 3
+#: Plain SGD moves what has small gradients by less than float32 can show, if its rate is that of AdamW.
+RATES: dict[str, dict[str, float]] = {"sgd": {"learning_rate": 0.5}, "adamw": {}, "adamw_8bit": {}}
 
 
 def run(folder: Path, spoil: Any = None, **settings: Any) -> tuple[Any, list[str]]:
@@ -49,8 +51,8 @@ def test_a_sound_run_is_told_nothing(tmp_path: Path, rehearse: bool, warmup: flo
                 if "lora_B" in name:
                     parameter.zero_()
 
-    loop, told = run(tmp_path, as_it_starts, rehearse=rehearse, warmup=warmup, optimizer=optimizer)
-    assert told == [] and loop.watch.parameters_judged and loop.watch.reached == set(loop.parameters)
+    loop, told = run(tmp_path, as_it_starts, rehearse=rehearse, warmup=warmup, optimizer=optimizer, **RATES[optimizer])
+    assert told == [] and loop.watch.judged and loop.watch.reached == set(loop.parameters)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -110,7 +112,9 @@ def test_parameters_that_do_not_change_are_told(tmp_path: Path) -> None:
             group["params"] = [p for p in group["params"] if p is not list(loop.parameters.values())[3]]
 
     (text,) = run(tmp_path, forget)[1]
-    assert text.startswith("1 of the 28 parameters that train have not changed in 5 updates, though gradients reach")
+    assert text.startswith(
+        "1 of the 28 parameters that train have not changed in the whole run, though gradients reach"
+    )
 
 
 def test_a_long_warm_up_is_waited_for(tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ def test_a_checksum_notices_any_byte_and_any_two_that_change_places(dtype: Any, 
     flat = tensor.reshape(-1).clone()
     for place in {0, flat.numel() // 2, flat.numel() - 1} if flat.numel() else ():
         changed = flat.clone()
-        changed[place] = 1 - changed[place] if dtype == torch.bool else changed[place] + 1
+        changed[place] = ~changed[place] if dtype == torch.bool else changed[place] + 1
         assert sums(changed.reshape(shape)) != first
     if flat.numel() > 600:
         for i, j in ((0, 1), (0, 512), (3, flat.numel() - 1), (0, 4096)):
