@@ -11,7 +11,7 @@ has to call them, and they end with the first few updates: a step costs nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttool import fingerprint
@@ -104,7 +104,11 @@ class Watch:
     def _judge_gradients(self) -> None:
         self.gradients_judged = True
         served = {EXPERT.sub(".experts.*.", name) for name in self.reached}
-        unreached = [name for name in self.parameters if EXPERT.sub(".experts.*.", name) not in served]
+        unreached = [
+            name
+            for name in self.parameters
+            if EXPERT.sub(".experts.*.", name) not in served and not _beside(name, self.reached)
+        ]
         if not unreached:
             return
         # Who makes its updates in the backward pass has no gradients left to show, and changes.
@@ -127,8 +131,10 @@ class Watch:
 
         Not before: what has its first gradients from a factor that starts at zero may take its time.
         """
-        still, total = [name for name in self._unchanged() if name in self.reached], len(self.parameters)
-        if still and len(still) == len(self.reached):
+        unchanged, total = set(self._unchanged()), len(self.parameters)
+        moved = self.parameters.keys() - unchanged
+        still = [name for name in self.parameters if name in unchanged & self.reached and not _beside(name, moved)]
+        if still and not moved:
             raise RunError(
                 f"none of the {total} parameters that train has changed in {self.updates} updates, though gradients"
                 " reach them: raise train.learning_rate, or use another train.optimizer"
@@ -183,6 +189,11 @@ class Watch:
         self.tell(
             f"{what}: no file of the adapter holds them, so that it will answer otherwise once it is loaded again"
         )
+
+
+def _beside(name: str, others: Collection[str]) -> bool:
+    """A bias whose weight is among the others: that it has no gradient may be mathematics (a key's, under softmax)."""
+    return name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in others
 
 
 def _sums(named: Mapping[str, Tensor]) -> Sums:

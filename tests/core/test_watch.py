@@ -206,6 +206,24 @@ def test_statistics_that_no_file_of_the_adapter_holds_are_told_once() -> None:
     assert updates(Statistics(), trains_base=True) == []
 
 
+def test_a_bias_may_not_matter_and_its_weight_has_to() -> None:
+    class Shifted(nn.Module):
+        """Softmax does not see what is added to all of its inputs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.key, self.idle = nn.Linear(3, 1), nn.Linear(3, 1)
+
+        def forward(self, x: Any) -> Any:
+            scores = self.key(x)
+            return (
+                (scores - scores.detach() + torch.softmax(scores - self.key.bias, 0)) + 0 * self.idle(x) - self.key.bias
+            )
+
+    told = updates(Shifted(), trains_base=False)
+    assert len(told) == 1 and "no gradient reached 2 of the 4" in told[0] and "idle.weight" in told[0]
+
+
 class Experts(nn.Module):
     """Every row goes to the first expert, none to the last two."""
 
