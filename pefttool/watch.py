@@ -48,6 +48,7 @@ class Watch:
         self.frozen = _sums(self._base())
         self.before: Sums = {}
         self.reached: set[str] = set()
+        self.moved: set[str] = set()
         self.updates, self.rate = 0, 0.0
         self.warmed_up = self.judged = self.gradients_judged = self.evaluated_once = False
         self._hooks = [
@@ -94,6 +95,8 @@ class Watch:
         if left_out is not None and float(left_out):
             return
         self.updates += 1
+        if self.updates == 1:
+            self._look()
         if self.updates == UPDATES:
             self._judge_gradients()
             self._check_base(f"in {self.updates} updates")
@@ -112,8 +115,8 @@ class Watch:
         if not unreached:
             return
         # Who makes its updates in the backward pass has no gradients left to show, and changes.
-        still = self._unchanged()
-        unreached = [name for name in unreached if name in still or self.parameters[name].grad is not None]
+        self._look()
+        unreached = [n for n in unreached if n not in self.moved or self.parameters[n].grad is not None]
         total = len(self.parameters)
         if len(unreached) == total:
             raise RunError(
@@ -131,10 +134,10 @@ class Watch:
 
         Not before: what has its first gradients from a factor that starts at zero may take its time.
         """
-        unchanged, total = set(self._unchanged()), len(self.parameters)
-        moved = self.parameters.keys() - unchanged
-        still = [name for name in self.parameters if name in unchanged & self.reached and not _beside(name, moved)]
-        if still and not moved:
+        self._look()
+        total, still = len(self.parameters), self.reached - self.moved
+        still = {name for name in still if not _beside(name, self.moved)}
+        if still and not self.moved:
             raise RunError(
                 f"none of the {total} parameters that train has changed in {self.updates} updates, though gradients"
                 " reach them: raise train.learning_rate, or use another train.optimizer"
@@ -142,13 +145,13 @@ class Watch:
         if still and last:
             self.tell(
                 f"{len(still)} of the {total} parameters that train have not changed in the whole run, though gradients"
-                f" reach them, such as {still[0]}: raise train.learning_rate"
+                f" reach them, such as {min(still)}: raise train.learning_rate"
             )
 
-    def _unchanged(self) -> list[str]:
-        """Parameters that are as they were before the first update."""
+    def _look(self) -> None:
+        """Note which parameters are not as they were before the first update. (AdaLoRA may take them back later.)"""
         after = _sums(self.parameters)
-        return [name for name in self.parameters if after[name] == self.before[name]]
+        self.moved.update(name for name in self.parameters if after[name] != self.before[name])
 
     # ---- the base
 

@@ -23,6 +23,8 @@ PARTS = {
     "evaluate": "train",
     "feeding": "base",
     "features": "train",
+    "non_finite": "train",
+    "watch": "train",
     "frozen": "train",
     "optimisation": "train",
     "packing": "train",
