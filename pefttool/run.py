@@ -15,6 +15,7 @@ from pefttool import (
     budget,
     comparison,
     corpus,
+    evaluate,
     features,
     forecast,
     packing,
@@ -41,7 +42,7 @@ class Finished:
     before: Mapping[str, float]
     after: Mapping[str, float]
     samples: tuple[Mapping[str, Any], ...]
-    generative: bool
+    talks: bool
     main_process: bool
 
 
@@ -130,7 +131,8 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
         )
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
-    return Finished(folder, adapter, before, result.metrics, samples, planned.task.generative, writes)
+    talks = evaluate.talks(planned.task, loaded.setting.options)
+    return Finished(folder, adapter, before, result.metrics, samples, talks, writes)
 
 
 def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:

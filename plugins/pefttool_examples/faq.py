@@ -41,17 +41,6 @@ def make_support(folder: Path) -> None:
     _write(folder, rows)
 
 
-def make_preferences(folder: Path) -> None:
-    """To each question its own answer, preferred to another question's: a constructed preference, and an easy one."""
-    found = conversations()
-    others = found[1:] + found[:1]
-    rows = [
-        {"prompt": question, "chosen": answer, "rejected": other}
-        for (question, answer), (_, other) in zip(found, others, strict=True)
-    ]
-    _write(folder, rows)
-
-
 def conversations() -> list[tuple[str, str]]:
     """(question, answer) of both FAQs, each question once, in a fixed random order."""
     pages = [
