@@ -5,8 +5,8 @@
     python examples/run.py --miniature 06-fraud seconds instead of minutes: does it run at all? Nothing is written
 
 Each run is `pefttool run RECIPE -o train.seed=S` in a process of its own. The exit status is 1 if a tuned model does
-not beat every baseline by more than the spread of its seeds, but for training from scratch where an experiment says that
-this is as good, and why.
+not beat every baseline by more than the spread of its seeds, but for training from scratch where an experiment says
+that this is as good, and why.
 """
 
 from __future__ import annotations

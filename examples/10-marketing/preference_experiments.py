@@ -6,7 +6,7 @@ from experiment import Experiment, Rows
 
 
 def by_length(train: Rows, held_out: Rows) -> float:
-    """Share of the held-out pairs of which the shorter text is the chosen one, or the longer: as more often in training."""
+    """Share of held-out pairs whose shorter text is the chosen one, or whose longer one is: as more often in training."""
 
     def shorter(rows: Rows) -> float:
         return sum(len(row["chosen"]) < len(row["rejected"]) for row in rows) / len(rows)
@@ -26,9 +26,10 @@ EXPERIMENTS = [
         why_no_scratch="DPO says how far to move from a model that writes, and one with random weights does not write",
         synthetic="every text, from a few templates, and which is preferred",
         miniature={
-            "data.max_train_rows": 8,
-            "data.max_eval_rows": 4,
+            "data.max_train_rows": 4,
+            "data.max_eval_rows": 2,
             "train.epochs": 1,
+            "train.rehearse": False,
             "generation.max_new_tokens": 4,
         },
     ),
