@@ -6,7 +6,7 @@ from experiment import Experiment, Rows
 
 
 def by_length(train: Rows, held_out: Rows) -> float:
-    """Share of held-out pairs whose shorter text is the chosen one, or whose longer one is: as more often in training."""
+    """Share of held-out pairs whose chosen text is the shorter one (or the longer: as is more often so in training)."""
 
     def shorter(rows: Rows) -> float:
         return sum(len(row["chosen"]) < len(row["rejected"]) for row in rows) / len(rows)

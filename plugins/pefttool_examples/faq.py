@@ -18,12 +18,14 @@ DEBIAN_FAQ = Debian(
     "11.1",
     "debian-faq_11.1_all.deb",
     "427426e0cfa6888622fc1d72631071cb4b5a1f86ccde722e7820bcef284de5d0",
+    or_newer=True,
 )
 PYTHON_DOC = Debian(
     "python3.11-doc",
     "3.11.2-6+deb12u8",
     "python3.11-doc_3.11.2-6+deb12u8_all.deb",
     "50eb63e7f636c4281e9ce1b8f10386f1def42159eddce34fc1f41c46261df71b",
+    or_newer=True,
 )
 #: Characters of an answer: its first sentences up to so many, and no fewer than these.
 LONGEST, SHORTEST = 240, 40
