@@ -70,13 +70,11 @@ def test_messages_are_every_pair_of_product_and_segment_once(tmp_path: Path) -> 
 def test_no_message_is_better_by_itself_and_no_product_is_on_both_sides(tmp_path: Path) -> None:
     """Which of two is preferred is decided by the segment that was asked for, and by nothing else."""
     messages.make_preferences(tmp_path)
-    parts = [
-        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("train", "eval")
-    ]
+    texts = [(tmp_path / f"{name}.jsonl").read_text() for name in ("train", "eval")]
+    parts = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    closings = {segment: closing for segment, (_, _, closing) in messages.SEGMENTS.items()}
     for rows in parts:
         assert Counter(row["chosen"] for row in rows) == Counter(row["rejected"] for row in rows)
-        closings = {segment: parts[2] for segment, parts in messages.SEGMENTS.items()}
         for row in rows:
             assert row["chosen"].endswith(closings[row["prompt"].partition(" to ")[2].rstrip(".")])
     products = [{row["prompt"].partition(" to ")[0] for row in rows} for rows in parts]
