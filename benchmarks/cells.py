@@ -110,10 +110,12 @@ def read_events(events: Sequence[Mapping[str, Any]], job: Job, began: float) -> 
         for before, event in itertools.pairwise(events)
         if event["type"] in LOOKS and start["monotonic"] < event["monotonic"] < steps[-1]["monotonic"]
     )
-    features = _spent(events, FEATURES, ready["train_rows"]) if frozen else 0.0
+    # Features are computed as their rows come: those of the rehearsed batch before the first step, the others in steps.
+    early = itertools.takewhile(lambda event: event["type"] != "TrainStarted", events)
+    features = _spent(list(early), FEATURES, ready["train_rows"]) if frozen else 0.0
     return {
         "seconds": steps[-1]["monotonic"] - start["monotonic"] - looked + features,
-        "first_step": steps[0]["time"] - steps[0]["seconds"] - began - _spent(events, REHEARSAL),
+        "first_step": steps[0]["time"] - steps[0]["seconds"] - began - (_spent(events, REHEARSAL) - features),
         "timed": sum(step["tokens" if job.unit == "tokens" else "rows"] for step in timed),
         "steps": len(steps),
         "rows": sum(step["rows"] for step in steps),

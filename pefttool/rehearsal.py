@@ -57,6 +57,7 @@ def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
     longest = longest_batch(loop.batches, loop.total_steps)
     with undisturbed(loop):
         prime(loop)
+        prepare(loop, longest)
         with measure.peak(loop.plan.choice.device, lasting(loop)) as peak:
             loop.optimise(model, [longest] * loop.ranks, "rehearsal")
             held = memory_in_use(loop.plan.choice.device)
@@ -86,6 +87,13 @@ def prime(loop: Loop) -> None:
     loop.optimizer.zero_grad(set_to_none=True)
 
 
+def prepare(loop: Loop, rows: Sequence[int]) -> None:
+    """Features that are computed once are not part of a step."""
+    examples = [loop.data.examples[row] for row in rows]
+    if FEATURES in examples[0]:
+        examples[0][FEATURES].kept.need([e[FEATURES].row for e in examples])
+
+
 def lasting(loop: Loop) -> list[Tensor]:
     """What is there before the step and after it: the model with all that it holds, and the optimiser's state."""
     state = (value for values in loop.optimizer.state.values() for value in values.values())
@@ -95,14 +103,14 @@ def lasting(loop: Loop) -> list[Tensor]:
 
 def evaluate_longest(loop: Loop) -> None:
     """One evaluation batch, the one with the longest row; features are not computed for its sake."""
-    examples = loop.held_out.examples
-    if FEATURES in examples[0] and not examples[0][FEATURES].kept.at_hand:
-        examples = tuple({name: e[name] for name in e if name != FEATURES} for e in examples)
-    rows = by_length([e["length"] for e in examples], loop.settings.batch_size)[0]
+    rows = by_length([e["length"] for e in loop.held_out.examples], loop.settings.batch_size)[0]
+    examples = [loop.held_out.examples[row] for row in rows]
+    if FEATURES in examples[0] and not examples[0][FEATURES].kept.at_hand([e[FEATURES].row for e in examples]):
+        examples = [{name: e[name] for name in e if name != FEATURES} for e in examples]
     forward(
         loop.adapted.model,
         loop.plan.task,
-        [examples[i] for i in rows],
+        examples,
         [list(range(len(rows)))],
         loop.base.processor,
         loop.base.setting,

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,8 +56,52 @@ def of_user(tell: Callable[[str], None]) -> Store:
     return Store(cache_folder() / "made", tell)
 
 
-class _Unwritable(Exception):
+class Unwritable(Exception):
     """The disk is full, read-only, or not there."""
+
+
+class Partial:
+    """A file being written. What was `put` can be read through `tensor`; `finish` gives it its name in the store.
+
+    A process that ends without `finish` leaves nothing. Every method that writes raises Unwritable.
+    """
+
+    def __init__(self, folder: Path, key: str, shapes: Shapes, header: bytes) -> None:
+        handle, name = tempfile.mkstemp(PARTIAL, f"{key}.", folder)
+        self._aside, self._final = Path(name), folder / f"{key}{SUFFIX}"
+        self._shapes, self._header = shapes, header
+        self._file = os.fdopen(handle, "r+b")
+        self._remove = weakref.finalize(self, self._aside.unlink, missing_ok=True)
+        try:
+            self._file.truncate(len(header) + sum(map(_bytes, shapes.values())))
+        except OSError:
+            self.discard()
+            raise
+        self.put: Put = _putter(self._file, shapes, len(header))
+
+    def tensor(self, name: str) -> Tensor:
+        """Mapped from the file: only what was put is read from the disk, and stays readable when the file is gone."""
+        import torch
+
+        dtype, shape = self._shapes[name]
+        count, at = _bytes((dtype, shape)) // dtype.itemsize, len(self._header) + _offsets(self._shapes)[name]
+        if not count:
+            return torch.empty(shape, dtype=dtype)
+        mapped = mmap.mmap(self._file.fileno(), 0)
+        return torch.frombuffer(mapped, dtype=dtype, count=count, offset=at).view(shape)
+
+    def finish(self) -> None:
+        with _writing():
+            _finish(self._file, self._header, self._shapes)
+            os.replace(self._aside, self._final)
+            _sync(self._final.parent)
+        self.discard()
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it is finished."""
+        with suppress(OSError):  # what a full disk kept from being written
+            self._file.close()
+        self._remove()
 
 
 class Store:
@@ -81,31 +127,33 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError) as error:
-            self._complain(error)
+            self.complain(error)
             return None
         return tensors
 
     def make(self, key: str, shapes: Shapes, fill: Callable[[Put], None]) -> None:
         """Write the tensors of `key`; `fill` puts them there part by part. If the disk fails, `key` has no file."""
-        aside: Path | None = None
+        partial = self.begin(key, shapes)
+        if partial is None:
+            return
+        try:
+            fill(partial.put)
+            partial.finish()
+        except Unwritable as error:
+            self.complain(error)
+        finally:
+            partial.discard()
+
+    def begin(self, key: str, shapes: Shapes) -> Partial | None:
+        """A file for the tensors of `key` that is filled bit by bit and is nobody else's yet; None without room."""
         try:
             with _writing():
                 header = _header(shapes, NO_HASH)
                 self._make_room(len(header) + sum(map(_bytes, shapes.values())))
-                handle, name = tempfile.mkstemp(PARTIAL, f"{key}.", self.folder)
-                aside = Path(name)
-            with os.fdopen(handle, "r+b") as file:
-                fill(_putter(file, shapes, len(header)))
-                with _writing():
-                    _finish(file, header, shapes)
-            with _writing():
-                os.replace(aside, self._path(key))
-                _sync(self.folder)
-        except _Unwritable as error:
-            self._complain(error)
-        finally:
-            if aside is not None:
-                aside.unlink(missing_ok=True)
+                return Partial(self.folder, key, shapes, header)
+        except Unwritable as error:
+            self.complain(error)
+            return None
 
     def save(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Write whole tensors."""
@@ -126,7 +174,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except (OSError, NotImplementedError) as error:  # then each makes its own
-            self._complain(error)
+            self.complain(error)
         try:
             yield
         finally:
@@ -162,7 +210,7 @@ class Store:
         if size + SPARE > free:
             raise OSError(f"{size >> 20} MiB do not fit: {free >> 20} MiB are free, {SPARE >> 20} are left to others")
 
-    def _complain(self, error: BaseException) -> None:
+    def complain(self, error: BaseException) -> None:
         if self._tell is not None:
             reason = " ".join(str(error).split())
             self._tell(f"the cache in {self.folder} cannot be used: {reason}; going on without")
@@ -174,7 +222,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _Unwritable(error) from error
+        raise Unwritable(error) from error
 
 
 def _bytes(spec: tuple[Any, tuple[int, ...]]) -> int:
@@ -223,6 +271,7 @@ def _putter(file: Any, shapes: Shapes, start: int) -> Put:
         with _writing():  # not through a mapping: a full disk would end the process
             file.seek(start + offsets[name] + index * width)
             file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            file.flush()
 
     return put
 
