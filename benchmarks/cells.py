@@ -105,9 +105,11 @@ def read_events(events: Sequence[Mapping[str, Any]], job: Job, began: float) -> 
     )
     frozen = job.kind == "head"
     start, timed = (started, steps) if frozen else (steps[0], steps[1:])
+    # The features of held-out rows are computed within the first look, which is theirs from the last step on.
+    told = [event for event in events if event["type"] != "Progress"]
     looked = sum(
         event["monotonic"] - before["monotonic"]
-        for before, event in itertools.pairwise(events)
+        for before, event in itertools.pairwise(told)
         if event["type"] in LOOKS and start["monotonic"] < event["monotonic"] < steps[-1]["monotonic"]
     )
     # Features are computed as their rows come: those of the rehearsed batch before the first step, the others in steps.
