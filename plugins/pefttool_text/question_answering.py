@@ -39,10 +39,10 @@ class QuestionAnswering(Task):
     repeatable = True
     judged_by_answers = True  # a long passage is answered over all its windows, and trained in one of them
     peft_task_type = "QUESTION_ANS"
-    #: Where an answer begins is told in two phases: what kind of words are asked for, then (all at once, after a
-    #: plateau) which of them. A slow head makes the first long, a fast one the second. Measured with lora on 60 held-out
-    #: passages of example:film-questions' training part, after two epochs in batches of 8: F1 0.99, 0.78 and 0.22
-    #: (three seeds) at the usual rate of heads, 0.98 and 0.95 (two) at three times that, 0.52 (one) at ten times.
+    #: It is learnt in two phases: what kind of words are asked for, then (all at once, after a plateau) which of them.
+    #: A slow head makes the first long, a fast one the second. Measured with lora on 60 held-out passages of
+    #: example:film-questions' training part, after two epochs in batches of 8: F1 0.99, 0.78 and 0.22 (three seeds) at
+    #: the usual rate of heads, 0.98 and 0.95 (two) at three times that, 0.52 (one) at ten times.
     rates: ClassVar[Mapping[str, float]] = {"head_learning_rate": 3.0}
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:all-minilm-l6-v2",
