@@ -63,6 +63,17 @@ def test_json_for_programs(tmp_path: Path) -> None:
     assert found["classes"] == {"bad": 18, "good": 9} and result.exit_code == 1
 
 
+def test_a_row_of_several_classes_counts_for_each(tmp_path: Path) -> None:
+    """Not the combinations that the split keeps in proportion."""
+    rows = [{"text": f"film {i}", "label": ["long", "sad"] if i % 2 else ["sad"]} for i in range(20)]
+    result = check(write(tmp_path / "rows.jsonl", rows), "--task", "text-classification")
+    assert "2 classes in the training rows: long 9, sad 18" in result.output
+    tags = [["B-place", "I-place", "O"], ["O", "B-name", "B-place"]]
+    rows = [{"tokens": ["ab", "cd", f"{i}"], "tags": tags[i % 2]} for i in range(20)]
+    result = check(write(tmp_path / "words.jsonl", rows))
+    assert "2 classes in the training rows: name 9, place 18" in result.output
+
+
 def test_what_a_run_would_refuse_is_said(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", GOOD)
     held_out = write(tmp_path / "eval.jsonl", [{"text": "odd", "label": "other"}])
