@@ -105,15 +105,19 @@ def read_events(events: Sequence[Mapping[str, Any]], job: Job, began: float) -> 
     )
     frozen = job.kind == "head"
     start, timed = (started, steps) if frozen else (steps[0], steps[1:])
+    # The features of held-out rows are computed within the first look, which is theirs from the last step on.
+    told = [event for event in events if event["type"] != "Progress"]
     looked = sum(
         event["monotonic"] - before["monotonic"]
-        for before, event in itertools.pairwise(events)
+        for before, event in itertools.pairwise(told)
         if event["type"] in LOOKS and start["monotonic"] < event["monotonic"] < steps[-1]["monotonic"]
     )
-    features = _spent(events, FEATURES, ready["train_rows"]) if frozen else 0.0
+    # Features are computed as their rows come: those of the rehearsed batch before the first step, the others in steps.
+    early = itertools.takewhile(lambda event: event["type"] != "TrainStarted", events)
+    features = _spent(list(early), FEATURES, ready["train_rows"]) if frozen else 0.0
     return {
         "seconds": steps[-1]["monotonic"] - start["monotonic"] - looked + features,
-        "first_step": steps[0]["time"] - steps[0]["seconds"] - began - _spent(events, REHEARSAL),
+        "first_step": steps[0]["time"] - steps[0]["seconds"] - began - (_spent(events, REHEARSAL) - features),
         "timed": sum(step["tokens" if job.unit == "tokens" else "rows"] for step in timed),
         "steps": len(steps),
         "rows": sum(step["rows"] for step in steps),

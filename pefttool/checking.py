@@ -12,7 +12,7 @@ from typing import Any
 
 from pefttool import agreement, clean_process, held_out, observe, peft_folder, peft_versions, reload, sizes
 from pefttool.agreement import TOLERANCE, Agreement
-from pefttool.artefacts import EVENTS, write_json
+from pefttool.artefacts import write_json
 from pefttool.errors import ModelError, PefttoolError, UsageError
 from pefttool.events import Notice
 from pefttool.judge import Judge
@@ -21,6 +21,7 @@ from pefttool.precision import torch_dtype
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.reload import Opened, Reloaded
+from pefttool.run_folder import CHECK, EVENTS
 from pefttool.safetensors_stream import Reader
 from pefttool.values import Row
 
@@ -30,7 +31,6 @@ NOTHING = 1e-6
 AFTER_RUN = 4
 #: Bytes of a process that has imported torch, transformers and peft.
 LIBRARIES = 1 << 30
-CHECK = "check.json"
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,14 @@ def check(
     data: str | None = None,
     data_format: str | None = None,
     rows: int = 16,
+    trust_remote_code: str | None = None,
 ) -> Checked:
     """Reload the adapter of a run or adapter folder, here and in a process without pefttool, and compare.
 
     Raises ModelError with what is wrong: a damaged file, a missing or strange key, a missing head, another base,
     fields that peft does not know, an adapter that changes nothing, answers that differ.
     """
-    opened = reload.open_folder(run, registry, device, dtype)
+    opened = reload.open_folder(run, registry, device, dtype, None, trust_remote_code)
     if opened.adapter is None:
         raise UsageError(f"{run} is merged, and holds no adapter: check the run that it was made from")
     since = _format(opened) if (opened.folder / peft_folder.CONFIG).is_file() else None
@@ -158,11 +159,12 @@ def _after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
     later = f"it was not loaded again, for {{}}: `pefttool check {run}` does it"
     if recipe.memory.stream or recipe.memory.offload:
         return later.format("the base is not all in the device's memory")
-    opened = reload.open_folder(run, registry, recipe.device)
+    trusted = recipe.trust_remote_code
+    opened = reload.open_folder(run, registry, recipe.device, trust_remote_code=trusted)
     needed, free = _size(opened), _free(opened.choice.device)
     if needed > free:
         return later.format(f"that takes {sizes.show(needed)} of memory, and {sizes.show(free)} are free")
-    found = check(run, registry, recipe.device, rows=AFTER_RUN)
+    found = check(run, registry, recipe.device, rows=AFTER_RUN, trust_remote_code=trusted)
     write_json(run / CHECK, found.as_json())
     return found
 
@@ -195,7 +197,7 @@ def _format(opened: Opened) -> str:
         )
     named, base = config.get("base_model_name_or_path"), opened.stored["base"]
     same = named in (None, base["path"], base["id"], base["reference"])  # None: of a model that is the task's own
-    if not same and Path(named).resolve() != opened.path.resolve():
+    if not same and Path(str(named)).resolve() != opened.path.resolve():
         raise ModelError(
             f"{path} names the base {named!r}, and the adapter was trained on {base['path']!r}: plain peft would be"
             " given another model; restore the file"

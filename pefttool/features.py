@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from pefttool.evaluate import inference
 from pefttool.events import Notice, Progress
 from pefttool.frozen import BatchFeatures, Frontier
 from pefttool.recovery import halves, out_of_memory
+from pefttool.store import Unwritable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pefttool.base import Base
     from pefttool.observers import Emitter
     from pefttool.plan import Plan
-    from pefttool.store import Put, Store
+    from pefttool.store import Partial, Put, Store
 
 #: Tokens of a batch (padding counts) while features are computed. Nothing is kept for a backward pass.
 TOKENS = 4096
@@ -33,32 +33,75 @@ LIMIT = 4 << 30
 NAME = "features"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Kept:
-    """The features of a list of rows, one behind another: row `i` has `[starts[i] : starts[i + 1]]`.
+    """The features of a list of rows, one behind another in `tensor`: row `i` has `[starts[i] : starts[i + 1]]`.
 
-    They are read, or computed, when they are first asked for, and `at_hand` from then on; None where nothing can be
-    kept.
+    `making` fills in those that are not there yet; None, once all are.
     """
 
     frontier: Frontier
-    starts: tuple[int, ...]
-    source: Callable[[], Tensor | None]
+    starts: Sequence[int]
+    tensor: Tensor
+    making: Making | None = None
 
-    @cached_property
-    def tensor(self) -> Tensor | None:
-        return self.source()
+    def at_hand(self, rows: Sequence[int]) -> bool:
+        return self.making is None or self.making.has(rows)
 
-    @property
-    def at_hand(self) -> bool:
-        return "tensor" in vars(self)
+    def need(self, rows: Sequence[int]) -> bool:
+        """Compute what is missing of these rows; False where the disk failed, and nothing can be kept any longer."""
+        if self.making is not None and self.making.fill(rows):
+            self.making = None
+        return self.making is None or not self.making.failed
 
     def batch(self, rows: Sequence[int], batch: Any) -> BatchFeatures | None:
         """Those of `rows`, in the form of the frontier's output for `batch`."""
-        if self.tensor is None:
+        if not self.need(rows):
             return None
         parts = [self.tensor[self.starts[i] : self.starts[i + 1]] for i in rows]
         return BatchFeatures(self.frontier, self.frontier.batch(parts, batch))
+
+
+@dataclass(eq=False)
+class Making:
+    """Features on their way into a file of the store, chunk by chunk: a chunk when one of its rows is first asked for.
+
+    So training starts after the first chunk and not after the last. Which rows are a chunk does not depend on who
+    asks when: rows of similar length, since what is computed together differs in rounding.
+    """
+
+    chunks: Sequence[list[int]]
+    compute: Callable[[list[int], Put], None]
+    partial: Partial
+    store: Store
+    tell: Callable[[int, int], None]
+    missing: set[int] = field(init=False)
+    failed: bool = False
+
+    def __post_init__(self) -> None:
+        self.missing = set(range(len(self.chunks)))
+        self._chunk = {row: number for number, rows in enumerate(self.chunks) for row in rows}
+
+    def has(self, rows: Sequence[int]) -> bool:
+        return self.missing.isdisjoint(self._chunk[row] for row in rows)
+
+    def fill(self, rows: Sequence[int]) -> bool:
+        """Compute the chunks of these rows; whether that was the last of them, and the store has the whole file."""
+        try:
+            for number in sorted(self.missing & {self._chunk[row] for row in rows}):
+                if self.failed:
+                    break
+                self.compute(self.chunks[number], self.partial.put)
+                self.missing.remove(number)
+                done = sum(len(chunk) for i, chunk in enumerate(self.chunks) if i not in self.missing)
+                self.tell(done, len(self._chunk))
+                if not self.missing:
+                    self.partial.finish()
+        except Unwritable as error:
+            self.store.complain(error)
+            self.partial.discard()
+            self.failed = True
+        return not self.missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +127,7 @@ def settle(
     There are none where nothing would be gained, or where they cannot be trusted: then a notice says why.
     """
     found = frozen.find(plan, base, adapted, data)
-    adapted = replace(adapted, still=found.still)
+    adapted = replace(adapted, still=(*adapted.still, *found.still))
     if store is None or not found.still:
         return adapted, data, held_out
     if plan.task.varies(base.setting.options):
@@ -93,11 +136,11 @@ def settle(
     if found.frontier is None:
         emit(Notice(text=f"features are not cached: {found.reason}"))
         return adapted, data, held_out
-    maker = _Maker(plan, base, adapted, found.frontier, store, emit)
+    maker = _Maker(plan, base, adapted, found.frontier, store, emit, at_once=ranks > 1)
     passes = _passes(plan, data, ranks)
     training, evaluation = (maker.kept(part, worth=passes >= 1) for part in (data, held_out))
-    if training is None or evaluation is None or training.tensor is None:
-        return adapted, data, held_out  # those of held-out rows are made at the first evaluation
+    if training is None or evaluation is None:
+        return adapted, data, held_out
     return adapted, _carrying(data, training), _carrying(held_out, evaluation)
 
 
@@ -119,15 +162,18 @@ def _passes(plan: Plan, data: Encoded, ranks: int) -> float:
 
 @dataclass(frozen=True)
 class _Maker:
+    """`at_once`: not chunk by chunk, where ranks would wait for each other's chunks."""
+
     plan: Plan
     base: Base
     adapted: Adapted
     frontier: Frontier
     store: Store
     emit: Emitter
+    at_once: bool = False
 
     def kept(self, data: Encoded, worth: bool) -> Kept | None:
-        """The features of these rows, from the store or (where it is `worth` it) computed now; None without."""
+        """The features of these rows, from the store or (where it is `worth` it) computed; None without."""
         import torch
 
         per_token = self.frontier.like is not None
@@ -143,20 +189,34 @@ class _Maker:
         except (fingerprint.Unknowable, OSError) as error:
             self.emit(Notice(text=f"features are not cached: {error}; the frozen part runs at every step"))
             return None
-        kept = Kept(self.frontier, starts, lambda: self._stored_or_made(key, data, starts, shape))
-        tensors = self.store.load(key)
-        if tensors is not None:
-            vars(kept)["tensor"] = tensors[NAME]
-        return kept if kept.at_hand or worth else None
+        if not self.at_once:
+            return self._stored(key, starts) or (self._made(key, data, starts, shape) if worth else None)
+        with self.store.alone(key):  # what one rank makes, the others then find
+            kept = self._stored(key, starts) or (self._made(key, data, starts, shape) if worth else None)
+            return kept if kept is not None and kept.need(range(len(data.examples))) else None
 
-    def _stored_or_made(self, key: str, data: Encoded, starts: Sequence[int], shape: tuple[int, ...]) -> Tensor | None:
-        with self.store.alone(key):
-            tensors = self.store.load(key)  # another process may have made them by now
-            if tensors is None:
-                spec = {NAME: (self.frontier.dtype, shape)}
-                self.store.make(key, spec, lambda put: self._compute(data, starts, put))
-                tensors = self.store.load(key)
-        return None if tensors is None else tensors[NAME]
+    def _stored(self, key: str, starts: Sequence[int]) -> Kept | None:
+        tensors = self.store.load(key)
+        return None if tensors is None else Kept(self.frontier, starts, tensors[NAME])
+
+    def _made(self, key: str, data: Encoded, starts: Sequence[int], shape: tuple[int, ...]) -> Kept | None:
+        partial = self.store.begin(key, {NAME: (self.frontier.dtype, shape)})
+        if partial is None:
+            return None
+        making = Making(
+            self._chunks(data),
+            lambda rows, put: self._compute(data, starts, rows, put),
+            partial,
+            self.store,
+            lambda done, total: self.emit(Progress(what="features", done=done, total=total)),
+        )
+        return Kept(self.frontier, starts, partial.tensor(NAME), making)
+
+    def _chunks(self, data: Encoded) -> list[list[int]]:
+        """The rows that the frozen part sees together: those of similar length."""
+        lengths = tuple(int(e["length"]) for e in data.examples)
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        return Batches(lengths, 1, 1, 0, max(TOKENS, lengths[order[0]]), self.base.setting.packing).fill(order)
 
     def key(self, data: Encoded, shape: tuple[int, ...]) -> str:
         """A hash over everything that the features depend on. Raises Unknowable, or OSError, where that has none."""
@@ -182,30 +242,27 @@ class _Maker:
             code=fingerprint.code([*plugins, *model.modules()]),
         )
 
-    def _compute(self, data: Encoded, starts: Sequence[int], put: Put) -> None:
-        """Run the frozen part over all rows, those of similar length together, longest first."""
+    def _compute(self, data: Encoded, starts: Sequence[int], chunk: list[int], put: Put) -> None:
+        """Run the frozen part over these rows, in halves where memory does not suffice."""
         plan, base, model = self.plan, self.base, self.adapted.model
-        lengths, own = tuple(int(e["length"]) for e in data.examples), self.frontier.lengths(data.examples)
-        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-        tokens = max(TOKENS, lengths[order[0]])
-        waiting = Batches(lengths, 1, 1, 0, tokens, base.setting.packing).fill(order)[::-1]
-        done = 0
+        lengths = tuple(int(e["length"]) for e in data.examples)
+        waiting = [chunk]
         with inference(model, plan.choice), eagerly(plan.recipe.train.compile):
             while waiting:
                 rows = waiting.pop()
-                batch = plan.task.collate([data.examples[i] for i in rows], base.processor, base.setting)
+                examples = [data.examples[i] for i in rows]
+                batch = plan.task.collate(examples, base.processor, base.setting)
                 try:
                     output = self._output(to_device(batch, plan.choice.device))
                 except (RuntimeError, MemoryError) as error:
                     if len(rows) < 2 or not out_of_memory(error):
                         raise
-                    waiting = [half for later in (*waiting, rows) for half in reversed(halves(later, lengths))]
+                    waiting += reversed(halves(rows, lengths))
                     continue
-                for i, features in zip(rows, self.frontier.rows(output, [own[i] for i in rows]), strict=True):
+                made = self.frontier.rows(output, self.frontier.lengths(examples))
+                for i, features in zip(rows, made, strict=True):
                     assert len(features) == starts[i + 1] - starts[i], "the model was called with other rows"
                     put(NAME, starts[i], features)
-                done += len(rows)
-                self.emit(Progress(what="features", done=done, total=len(lengths)))
 
     def _output(self, batch: Any) -> Tensor:
         """The frontier's output; what comes after it does not run."""

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import corpus, recipe, rows
-from pefttool.artefacts import ADAPTER, ADAPTER_FACTS, RECIPE
+from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.errors import DataError, UsageError
 from pefttool.registry import Registry
 from pefttool.reload import Reloaded
+from pefttool.run_folder import ADAPTER, RECIPE
 from pefttool.values import Row
 
 Complaint = Callable[[Mapping[str, Any], Any], str | None]
@@ -46,5 +47,5 @@ def given(path: Path, registry: Registry, loaded: Reloaded, check: Complaint, da
     for row in (loaded.task.locate(row, options) for row in reading.rows):
         complaint = check(row.values, options)
         if complaint:
-            raise DataError(f"{row.place}: {complaint}")
+            raise DataError(f"{row.place}: {complaint}; mend it")
         yield row

@@ -5,7 +5,6 @@ Written aside, compared, renamed: a merge that fails leaves nothing.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pefttool import agreement, facts, held_out, merge_in_parts, peft_folder, reload
+from pefttool import agreement, durable, facts, held_out, merge_in_parts, peft_folder, reload
 from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.artefacts import ADAPTER_FACTS, save_processor, write_json
 from pefttool.errors import NotMergeable, RunError, UsageError
@@ -76,6 +75,7 @@ def merge(
     data_format: str | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    trust_remote_code: str | None = None,
 ) -> Merged:
     """Merge the adapter of `run` into `out` (default: `run/merged`), compare, and only then let the folder appear.
 
@@ -85,10 +85,14 @@ def merge(
     def rows(loaded: Reloaded) -> Sequence[Row]:
         return held_out.of(run, registry, loaded, data, data_format)
 
-    opened = reload.open_folder(run, registry, device, dtype)
+    opened = reload.open_folder(run, registry, device, dtype, None, trust_remote_code)
     adapter = opened.adapter
     if adapter is None:
         raise UsageError(f"{run} is merged already: use it as it is")
+    if opened.trusted:
+        raise NotMergeable(
+            f"the base {opened.path} needs code of its own, which no folder takes along: use {run} as it is"
+        )
     target = run / MERGED if out is None else out
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"out: {target} exists and is not empty: choose another --out, or remove it")
@@ -132,15 +136,13 @@ def _write(opened: Opened, quantized: bool, into: Into, saved: str, aside: Path)
 
 def _publish(aside: Path, target: Path) -> None:
     """Everything on the disk, then under its own name."""
-    for path in (*aside.rglob("*"), aside):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in aside.rglob("*"):
+        if path.is_file():
+            durable.sync(path)
+    durable.sync_folder(aside)
     if target.is_dir():
         target.rmdir()
-    aside.rename(target)
+    durable.rename(aside, target)
 
 
 def _saved_dtype(opened: Opened, quantized: bool) -> str:

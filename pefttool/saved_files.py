@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 from pefttool import peft_folder
 from pefttool.attach import Adapted
 from pefttool.errors import RunError
+from pefttool.events import Notice
+from pefttool.observers import Emitter
 from pefttool.safetensors_stream import Reader
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def report(folder: Path, adapted: Adapted, how: str, emit: Emitter) -> None:
+    """Say what `check` found, unless the recipe's `check` is `none`."""
+    if how != "none":
+        emit(Notice(text=check(folder, adapted)))
 
 
 def check(folder: Path, adapted: Adapted) -> str:

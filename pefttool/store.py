@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttool import durable, tensor_file
+from pefttool.tensor_file import Shapes
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 #: Bytes that a store may take.
@@ -30,19 +34,6 @@ ABANDONED = 24 * 3600
 SUFFIX, PARTIAL, LOCK = ".safetensors", ".partial", ".lock"
 HASH = "sha256"
 NO_HASH = "0" * 64
-NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-
-#: What a file will hold: name -> (dtype, shape).
-Shapes = Mapping[str, tuple["torch.dtype", tuple[int, ...]]]
 #: `put(name, index, tensor)` writes `tensor` to `[index : index + len(tensor)]` of the tensor called `name`.
 Put = Callable[[str, int, "Tensor"], None]
 
@@ -54,8 +45,53 @@ def of_user(tell: Callable[[str], None]) -> Store:
     return Store(cache_folder() / "made", tell)
 
 
-class _Unwritable(Exception):
+class Unwritable(Exception):
     """The disk is full, read-only, or not there."""
+
+
+class Partial:
+    """A file being written. What was `put` can be read through `tensor`; `finish` gives it its name in the store.
+
+    A process that ends without `finish` leaves nothing. Every method that writes raises Unwritable.
+    """
+
+    def __init__(self, folder: Path, key: str, shapes: Shapes, header: bytes) -> None:
+        handle, name = tempfile.mkstemp(PARTIAL, f"{key}.", folder)
+        self._aside, self._final = Path(name), folder / f"{key}{SUFFIX}"
+        self._shapes, self._header = shapes, header
+        self._file = os.fdopen(handle, "r+b")
+        self._remove = weakref.finalize(self, self._aside.unlink, missing_ok=True)
+        try:
+            self._file.truncate(len(header) + sum(map(tensor_file.size, shapes.values())))
+        except OSError:
+            self.discard()
+            raise
+        self.put: Put = _putter(self._file, shapes, len(header))
+
+    def tensor(self, name: str) -> Tensor:
+        """Mapped from the file: only what was put is read from the disk, and stays readable when the file is gone."""
+        import torch
+
+        dtype, shape = self._shapes[name]
+        count = tensor_file.size((dtype, shape)) // dtype.itemsize
+        at = len(self._header) + tensor_file.offsets(self._shapes)[name]
+        if not count:
+            return torch.empty(shape, dtype=dtype)
+        mapped = mmap.mmap(self._file.fileno(), 0)
+        return torch.frombuffer(mapped, dtype=dtype, count=count, offset=at).view(shape)
+
+    def finish(self) -> None:
+        with _writing():
+            _finish(self._file, self._header, self._shapes)
+            os.replace(self._aside, self._final)
+            durable.sync_folder(self._final.parent)
+        self.discard()
+
+    def discard(self) -> None:
+        """Close the file, and remove it unless it is finished."""
+        with suppress(OSError):  # what a full disk kept from being written
+            self._file.close()
+        self._remove()
 
 
 class Store:
@@ -81,31 +117,33 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError) as error:
-            self._complain(error)
+            self.complain(error)
             return None
         return tensors
 
     def make(self, key: str, shapes: Shapes, fill: Callable[[Put], None]) -> None:
         """Write the tensors of `key`; `fill` puts them there part by part. If the disk fails, `key` has no file."""
-        aside: Path | None = None
+        partial = self.begin(key, shapes)
+        if partial is None:
+            return
+        try:
+            fill(partial.put)
+            partial.finish()
+        except Unwritable as error:
+            self.complain(error)
+        finally:
+            partial.discard()
+
+    def begin(self, key: str, shapes: Shapes) -> Partial | None:
+        """A file for the tensors of `key` that is filled bit by bit and is nobody else's yet; None without room."""
         try:
             with _writing():
-                header = _header(shapes, NO_HASH)
-                self._make_room(len(header) + sum(map(_bytes, shapes.values())))
-                handle, name = tempfile.mkstemp(PARTIAL, f"{key}.", self.folder)
-                aside = Path(name)
-            with os.fdopen(handle, "r+b") as file:
-                fill(_putter(file, shapes, len(header)))
-                with _writing():
-                    _finish(file, header, shapes)
-            with _writing():
-                os.replace(aside, self._path(key))
-                _sync(self.folder)
-        except _Unwritable as error:
-            self._complain(error)
-        finally:
-            if aside is not None:
-                aside.unlink(missing_ok=True)
+                header = tensor_file.header(shapes, {HASH: NO_HASH})
+                self._make_room(len(header) + sum(map(tensor_file.size, shapes.values())))
+                return Partial(self.folder, key, shapes, header)
+        except Unwritable as error:
+            self.complain(error)
+            return None
 
     def save(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Write whole tensors."""
@@ -114,7 +152,7 @@ class Store:
             for name, tensor in tensors.items():
                 put(name, 0, tensor)
 
-        self.make(key, {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}, fill)
+        self.make(key, tensor_file.shapes_of(tensors), fill)
 
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
@@ -126,7 +164,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except (OSError, NotImplementedError) as error:  # then each makes its own
-            self._complain(error)
+            self.complain(error)
         try:
             yield
         finally:
@@ -162,7 +200,7 @@ class Store:
         if size + SPARE > free:
             raise OSError(f"{size >> 20} MiB do not fit: {free >> 20} MiB are free, {SPARE >> 20} are left to others")
 
-    def _complain(self, error: BaseException) -> None:
+    def complain(self, error: BaseException) -> None:
         if self._tell is not None:
             reason = " ".join(str(error).split())
             self._tell(f"the cache in {self.folder} cannot be used: {reason}; going on without")
@@ -174,44 +212,12 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _Unwritable(error) from error
-
-
-def _bytes(spec: tuple[Any, tuple[int, ...]]) -> int:
-    dtype, shape = spec
-    size = int(dtype.itemsize)
-    for length in shape:
-        size *= length
-    return size
-
-
-def _offsets(shapes: Shapes) -> dict[str, int]:
-    """Where each tensor begins: those of wide elements first, so that all are aligned."""
-    offsets, at = {}, 0
-    for name in sorted(shapes, key=lambda n: (-shapes[n][0].itemsize, n)):
-        offsets[name] = at
-        at += _bytes(shapes[name])
-    return offsets
-
-
-def _header(shapes: Shapes, digest: str) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": {HASH: digest}}
-    for name, at in _offsets(shapes).items():
-        dtype, shape = shapes[name]
-        entries[name] = {
-            "dtype": NAMES[str(dtype).removeprefix("torch.")],
-            "shape": list(shape),
-            "data_offsets": [at, at + _bytes(shapes[name])],
-        }
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+        raise Unwritable(error) from error
 
 
 def _putter(file: Any, shapes: Shapes, start: int) -> Put:
-    import torch
 
-    offsets = _offsets(shapes)
+    offsets = tensor_file.offsets(shapes)
 
     def put(name: str, index: int, tensor: Tensor) -> None:
         dtype, shape = shapes[name]
@@ -219,24 +225,25 @@ def _putter(file: Any, shapes: Shapes, start: int) -> Put:
         assert tensor.dtype == dtype and tuple(tensor.shape[1:]) == shape[1:] and 0 <= index <= end <= shape[0]
         if not tensor.numel():
             return
-        width = _bytes((dtype, shape[1:]))
+        width = tensor_file.size((dtype, shape[1:]))
         with _writing():  # not through a mapping: a full disk would end the process
             file.seek(start + offsets[name] + index * width)
-            file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            file.write(tensor_file.content(tensor))
+            file.flush()
 
     return put
 
 
 def _finish(file: Any, header: bytes, shapes: Shapes) -> None:
     """Write the header and the hash, and have all of it on the disk."""
-    file.truncate(len(header) + sum(map(_bytes, shapes.values())))
+    file.truncate(len(header) + sum(map(tensor_file.size, shapes.values())))
     file.seek(0)
     file.write(header)
     file.flush()
     file.seek(0)
     digest = hashlib.file_digest(file, HASH).hexdigest()
     file.seek(0)
-    file.write(_header(shapes, digest))
+    file.write(tensor_file.header(shapes, {HASH: digest}))
     file.flush()
     os.fsync(file.fileno())
 
@@ -257,12 +264,3 @@ def _is_whole(path: Path) -> bool:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest() == stated
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

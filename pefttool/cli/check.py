@@ -9,7 +9,7 @@ import click
 
 from pefttool.cli.common import current_registry
 from pefttool.cli.output import print_json
-from pefttool.cli.use import DEVICE, DTYPE, FORMAT
+from pefttool.cli.use import DEVICE, DTYPE, FORMAT, TRUST
 
 
 @click.command("check")
@@ -19,6 +19,7 @@ from pefttool.cli.use import DEVICE, DTYPE, FORMAT
 @click.option("--rows", type=click.IntRange(min=1), default=16, show_default=True, help="Rows to ask, at most.")
 @DEVICE
 @DTYPE
+@TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def check(adapter: Path, as_json: bool, **options: Any) -> None:
     """Load an adapter (a run's folder, or its adapter folder) again, and in a clean process with plain peft.

@@ -9,7 +9,7 @@ import click
 
 from pefttool.cli.common import current_registry
 from pefttool.cli.output import print_json
-from pefttool.cli.use import DEVICE, DTYPE, FORMAT, RUN
+from pefttool.cli.use import DEVICE, DTYPE, FORMAT, RUN, TRUST
 
 
 @click.command("merge")
@@ -38,6 +38,7 @@ from pefttool.cli.use import DEVICE, DTYPE, FORMAT, RUN
 @FORMAT
 @DEVICE
 @DTYPE
+@TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def merge(run: Path, as_json: bool, **options: Any) -> None:
     """Fold an adapter into its base's weights, and compare the two on held-out rows.

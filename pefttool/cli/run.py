@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pefttool.checking import Checked
     from pefttool.recipe import Recipe
     from pefttool.registry import Registry
+    from pefttool.resuming import Resume
     from pefttool.run import Finished
 
 
@@ -26,13 +27,19 @@ if TYPE_CHECKING:
 def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     """Fine-tune a pretrained model. With --adapter alone, runs the built-in example."""
     registry = current_registry()
-    recipe = read_recipe(registry, **flags)
+    fine_tune(read_recipe(registry, **flags), registry, skip_bad_rows, as_json)
+
+
+def fine_tune(
+    recipe: Recipe, registry: Registry, skip_bad_rows: bool, as_json: bool, resume: Resume | None = None
+) -> None:
+    """Run, and print what it brought."""
     from pefttool import allocator
     from pefttool import run as stages
 
     # Who streams has little memory; who does not is faster with what was freed.
     _ = allocator.give_back_freed_memory() if recipe.memory.stream else allocator.keep_freed_memory()
-    finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows)
+    finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows, resume=resume)
     if finished.main_process:
         report(finished, recipe, registry, as_json)
 
@@ -74,7 +81,7 @@ def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> 
     if checked is not None:
         click.echo(f"checked: {checked if isinstance(checked, str) else checked.line()}")
     given = "--text TEXT" if any("text" in sample["row"] for sample in finished.samples) else "--data FILE"
-    verb = f"chat {finished.folder}" if finished.generative else f"predict {finished.folder} {given}"
+    verb = f"chat {finished.folder}" if finished.talks else f"predict {finished.folder} {given}"
     click.echo(f"use it:  pefttool {verb}")
     for loader in sorted(finished.adapter.glob("load_*.py")):
         click.echo(f"\nwithout pefttool ({loader}):\n{loader.read_text(encoding='utf-8')}")

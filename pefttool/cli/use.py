@@ -18,6 +18,12 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="auto,
 DTYPE = click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: what it was trained in.")
 FORMAT = click.option("--format", "data_format", default=None, help="Data format; default: what the run's recipe says.")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Rows at a time.")
+TRUST = click.option(
+    "--trust-remote-code",
+    metavar="REPO@REVISION",
+    default=None,
+    help="Run the Python code that comes with the base model, which you have read at this revision.",
+)
 GENERATION = click.option(
     "-o",
     "overrides",
@@ -35,7 +41,7 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
     document = combine({}, {}, overrides)
     unknown = sorted(set(document) - {"generation"})
     if unknown:
-        raise UsageError(f"-o {unknown[0]}: only generation.* can be changed here")
+        raise UsageError(f"-o {unknown[0]}: only generation.* can be changed here: use -o generation.KEY=VALUE")
     values = document.get("generation") or {}
     complaints: list[str] = []
     if not isinstance(values, dict):
@@ -52,6 +58,7 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @DEVICE
 @DTYPE
+@TRUST
 @click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Rows at a time; default: the run's.")
 def evaluate(
     run: Path,
@@ -60,6 +67,7 @@ def evaluate(
     as_json: bool,
     device: str,
     dtype: str | None,
+    trust_remote_code: str | None,
     batch_size: int | None,
 ) -> None:
     """Held-out metrics of a finished run."""
@@ -68,7 +76,7 @@ def evaluate(
     from pefttool.evaluate import evaluate as measure
     from pefttool.reload import reload
 
-    loaded = reload(run, registry, device, dtype)
+    loaded = reload(run, registry, device, dtype, None, trust_remote_code)
     chosen = held_out.of(run, registry, loaded, data, data_format)
     encoded = loaded.prepared(batches.encode(chosen, loaded.task, loaded.processor, loaded.setting))
     order = batches.by_length([e["length"] for e in encoded.examples], batch_size or loaded.batch_size)
@@ -97,6 +105,7 @@ def evaluate(
 @click.option("--text", "texts", multiple=True, help="A text to answer (repeatable).")
 @DEVICE
 @DTYPE
+@TRUST
 @BATCH
 @GENERATION
 def predict(
@@ -106,6 +115,7 @@ def predict(
     texts: tuple[str, ...],
     device: str,
     dtype: str | None,
+    trust_remote_code: str | None,
     batch_size: int,
     overrides: tuple[str, ...],
 ) -> None:
@@ -118,7 +128,7 @@ def predict(
     from pefttool.reload import reload
 
     generation = _generation(overrides)
-    loaded = reload(run, registry, device, dtype, generation)
+    loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
     if data is not None:
         path, check = rows.resolve(data, registry), loaded.task.check_input
         chosen = list(held_out.given(path, registry, loaded, check, data_format))
@@ -128,7 +138,7 @@ def predict(
         for row in chosen:
             complaint = loaded.task.check_input(row.values, loaded.setting.options)
             if complaint:
-                raise DataError(f"{row.place}: {complaint}")
+                raise DataError(f"{row.place}: {complaint}; mend it")
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
         for prediction in answer(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice):
@@ -139,20 +149,27 @@ def predict(
 @RUN
 @DEVICE
 @DTYPE
+@TRUST
 @GENERATION
 @click.option("--system", default=None, help="A system message to begin with.")
-def chat(run: Path, device: str, dtype: str | None, overrides: tuple[str, ...], system: str | None) -> None:
+def chat(
+    run: Path,
+    device: str,
+    dtype: str | None,
+    trust_remote_code: str | None,
+    overrides: tuple[str, ...],
+    system: str | None,
+) -> None:
     """Talk to a chat model; an empty line or Ctrl-D ends it."""
     registry = current_registry()
     from pefttool.evaluate import predict as answer
+    from pefttool.evaluate import talks, typed
     from pefttool.reload import reload
 
     generation = _generation(overrides)
-    loaded = reload(run, registry, device, dtype, generation)
-    if not loaded.task.generative:
-        raise UsageError(
-            f"{run} was trained for {loaded.task.name}, which does not talk: use pefttool predict {run} --text ..."
-        )
+    loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
+    if not talks(loaded.task, loaded.setting.options):
+        raise UsageError(f"{run} was trained for {loaded.task.name}, which does not talk: use pefttool predict {run}")
     turns = [{"role": "system", "content": system}] if system else []
     while True:
         click.echo("you> ", nl=False, err=True)
@@ -160,9 +177,8 @@ def chat(run: Path, device: str, dtype: str | None, overrides: tuple[str, ...], 
         if not line.strip():
             return
         turns.append({"role": "user", "content": line.strip()})
-        # A chat task reads the conversation, a task that continues text reads the last line.
-        conversation = Row({"messages": turns, "text": line.strip()})
-        (reply,) = answer(loaded.model, loaded.task, [conversation], loaded.processor, loaded.setting, loaded.choice)
+        row = typed(turns)
+        (reply,) = answer(loaded.model, loaded.task, [row], loaded.processor, loaded.setting, loaded.choice)
         text = next(iter(reply.values()))
         turns.append({"role": "assistant", "content": text})
         click.echo(text)
