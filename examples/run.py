@@ -5,7 +5,8 @@
     python examples/run.py --miniature 06-fraud seconds instead of minutes: does it run at all? Nothing is written
 
 Each run is `pefttool run RECIPE -o train.seed=S` in a process of its own. The exit status is 1 if a tuned model does
-not beat every baseline by more than the spread of its seeds.
+not beat every baseline by more than the spread of its seeds, but for training from scratch where an experiment says
+that this is as good, and why.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def measure(example: str, experiment: Experiment) -> dict[str, Any]:
         "base": {"what": experiment.before, **summary([run.before[metric] for run in tuned])},
         "trivial": {"what": name, "value": value},
         "scratch": summary([run.after[metric] for run in from_scratch]) if from_scratch else experiment.why_no_scratch,
+        "scratch_as_good": experiment.scratch_as_good,
         "tuned": summary([run.after[metric] for run in tuned]),
         "all_metrics": [dict(run.after) for run in tuned],
         "seeds": list(experiment.seeds),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,16 @@ def inference(model: nn.Module, choice: Choice) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def typed(turns: Sequence[Mapping[str, str]]) -> Row:
+    """What somebody typed: a chat task reads the conversation, a task that continues text reads the last line."""
+    return Row({"messages": list(turns), "text": turns[-1]["content"]})
+
+
+def talks(task: Task, options: Any) -> bool:
+    """Whether `pefttool chat` can be had with it: it generates, and what somebody types is a row that it takes."""
+    return task.generative and not task.check_input(typed([{"role": "user", "content": "hello"}]).values, options)
 
 
 def fork_rng(choice: Choice) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
     """Facts of `model` as `task.load` built it; `known` are the fields that the run decides (labels, dtype, ...)."""
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
     modules = dict(model.named_modules())
     heads = task.head_modules(model)
@@ -33,6 +34,7 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         model_type=getattr(config, "model_type", ""),
         hidden_size=int(getattr(config, "hidden_size", 0) or 0),
         linear_modules=tuple(n for n, m in modules.items() if isinstance(m, nn.Linear) and in_backbone(n)),
+        transposed_modules=tuple(n for n, m in modules.items() if isinstance(m, Conv1D) and in_backbone(n)),
         attention_modules=tuple(n for n, m in modules.items() if _attends(m) and in_backbone(n)),
         layers=layers,
         head_modules=heads,

@@ -30,6 +30,7 @@ TRAIN_KEYS = ("batch_size", "batch_tokens", "gradient_accumulation", "sequence_l
 class Forecast:
     """The largest micro-batch is `rows` rows of up to `tokens` tokens: with `measured_lengths` that of the plan's data.
 
+    Where rows have the size that they have (`Task.truncates`), `tokens` says nothing, and is null in JSON.
     `memory` is what the device has, if that is known.
     """
 
@@ -55,7 +56,11 @@ class Forecast:
             **self.plan.as_json(),
             "parameters": self.plan.facts.parameters,
             "settings": self._settings(),
-            "micro_batch": {"rows": self.rows, "tokens": self.tokens, "of_this_data": self.measured_lengths},
+            "micro_batch": {
+                "rows": self.rows,
+                "tokens": self.tokens if self.plan.task.truncates else None,
+                "of_this_data": self.measured_lengths,
+            },
             "peak_bytes": self.estimate.peak_bytes,
             "parts": dict(self.estimate.parts),
             "phase": self.estimate.phase,

@@ -181,6 +181,11 @@ class Task(ABC):
         """The class of a row, for a stratified split; None: split at random."""
         return None
 
+    def classes(self, values: Mapping[str, Any], options: Any) -> Sequence[str]:
+        """The classes of a row as a user knows them, each once: `data check` counts them. Default: its stratum."""
+        found = self.stratum(values, options)
+        return [] if found is None else [found]
+
     def arrange(
         self, train: Sequence[Row], held_out: Sequence[Row] | None, fraction: float, options: Any
     ) -> Arranged | None:

@@ -53,7 +53,7 @@ class Keeper:
             progress.evaluated,
             dict(loop.metrics),
             loop.halvings,
-            loop.skipped,
+            loop.non_finite.in_a_row,
         )
         beside = Beside(
             best=loop.best_parameters if loop.best.step != progress.step else {},
@@ -102,7 +102,8 @@ class Keeper:
                 buffers[name].copy_(value)
         loop.plan.adapter.restore_training_state(loop.adapted.model, beside.adapter)
         loop.best, loop.metrics = progress.best, progress.metrics
-        loop.halvings, loop.skipped = progress.halvings, progress.skipped
+        loop.halvings, loop.non_finite.in_a_row = progress.halvings, progress.skipped
+        loop.watch.resumed(progress.step)
         loop.best_parameters = dict(beside.best)
         if not beside.best and loop.settings.keep_best and progress.best.step == progress.step < loop.total_steps:
             loop.best_parameters = {name: p.detach().to("cpu", copy=True) for name, p in loop.parameters.items()}

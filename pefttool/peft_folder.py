@@ -38,11 +38,13 @@ def load_peft() -> Any:
 
 
 def wrap(model: nn.Module, config: Any, name: str) -> Any:
-    """`peft.get_peft_model`, without its warnings about an attribute that it reads itself, and a base that moved."""
+    """`peft.get_peft_model`, without its warnings about what it reads, sets and has renamed itself."""
     peft = load_peft()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*`base_model_name_or_path` was renamed.*", category=UserWarning)
+        # Of a model with layers of both kinds (Conv1D and Linear) peft corrects it layer by layer.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to .*", category=UserWarning)
         return peft.get_peft_model(model, config, adapter_name=name)
 
 

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import checkpoint, measure
+from pefttool import checkpoint, measure, packing
 from pefttool.batches import FEATURES, Batches, Position, by_length
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
@@ -25,7 +25,7 @@ from pefttool.events import Progress as Doing
 from pefttool.model_parts import held_by
 from pefttool.optimisation import make_optimizer
 from pefttool.precision import grad_scaler
-from pefttool.recovery import RandomState
+from pefttool.recovery import RandomState, out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,9 +47,10 @@ class Rehearsed:
 
 
 def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
-    """At most three times as long as one forward and backward pass over the longest batch.
+    """About three times as long as one forward and backward pass over the longest batch.
 
-    Memory that runs out here halves the micro-batches of the run. Raises RunError where one row does not fit, or where
+    Memory that runs out here halves the micro-batches of the run. Says where the company in a batch changes the loss of
+    a row. Raises RunError where one row does not fit, or where
     the disk has no room for the adapter and the checkpoints.
     """
     began = time.monotonic()
@@ -62,6 +63,7 @@ def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
             loop.optimise(model, [longest] * loop.ranks, "rehearsal")
             held = memory_in_use(loop.plan.choice.device)
             evaluate_longest(loop)
+        check_company(loop)
         if loop.accelerator.is_main_process:
             check_disk(loop)
             save(loop)
@@ -117,6 +119,21 @@ def evaluate_longest(loop: Loop) -> None:
         loop.plan.choice,
         loop.fewer_rows,
     )
+
+
+def check_company(loop: Loop) -> None:
+    """Rows that are padded have the loss that they have alone. (Where they are packed, it was asked before.)"""
+    if loop.base.setting.packing or (loop.settings.batch_size == 1 and loop.settings.batch_tokens is None):
+        return
+    try:
+        found = packing.compare(loop.plan, loop.base, loop.adapted.model, loop.data.examples, loop.base.setting)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return  # such rows will be alone in the run, too
+    if found is not None:
+        text = f"{found}: what is in a batch changes what is learnt of a row; use train.batch_size=1, with"
+        loop.emit(Notice(text=f"{text} train.gradient_accumulation for larger steps", level="warning"))
 
 
 def longest_batch(batches: Batches, total_steps: int) -> list[int]:

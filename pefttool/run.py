@@ -18,6 +18,7 @@ from pefttool import (
     checkpoint,
     comparison,
     corpus,
+    evaluate,
     features,
     forecast,
     interrupts,
@@ -48,7 +49,7 @@ class Finished:
     before: Mapping[str, float]
     after: Mapping[str, float]
     samples: tuple[Mapping[str, Any], ...]
-    generative: bool
+    talks: bool
     main_process: bool
 
 
@@ -165,7 +166,8 @@ def _run(
         )
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
-    return Finished(folder, adapter, before, result.metrics, samples, planned.task.generative, writes)
+    talks = evaluate.talks(planned.task, loaded.setting.options)
+    return Finished(folder, adapter, before, result.metrics, samples, talks, writes)
 
 
 def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:

@@ -25,6 +25,9 @@ class DataSettings(Section):
         None, ge=1, description="use at most this many training rows, chosen by the seed"
     )
     max_eval_rows: int | None = Field(None, ge=1, description="use at most this many held-out rows, chosen by the seed")
+    allow_overlap: bool = Field(
+        False, description="go on where most of the held-out rows, or their file, are among the training rows"
+    )
     cache: bool = Field(True, description="keep encoded rows, and features of what stays frozen, for the next run")
 
 
@@ -42,6 +45,9 @@ class TrainSettings(Section):
     warmup: float = Field(0.05, ge=0, description="share of all steps (below 1), or a number of steps")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay on matrices; never on biases or norms")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+    non_finite: Literal["stop", "skip"] = Field(
+        "stop", description="what to do about a step whose loss or gradient is not finite; it is never applied"
+    )
     optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
         "adamw", description="optimiser of the trained parameters; 8-bit and paged ones are those of bitsandbytes"
     )

@@ -20,7 +20,7 @@ class Survey:
     task, reason    what a row means, and how that was told
     columns         of the first rows
     read            good rows in the files; `train` and `eval` are what a run would make of them
-    classes         training rows of each class, where the task has classes
+    classes         training rows with each class, where the task has classes
     first           the first training row
     notices         what a run would say of the data, warnings first
     problems        records and rows that cannot be used, in the files' order
@@ -64,8 +64,7 @@ def survey(given: Recipe, registry: Registry) -> Survey:
         train, held_out, notices = used.train, used.eval, used.notices
     except DataError as error:
         fault = str(error)
-    strata = (task.stratum(row.values, found.options) for row in train)
-    classes = Counter(stratum for stratum in strata if stratum is not None)
+    classes = Counter(name for row in train for name in task.classes(row.values, found.options))
     return Survey(
         task=recipe.task,
         reason=reason,

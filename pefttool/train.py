@@ -18,19 +18,18 @@ from pefttool.errors import RunError
 from pefttool.evaluate import evaluate
 from pefttool.events import Evaluated, Notice, StepDone, TrainFinished, TrainStarted
 from pefttool.keeping import Keeper
+from pefttool.non_finite import NonFinite
 from pefttool.observers import Emitter
-from pefttool.optimisation import StepResult, make_optimizer, make_schedule, optimizer_step
+from pefttool.optimisation import StepResult, advance, check_rates, make_optimizer, make_schedule, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import grad_scaler
 from pefttool.recovery import Attempt, RandomState, out_of_memory, release, split
 from pefttool.rehearsal import Rehearsed, rehearse
+from pefttool.watch import Watch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
-
-#: float16 gradient scaling starts too high by design; this many skipped steps in a row mean something else is wrong.
-MOST_SKIPPED_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,12 @@ class Loop:
         self.parameters = adapted.parameters()
         self.optimizer = make_optimizer(adapted, plan.adapter, self.settings)
         self.scheduler = make_schedule(self.optimizer, self.settings, self.total_steps)
+        check_rates(self.scheduler, self.settings, self.total_steps)
         self.scaler = grad_scaler(plan.choice)
         self.best, self.best_parameters, self.metrics = Best(), {}, {}  # type: tuple[Best, dict[str, Tensor], Mapping[str, float]]
-        self.skipped = self.halvings = 0
+        self.halvings = 0
+        self.watch = Watch(adapted, self.optimizer, self._warn, plan.adapter.trains_base)
+        self.non_finite = NonFinite(adapted.model, data.rows, self.settings, accelerator.process_index, self._warn)
         self.heard = interrupts.Heard()
         self.keeper = Keeper(self)
 
@@ -142,6 +144,7 @@ class Loop:
                 break
         if self._patience_ran_out():
             reason = f"no better {self.plan.task.judge(self.base.setting)[0]} in {self.best.since} evaluations"
+        self._check_what_came_of_it(progress)
         delivered = self._deliver_best(progress.step)
         self.emit(TrainFinished(reason=reason, best_step=delivered, seconds=time.monotonic() - began))
         if self.halvings:
@@ -187,8 +190,7 @@ class Loop:
         rows = [i for batch in micro_batches for i in batch]
         rate = self.optimizer.param_groups[0]["lr"]
         result = self.optimise(model, micro_batches, f"step {progress.step}")
-        self._count_skipped(result, progress.step)
-        self.scheduler.step()
+        advance(self.scheduler, result)
         self.plan.adapter.after_step(self.adapted.model, progress.step)
         wishes = (self.heard.number is not None, self.keeper.overdue)
         loss, signalled, overdue = self._over_ranks(result.loss, *map(float, wishes))
@@ -212,15 +214,17 @@ class Loop:
         Where memory runs out, the step begins again with the micro-batches halved, for this and all later steps.
         """
         weight = float(sum(self.data.examples[i]["weight"] for batch in micro_batches for i in batch))
+        self.non_finite.begin()
         random = RandomState(self.plan.choice.device)
         once_more = True
         while True:
             attempt = Attempt(self.optimizer)
+            parts = split(micro_batches, self.batches.lengths, self.halvings)
             try:
-                return optimizer_step(
+                result = optimizer_step(
                     model,
                     list(self.parameters.values()),
-                    self._micro_batches(split(micro_batches, self.batches.lengths, self.halvings)),
+                    self._micro_batches(parts),
                     weight,
                     self.plan.task,
                     self.base.setting,
@@ -237,6 +241,8 @@ class Loop:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
+            else:
+                return self.non_finite.judge(result, name, parts, self.ranks, self.scaler.is_enabled())
             self._free()
             self._smaller(micro_batches, attempt, name, once_more)
             once_more = once_more and attempt.phase != "optimizer"
@@ -301,13 +307,16 @@ class Loop:
         )
         return tuple(totals.tolist())
 
-    def _count_skipped(self, result: StepResult, step: int) -> None:
-        self.skipped = self.skipped + 1 if result.skipped else 0
-        if self.skipped > MOST_SKIPPED_STEPS:
-            raise RunError(
-                f"step {step}: {self.skipped} steps in a row had gradients that are not finite: lower"
-                " train.learning_rate"
-            )
+    def _check_what_came_of_it(self, progress: Progress) -> None:
+        """What was learnt is not delivered where it cannot be trusted, and not lost either."""
+        try:
+            self.watch.finished()
+        except RunError:
+            self.keeper.save(progress)
+            raise
+
+    def _warn(self, text: str) -> None:
+        self.emit(Notice(text=text, level="warning"))
 
     def _evaluate(self, step: int) -> None:
         lengths = [e["length"] for e in self.held_out.examples]
@@ -335,11 +344,12 @@ class Loop:
         else:
             self.best = replace(self.best, since=self.best.since + 1)
         self.emit(Evaluated(metrics=metrics, primary=name, best=better))
+        self.watch.evaluated()
 
     @property
     def fewer_rows(self) -> Callable[[str], object] | None:
         """Who is told that evaluation halved its batches; None where it may not: ranks must find the same figures."""
-        return None if self.ranks > 1 else lambda text: self.emit(Notice(text=text, level="warning"))
+        return None if self.ranks > 1 else self._warn
 
     def _deliver_best(self, step: int) -> int:
         """Put the best evaluation's parameters back into the model; returns their step."""

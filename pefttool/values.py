@@ -75,6 +75,8 @@ class Facts:
     """What is known of the model and the run before any weight is loaded. Module names are in definition order.
 
     linear_modules      every `nn.Linear` (or a quantizer's stand-in) of the backbone
+    transposed_modules  linear layers of the backbone whose weight is `[in_features, out_features]`: transformers'
+                        `Conv1D`, of which GPT-2 is made
     attention_modules   the modules that compute attention
     layers              the repeated blocks of the backbone, first to last
     head_modules        new task heads: the core trains and saves them, whatever the adapter does
@@ -97,6 +99,7 @@ class Facts:
     model_type: str = ""
     hidden_size: int = 0
     linear_modules: tuple[str, ...] = ()
+    transposed_modules: tuple[str, ...] = ()
     attention_modules: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     head_modules: tuple[str, ...] = ()

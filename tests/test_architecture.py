@@ -26,6 +26,8 @@ PARTS = {
     "resuming": "run",
     "run_folder": "train",
     "features": "train",
+    "non_finite": "train",
+    "watch": "train",
     "frozen": "train",
     "optimisation": "train",
     "packing": "train",

@@ -108,3 +108,21 @@ def test_a_result_that_is_no_better_is_told() -> None:
     assert len(results.shortcomings(result("max", [0.5, 0.9, 0.7], 0.6, 0.6))) == 3
     assert results.shortcomings(result("min", [0.1, 0.12], 0.4, 0.4)) == []
     assert len(results.shortcomings(result("min", [0.1, 0.12], 0.11, 0.4))) == 1
+
+
+def test_from_scratch_is_excepted_only_where_that_is_declared_and_then_said() -> None:
+    result = {
+        "metric": "metric",
+        "direction": "max",
+        "tuned": runner.summary([0.9, 0.92]),
+        "base": {"what": "zero-shot", **runner.summary([0.5])},
+        "trivial": {"what": "majority", "value": 0.4},
+        "scratch": runner.summary([0.91]),
+    }
+    assert results.verdict(result) == "**no**"
+    declared = {**result, "scratch_as_good": "too few channels"}
+    assert results.verdict(declared) == "**all but from scratch**: too few channels"
+    assert results.verdict({**declared, "trivial": {"what": "majority", "value": 0.9}}) == "**no**"
+    for name, found in CASES:
+        stored = {r["name"]: r for r in results.read(ROOT / "examples" / name)}.get(found.name, {})
+        assert stored.get("scratch_as_good") == found.scratch_as_good, name

@@ -83,9 +83,10 @@ def _show(made: Forecast) -> None:
     for notice in planned.notices:
         click.echo(f"· {notice}")
     longest = "the longest of this data" if made.measured_lengths else "the longest possible"
+    size = f"{made.rows} x {made.tokens} tokens ({longest})" if planned.task.truncates else f"{made.rows} rows"
     click.echo(
-        f"· {planned.facts.architecture}, {planned.facts.parameters:,} parameters; micro-batches of {made.rows} x"
-        f" {made.tokens} tokens ({longest}); the peak is in: {estimate.phase}"
+        f"· {planned.facts.architecture}, {planned.facts.parameters:,} parameters; micro-batches of {size};"
+        f" the peak is in: {estimate.phase}"
     )
     rows = [(name, sizes.show(size), "simulated") for name, size in estimate.parts.items() if size]
     rows.append(("tensors", sizes.show(estimate.peak_bytes), "simulated: the sum"))

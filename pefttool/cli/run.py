@@ -55,7 +55,7 @@ def fine_tune(
         click.echo(f"held-out {name}: {finished.before[name]:.4f} before, {finished.after[name]:.4f} after")
     click.echo(f"adapter: {finished.adapter}")
     given = "--text TEXT" if any("text" in sample["row"] for sample in finished.samples) else "--data FILE"
-    verb = f"chat {finished.folder}" if finished.generative else f"predict {finished.folder} {given}"
+    verb = f"chat {finished.folder}" if finished.talks else f"predict {finished.folder} {given}"
     click.echo(f"use it:  pefttool {verb}")
     for loader in sorted(finished.adapter.glob("load_*.py")):
         click.echo(f"\nwithout pefttool ({loader}):\n{loader.read_text(encoding='utf-8')}")

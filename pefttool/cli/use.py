@@ -192,14 +192,13 @@ def chat(
     """Talk to a chat model; an empty line or Ctrl-D ends it."""
     registry = current_registry()
     from pefttool.evaluate import predict as answer
+    from pefttool.evaluate import talks, typed
     from pefttool.reload import reload
 
     generation = _generation(overrides)
     loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
-    if not loaded.task.generative:
-        raise UsageError(
-            f"{run} was trained for {loaded.task.name}, which does not talk: use pefttool predict {run} --text ..."
-        )
+    if not talks(loaded.task, loaded.setting.options):
+        raise UsageError(f"{run} was trained for {loaded.task.name}, which does not talk: use pefttool predict {run}")
     turns = [{"role": "system", "content": system}] if system else []
     while True:
         click.echo("you> ", nl=False, err=True)
@@ -207,9 +206,8 @@ def chat(
         if not line.strip():
             return
         turns.append({"role": "user", "content": line.strip()})
-        # A chat task reads the conversation, a task that continues text reads the last line.
-        conversation = Row({"messages": turns, "text": line.strip()})
-        (reply,) = answer(loaded.model, loaded.task, [conversation], loaded.processor, loaded.setting, loaded.choice)
+        row = typed(turns)
+        (reply,) = answer(loaded.model, loaded.task, [row], loaded.processor, loaded.setting, loaded.choice)
         text = next(iter(reply.values()))
         turns.append({"role": "assistant", "content": text})
         click.echo(text)

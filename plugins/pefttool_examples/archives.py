@@ -113,13 +113,15 @@ class Debian:
     """A package of Debian (and what derives from it), unpacked without being installed; needs apt-get and dpkg-deb.
 
     `sha256` is of the version that was looked at; another version, as another release has it, is taken by `fetch` only
-    where it has the same hash.
+    where it has the same hash. With `or_newer` whatever version the mirrors have is taken where that one has gone, as
+    a security update makes it go: apt-get has then verified the archive's signature, and nothing else is known of it.
     """
 
     package: str
     version: str
     file: str
     sha256: str
+    or_newer: bool = False
 
     @property
     def pin(self) -> str:
@@ -131,25 +133,42 @@ class Debian:
 
     @property
     def path(self) -> Path:
-        return carriers_folder() / self.file
+        pinned = carriers_folder() / self.file
+        others = sorted(carriers_folder().glob(f"{self.package}_*.deb")) if self.or_newer else []
+        return pinned if pinned.is_file() or not others else others[-1]
 
     @property
     def installed(self) -> str | None:
-        """Its pin and hash if it has been fetched."""
-        return f"{self.pin} {self.sha256}" if self.path.is_file() else None
+        """What has been fetched: its pin and hash, or the name of the file of another version."""
+        if not self.path.is_file():
+            return None
+        return f"{self.pin} {self.sha256}" if self.path.name == self.file else self.path.name
 
     def fetch(self) -> None:
         """Download it. Raises DataError with the command where that fails."""
         if shutil.which("apt-get") is None:
             raise DataError(f"this example needs the Debian package {self.pin}, and there is no apt-get here")
         carriers_folder().mkdir(parents=True, exist_ok=True)
-        run(["apt-get", "download", "-qq", self.pin], self.command, folder=carriers_folder())
-        verified(self.path, self.sha256, self.command)
+        try:
+            run(["apt-get", "download", "-qq", self.pin], self.command, folder=carriers_folder())
+        except DataError as error:
+            if not self.or_newer:
+                raise
+            try:
+                run(["apt-get", "download", "-qq", self.package], self.command, folder=carriers_folder())
+            except DataError:
+                raise error from None
+        self._verify()
 
     def folder(self) -> Path:
         """The root of its unpacked tree (`usr/share/...`). Raises DataError if it is missing, or is another."""
-        verified(self.path, self.sha256, self.command)
-        return materialise(carriers_folder() / self.package, {"sha256": self.sha256}, self._unpack)
+        self._verify()
+        origin = {"sha256": self.sha256} if self.path.name == self.file else {"file": self.path.name}
+        return materialise(carriers_folder() / self.package, origin, self._unpack)
+
+    def _verify(self) -> None:
+        if self.path.name == self.file:
+            verified(self.path, self.sha256, self.command)
 
     def _unpack(self, target: Path) -> None:
         if shutil.which("dpkg-deb") is None:

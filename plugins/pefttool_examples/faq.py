@@ -18,12 +18,14 @@ DEBIAN_FAQ = Debian(
     "11.1",
     "debian-faq_11.1_all.deb",
     "427426e0cfa6888622fc1d72631071cb4b5a1f86ccde722e7820bcef284de5d0",
+    or_newer=True,
 )
 PYTHON_DOC = Debian(
     "python3.11-doc",
     "3.11.2-6+deb12u8",
     "python3.11-doc_3.11.2-6+deb12u8_all.deb",
     "50eb63e7f636c4281e9ce1b8f10386f1def42159eddce34fc1f41c46261df71b",
+    or_newer=True,
 )
 #: Characters of an answer: its first sentences up to so many, and no fewer than these.
 LONGEST, SHORTEST = 240, 40
@@ -38,17 +40,6 @@ EVAL_ROWS = 40
 def make_support(folder: Path) -> None:
     """Conversations of one question and its answer, in a fixed random order: train.jsonl and eval.jsonl."""
     rows = [{"messages": [_said("user", q), _said("assistant", a)]} for q, a in conversations()]
-    _write(folder, rows)
-
-
-def make_preferences(folder: Path) -> None:
-    """To each question its own answer, preferred to another question's: a constructed preference, and an easy one."""
-    found = conversations()
-    others = found[1:] + found[:1]
-    rows = [
-        {"prompt": question, "chosen": answer, "rejected": other}
-        for (question, answer), (_, other) in zip(found, others, strict=True)
-    ]
     _write(folder, rows)
 
 

@@ -1,4 +1,4 @@
-"""SYNTHETIC: short advertising texts for a product and a segment of customers, made from templates.
+"""SYNTHETIC: short advertising texts for a product and a segment of customers, from templates, and which suits whom.
 
 Nobody wrote these texts for anybody. They show a model that is given a segment and a product, and answers in one house
 style: a salutation that suits the segment, a reason that does, and one closing line.
@@ -34,12 +34,42 @@ EVAL_ROWS = 36
 def make_messages(folder: Path) -> None:
     """`instruction` and `output`, in a fixed random order; held-out pairs of product and segment are not trained on."""
     draws = random.Random(0)
-    rows = []
-    for product, (segment, (greeting, reason, closing)) in itertools.product(PRODUCTS, SEGMENTS.items()):
-        price = draws.randrange(15, 90)
-        reason = reason.format(price=f"{price} euros", before=f"{price + draws.randrange(5, 40)}")
-        text = draws.choice(OPENINGS).format(greeting=greeting, product=product, reason=reason, closing=closing)
-        rows.append({"instruction": f"Write a short message that offers {product} to {segment}.", "output": text})
+    rows = [
+        {"instruction": asked(product, segment), "output": message(product, segment, draws)}
+        for product, segment in itertools.product(PRODUCTS, SEGMENTS)
+    ]
     draws.shuffle(rows)
     write_rows(folder / "eval.jsonl", rows[:EVAL_ROWS])
     write_rows(folder / "train.jsonl", rows[EVAL_ROWS:])
+
+
+def make_preferences(folder: Path) -> None:
+    """`prompt`, `chosen` and `rejected`: the message for this segment is preferred to the one for another.
+
+    Every segment's message is rejected as often as it is chosen, so that none is better by itself. No product of a
+    held-out row is in a training row.
+    """
+    draws = random.Random(1)
+    segments, rows = list(SEGMENTS), []
+    for number, product in enumerate(draws.sample(PRODUCTS, len(PRODUCTS))):
+        away = 1 + number % (len(segments) - 1)
+        texts = {segment: message(product, segment, draws) for segment in segments}
+        rows += [
+            {"prompt": asked(product, segment), "chosen": texts[segment], "rejected": texts[other]}
+            for segment, other in zip(segments, [*segments[away:], *segments[:away]], strict=True)
+        ]
+    held_out = EVAL_ROWS // len(segments) * len(segments)
+    write_rows(folder / "eval.jsonl", rows[:held_out])
+    write_rows(folder / "train.jsonl", rows[held_out:])
+
+
+def asked(product: str, segment: str) -> str:
+    return f"Write a short message that offers {product} to {segment}."
+
+
+def message(product: str, segment: str, draws: random.Random) -> str:
+    """What the house would write about this product to this segment."""
+    greeting, reason, closing = SEGMENTS[segment]
+    price = draws.randrange(15, 90)
+    reason = reason.format(price=f"{price} euros", before=f"{price + draws.randrange(5, 40)}")
+    return draws.choice(OPENINGS).format(greeting=greeting, product=product, reason=reason, closing=closing)

@@ -91,6 +91,13 @@ def shuttle() -> list[dict[str, str]]:
 
 def make_breast_cancer(folder: Path) -> None:
     """Wisconsin diagnostic breast cancer: 30 measurements of the cell nuclei of a biopsy, malignant or benign."""
+    rows = biopsies()
+    _write(folder / "train.csv", rows[:CANCER_TRAIN])
+    _write(folder / "eval.csv", rows[CANCER_TRAIN:])
+
+
+def biopsies() -> list[dict[str, Any]]:
+    """All 569, in a fixed random order."""
     from sklearn.datasets import load_breast_cancer
 
     found = load_breast_cancer()
@@ -100,8 +107,7 @@ def make_breast_cancer(folder: Path) -> None:
         for values, target in zip(found.data, found.target, strict=True)
     ]
     random.Random(0).shuffle(rows)
-    _write(folder / "train.csv", rows[:CANCER_TRAIN])
-    _write(folder / "eval.csv", rows[CANCER_TRAIN:])
+    return rows
 
 
 def make_open_bandit(folder: Path) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Adapter, Attached, Facts, Problem, Task, claims, peft_folder
-from pefttool_lora.options import LoraOptions, resolve, unmatched
+from pefttool_lora.options import LoraOptions, linear, resolve, unmatched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ class LoraAdapter(Adapter):
         return GENERATIVE if task.generative else OTHER
 
     def check(self, options: LoraOptions, facts: Facts) -> list[Problem]:
-        problems = unmatched(options, facts.used(facts.linear_modules))
+        problems = unmatched(options, linear(facts))
         if options.use_dora and facts.streamed:
             message = "DoRA needs the norms of weights that are streamed; drop it, or memory.stream"
             problems.append(Problem("adapter.use_dora", message))
@@ -38,11 +38,13 @@ class LoraAdapter(Adapter):
     def attach(self, model: nn.Module, options: LoraOptions, facts: Facts, name: str = "default") -> Attached:
         claims.claim(model, self.name, name)
         peft = peft_folder.load_peft()
+        targets = resolve(options, linear(facts))
         config = peft.LoraConfig(
             r=options.r,
             lora_alpha=options.alpha,
             lora_dropout=options.lora_dropout,
-            target_modules=resolve(options, facts.used(facts.linear_modules)),
+            target_modules=targets,
+            fan_in_fan_out=not set(targets).isdisjoint(facts.transposed_modules),
             use_rslora=options.use_rslora,
             use_dora=options.use_dora,
             init_lora_weights="gaussian" if options.init_lora_weights == "gaussian" else True,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pefttool import Options, Problem
+from pefttool import Facts, Options, Problem
 from pefttool.errors import suggest
 
 ALL_LINEAR = "all-linear"
@@ -41,6 +41,11 @@ class LoraOptions(Options):
     @property
     def patterns(self) -> tuple[str, ...]:
         return (self.target_modules,) if isinstance(self.target_modules, str) else self.target_modules
+
+
+def linear(facts: Facts) -> tuple[str, ...]:
+    """The layers that can have an update, as the model calls them."""
+    return facts.used((*facts.linear_modules, *facts.transposed_modules))
 
 
 def resolve(options: LoraOptions, linear: Sequence[str]) -> list[str]:

@@ -122,6 +122,9 @@ class TextClassification(Task):
     def stratum(self, values: Mapping[str, Any], options: ClassificationOptions) -> str | None:
         return _kind(options).stratum(self._label(values, options))
 
+    def classes(self, values: Mapping[str, Any], options: ClassificationOptions) -> Sequence[str]:
+        return _kind(options).classes(self._label(values, options))
+
     def labels(self, rows: Sequence[Row], options: ClassificationOptions) -> tuple[str, ...]:
         kind = _kind(options)
         names = kind.names([self._label(row.values, options) for row in rows])

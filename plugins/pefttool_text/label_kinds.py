@@ -41,6 +41,10 @@ class LabelKind(ABC):
         """What a split should keep in proportion."""
         return None
 
+    def classes(self, label: Any) -> Sequence[str]:
+        """The classes of a row."""
+        return []
+
     def names(self, labels: Sequence[Any]) -> tuple[str, ...]:
         """The class names of all these labels, in the order of the model's outputs."""
         return ()
@@ -86,6 +90,9 @@ class SingleLabel(LabelKind):
 
     def stratum(self, label: str) -> str:
         return label
+
+    def classes(self, label: str) -> Sequence[str]:
+        return [label]
 
     def names(self, labels: Sequence[str]) -> tuple[str, ...]:
         return in_order(labels)
@@ -144,6 +151,9 @@ class MultiLabel(LabelKind):
     def stratum(self, label: Sequence[str]) -> str:
         # Whole combinations: a class of the held-out rows then always has a training row.
         return "\n".join(label)
+
+    def classes(self, label: Sequence[str]) -> Sequence[str]:
+        return label
 
     def names(self, labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
         return in_order([name for label in labels for name in label])

@@ -116,6 +116,11 @@ class TokenClassification(Task):
         # All tags of the sentence together: a tag of the held-out rows then always has a training row.
         return " ".join(sorted(set(self._tags(values, options))))
 
+    def classes(self, values: Mapping[str, Any], options: TokenClassificationOptions) -> list[str]:
+        """Types of entities, or plain tags."""
+        tags = self._tags(values, options)
+        return sorted({entity.type for entity in tagging.entities(tags)} if _scheme(options) == "bio" else set(tags))
+
     def labels(self, rows: Sequence[Row], options: TokenClassificationOptions) -> tuple[str, ...]:
         names = tagging.tag_names(self._all_tags(rows, options), _scheme(options))
         return label_kinds.require_classes(self.name, names)

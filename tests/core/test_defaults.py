@@ -11,7 +11,7 @@ from torch import nn
 
 from pefttool import Facts, facts
 from pefttool.model_parts import last_layer_parameters
-from pefttool_lora.options import LoraOptions, resolve
+from pefttool_lora.options import LoraOptions, linear, resolve
 
 #: kind: where its blocks are (encoder's first), how many linear layers each has.
 BLOCKS = {
@@ -102,10 +102,10 @@ def test_every_block_attends(kind: str) -> None:
     assert not [name for name in (*found.attention_modules, *found.linear_modules) if heads and name.startswith(heads)]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in BLOCKS if kind != "gpt2"])
+@pytest.mark.parametrize("kind", BLOCKS)
 def test_lora_reaches_every_block_and_no_head_by_default(kind: str) -> None:
     _, found = inspected(kind)
-    targets = resolve(LoraOptions(), found.linear_modules)
+    targets = resolve(LoraOptions(), linear(found))
     for layer in found.layers:
         assert [name for name in targets if name.startswith(f"{layer}.")], layer
     outside = (*HEADS.get(kind, ()), *found.output_modules)

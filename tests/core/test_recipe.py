@@ -163,6 +163,11 @@ def test_all_mistakes_at_once_each_with_its_key() -> None:
     assert len(found) == len(starts)
 
 
+def test_a_learning_rate_of_zero_is_refused() -> None:
+    for key in ("learning_rate", "head_learning_rate"):
+        assert only(GOOD, f"train.{key}=0") == f"train.{key}: 0 is not allowed: expected greater than 0"
+
+
 def test_an_unknown_key_that_belongs_into_a_section() -> None:
     line = only(GOOD, "epochs=3")
     assert line.startswith("epochs: unknown key: did you mean 'train.epochs'?") and "train" in line

@@ -63,6 +63,17 @@ def test_json_for_programs(tmp_path: Path) -> None:
     assert found["classes"] == {"bad": 18, "good": 9} and result.exit_code == 1
 
 
+def test_a_row_of_several_classes_counts_for_each(tmp_path: Path) -> None:
+    """Not the combinations that the split keeps in proportion."""
+    rows = [{"text": f"film {i}", "label": ["long", "sad"] if i % 2 else ["sad"]} for i in range(20)]
+    result = check(write(tmp_path / "rows.jsonl", rows), "--task", "text-classification")
+    assert "2 classes in the training rows: long 9, sad 18" in result.output
+    tags = [["B-place", "I-place", "O"], ["O", "B-name", "B-place"]]
+    rows = [{"tokens": ["ab", "cd", f"{i}"], "tags": tags[i % 2]} for i in range(20)]
+    result = check(write(tmp_path / "words.jsonl", rows))
+    assert "2 classes in the training rows: name 9, place 18" in result.output
+
+
 def test_what_a_run_would_refuse_is_said(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", GOOD)
     held_out = write(tmp_path / "eval.jsonl", [{"text": "odd", "label": "other"}])
@@ -72,10 +83,13 @@ def test_what_a_run_would_refuse_is_said(tmp_path: Path) -> None:
 
 def test_rows_on_both_sides_are_said_first(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", GOOD)
-    held_out = write(tmp_path / "eval.jsonl", GOOD[:2])
+    new = [{"text": f"another {i}", "label": "bad"} for i in range(2)]
+    held_out = write(tmp_path / "eval.jsonl", [*GOOD[:2], *new])
     result = check(train, "--eval-data", held_out)
     assert result.exit_code == 0
-    assert "2 held-out rows are among the training rows too" in result.output.splitlines()[1]
+    assert "2 of 4 held-out rows are among the training rows too" in result.output.splitlines()[1]
+    result = check(train, "--eval-data", write(tmp_path / "eval.jsonl", GOOD[:2]))
+    assert result.exit_code == 1 and "data.eval: 2 of 2 held-out rows are among the training rows too" in result.output
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_messages_are_every_pair_of_product_and_segment_once(tmp_path: Path) -> 
     asked = [json.loads(line)["instruction"] for part in parts.values() for line in part]
     assert len(set(asked)) == len(asked) == len(messages.PRODUCTS) * len(messages.SEGMENTS)
     assert len(parts["eval"]) == messages.EVAL_ROWS
+
+
+def test_no_message_is_better_by_itself_and_no_product_is_on_both_sides(tmp_path: Path) -> None:
+    """Which of two is preferred is decided by the segment that was asked for, and by nothing else."""
+    messages.make_preferences(tmp_path)
+    texts = [(tmp_path / f"{name}.jsonl").read_text() for name in ("train", "eval")]
+    parts = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    closings = {segment: closing for segment, (_, _, closing) in messages.SEGMENTS.items()}
+    for rows in parts:
+        assert Counter(row["chosen"] for row in rows) == Counter(row["rejected"] for row in rows)
+        for row in rows:
+            assert row["chosen"].endswith(closings[row["prompt"].partition(" to ")[2].rstrip(".")])
+    products = [{row["prompt"].partition(" to ")[0] for row in rows} for rows in parts]
+    assert [len(found) for found in products] == [12, 6] and not products[0] & products[1]
 
 
 def test_the_translator_learns_and_its_recipe_is_repeatable() -> None:

@@ -99,6 +99,31 @@ def test_a_debian_package_is_unpacked_once(cache: Path, tmp_path: Path) -> None:
         package.folder()
 
 
+def test_another_version_is_taken_only_where_that_is_allowed_and_the_pinned_one_is_gone(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run(command: list[str], shown: str, folder: Path) -> None:
+        asked.append(command[-1])
+        if "=" in command[-1]:
+            raise DataError(f"{shown}: failed (version not found)")
+        (folder / "text_1.1_all.deb").write_bytes(b"newer")
+
+    monkeypatch.setattr(archives, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    strict, lenient = (archives.Debian("text", "1.0", "text_1.0_all.deb", "0" * 64, newer) for newer in (False, True))
+    with pytest.raises(DataError, match=r"apt-get download text=1\.0: failed"):
+        strict.fetch()
+    lenient.fetch()
+    assert asked == ["text=1.0", "text=1.0", "text"]
+    assert lenient.installed == "text_1.1_all.deb" and strict.installed is None
+    (cache / "carriers" / "text_1.0_all.deb").write_bytes(b"pinned")
+    assert lenient.path.name == "text_1.0_all.deb" and lenient.installed == f"text=1.0 {'0' * 64}"
+    with pytest.raises(DataError, match="is not the file that was published"):
+        lenient.folder()
+
+
 def test_a_wheel_for_one_platform_is_asked_for_as_such() -> None:
     file = "river-0.26.1-cp311-cp311-manylinux_2_17_x86_64.manylinux_2_28_x86_64.whl"
     command = archives.Archive("river==0.26.1", file, "0" * 64).command

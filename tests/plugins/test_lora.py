@@ -16,8 +16,8 @@ from pefttool import attach as core
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions, resolve, unmatched
 
-BASES = [("bert", False), ("llama", False), ("bert", True), ("llama", True)]
-IDS = ["bert", "llama", "bert-nf4", "llama-nf4"]
+BASES = [("bert", False), ("llama", False), ("bert", True), ("llama", True), ("gpt2", False)]
+IDS = ["bert", "llama", "bert-nf4", "llama-nf4", "gpt2"]
 ADAPTER = LoraAdapter()
 
 
@@ -97,7 +97,7 @@ def test_saved_and_loaded_it_answers_bit_for_bit(models: Path, tmp_path: Path, k
     assert torch.equal(tiny.logits(loaded), tiny.logits(attached.model))
 
 
-@pytest.mark.parametrize(("kind", "nf4"), [BASES[0], BASES[1], BASES[3]], ids=[IDS[0], IDS[1], IDS[3]])
+@pytest.mark.parametrize(("kind", "nf4"), [BASES[i] for i in (0, 1, 3, 4)], ids=[IDS[i] for i in (0, 1, 3, 4)])
 def test_plain_peft_loads_adapter_and_head(models: Path, tmp_path: Path, kind: str, nf4: bool) -> None:
     attached = trained(models, kind, nf4, use_rslora=True)
     tiny.save(ADAPTER, attached.model, tmp_path, kind)

@@ -13,6 +13,7 @@ from transformers import BertConfig, PatchTSTConfig
 
 from pefttool import sizes
 from pefttool.registry import Registry
+from pefttool.testing.models import model_folder
 
 TINY = ("--adapter", "lora", "-o", "train.sequence_length=32", "-o", "train.batch_size=8")
 
@@ -133,6 +134,15 @@ def test_the_table_names_every_part_and_how_it_is_known(plan: Any, terminal: Ter
     for word in ("weights", "adapter", "optimizer", "activations", "CUDA context", "assumed", "simulated", "total"):
         assert word in out
     assert "does not fit in 1.00 MiB: --budget" in out
+
+
+def test_a_picture_has_no_tokens(plan: Any, terminal: Terminal) -> None:
+    terminal.allow("vision", "lora")
+    arguments = ("--model", str(model_folder("vision")), "--task", "image-classification", "--adapter", "lora")
+    code, out, err = terminal.run("plan", *arguments, "-o", "train.batch_size=3")
+    assert code == 0, err
+    assert "micro-batches of 3 rows; the peak" in out and "tokens" not in out
+    assert plan(*arguments)["micro_batch"]["tokens"] is None
 
 
 def test_the_lengths_of_rows_that_a_run_has_encoded_are_used(

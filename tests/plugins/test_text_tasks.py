@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from pefttool.errors import DataError
+from pefttool.evaluate import talks
 from pefttool.values import Row, Setting
 from pefttool_text.batching import IGNORE, attention_mask, pad
 from pefttool_text.causal_lm import CausalLM
 from pefttool_text.classification import TextClassification
 from pefttool_text.pooling import MeanPool, MeanPooled
 
+#: Columns of a model's own: what is typed has none of those.
+OTHER_COLUMNS = {"causal-lm": {"text_column": "body"}, "seq2seq": {"source_column": "question"}}
 CLASSIFY, CONTINUE = TextClassification(), CausalLM()
 
 
@@ -124,3 +127,11 @@ def test_loss_counts_trained_tokens_only():
     loss = CONTINUE.loss(Uniform(), batch, Setting(CONTINUE.Options()))
     assert int(loss.weight) == 3
     assert float(loss.sum) == pytest.approx(3 * math.log(7))
+
+
+def test_who_talks_takes_what_somebody_types(registry):
+    """`pefttool chat` is offered, and accepted, only where it works: speech generates, and cannot be typed."""
+    talking = {name for name, task in registry.tasks.items() if talks(task, task.Options())}
+    assert talking == {"causal-lm", "chat", "preference", "seq2seq"}
+    for name, options in OTHER_COLUMNS.items():
+        assert not talks(registry.tasks[name], registry.tasks[name].Options(**options))

@@ -105,7 +105,7 @@ def build(
         recipe=SimpleNamespace(train=chosen),
         task=Noting(),
         adapter=adapter,
-        choice=SimpleNamespace(device="cpu", autocast=None, grad_scaler=scaled),
+        choice=SimpleNamespace(device="cpu", dtype="float32", autocast=None, grad_scaler=scaled),
         facts=SimpleNamespace(parameters=0),
         base_is_mapped=False,
     )

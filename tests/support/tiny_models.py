@@ -16,6 +16,7 @@ VOCABULARY, CLASSES = 101, 3
 TASKS = {
     "bert": ("AutoModelForSequenceClassification", "SEQ_CLS", ("classifier",)),
     "llama": ("AutoModelForCausalLM", "CAUSAL_LM", ()),
+    "gpt2": ("AutoModelForCausalLM", "CAUSAL_LM", ()),
 }
 
 
@@ -24,7 +25,7 @@ class TinyTask:
 
     def __init__(self, kind: str) -> None:
         self.name, self.kind = f"tiny-{kind}", kind
-        self.generative = kind == "llama"
+        self.generative = kind != "bert"
         self.peft_task_type = TASKS[kind][1]
 
     def unused(self, model: Any) -> tuple[str, ...]:
@@ -35,7 +36,7 @@ class TinyTask:
 
 
 def configs() -> dict[str, Any]:
-    from transformers import BertConfig, LlamaConfig
+    from transformers import BertConfig, GPT2Config, LlamaConfig
 
     common = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
     return {
@@ -51,11 +52,15 @@ def configs() -> dict[str, Any]:
             eos_token_id=2,
             pad_token_id=0,
         ),
+        # Its linear layers are transformers' Conv1D, whose weights lie the other way round.
+        "gpt2": GPT2Config(
+            vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+        ),
     }
 
 
 def store(folder: Path) -> Path:
-    """Write both models under `folder`."""
+    """Write all models under `folder`."""
     import transformers
 
     for kind, config in configs().items():

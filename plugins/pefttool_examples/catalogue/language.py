@@ -63,16 +63,14 @@ DATA = {
         "SYNTHETIC: short advertising texts for a product and a segment of customers, from templates",
         messages.make_messages,
     ),
+    "segment-preferences": Example(
+        "SYNTHETIC: such texts in pairs, the one for the segment that was asked for preferred to one for another",
+        messages.make_preferences,
+    ),
     "support-conversations": Example(
         "176 questions of the FAQs of Debian and Python with their answers, 40 held out, from the Debian packages"
         " debian-faq (free to copy and change) and python3.11-doc (PSF licence)",
         faq.make_support,
-        (faq.DEBIAN_FAQ, faq.PYTHON_DOC),
-    ),
-    "support-preferences": Example(
-        "the same questions, each with its own answer preferred to another's (constructed; licences as of their"
-        " source)",
-        faq.make_preferences,
         (faq.DEBIAN_FAQ, faq.PYTHON_DOC),
     ),
     "tweet-entities": Example(
