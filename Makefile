@@ -3,6 +3,7 @@
 # make test-all the slow ones too          make lint     ruff and mypy alone
 # make gates    every Triton kernel compiled for five kinds of card, its machine code held against limits (in make test)
 # make bench    pefttool against transformers.Trainer + peft + bitsandbytes, side by side: about 20 minutes
+# make torture  200 kills of runs that go on, each of which must end as the undisturbed one: about 10 minutes
 # make examples the ten examples with their baselines, three seeds each; docs/results.md is written anew
 # make docs     docs/hooks.md, docs/options.md and docs/matrix.md from the code
 # make clean    removes .venv and the tools' caches; runs/ and the user's cache folder stay
@@ -16,7 +17,7 @@ FETCH := $(BIN)/pefttool examples fetch
 # A file of tests on each core, with one thread: threads that wait for each other make a busy machine ten times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-.PHONY: demo test test-all lint gates bench examples docs fetch clean
+.PHONY: demo test test-all lint gates bench torture examples docs fetch clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -40,6 +41,9 @@ gates: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(FETCH) smollm2-135m-instruct all-minilm-l6-v2 movie-snippets
 	$(BIN)/python benchmarks/side_by_side.py --markdown docs/benchmarks.md
+
+torture: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/torture.py --kills 200
 
 examples: fetch
 	$(BIN)/python examples/run.py

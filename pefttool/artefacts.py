@@ -12,21 +12,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pefttool import peft_folder
+from pefttool import durable, peft_folder, run_folder
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.errors import UsageError
+from pefttool.errors import RunError, UsageError
 from pefttool.fingerprint import weight_files
 from pefttool.plan import Plan
+from pefttool.run_folder import ADAPTER, ENVIRONMENT, METRICS, PLAN, RECIPE
 
-RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS = (
-    "recipe.yaml",
-    "plan.json",
-    "environment.json",
-    "events.jsonl",
-    "metrics.json",
-)
-ADAPTER, ADAPTER_FACTS = "adapter", "pefttool.json"
+ADAPTER_FACTS = "pefttool.json"
 PACKAGES = (
     "pefttool",
     "torch",
@@ -44,8 +38,7 @@ def choose_folder(plan: Plan, parent: Path = Path("runs")) -> Path:
     """The folder that the user named, or the next free `runs/ADAPTER-TASK-NNN`. Raises UsageError if it is in use."""
     if plan.recipe.out is not None:
         folder = Path(plan.recipe.out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"out: {folder} exists and is not empty: choose another --out, or remove it")
+        run_folder.may_start(folder)
         return folder
     number = 1
     while (folder := parent / f"{plan.adapter.name}-{plan.task.name}-{number:03d}").exists():
@@ -53,15 +46,20 @@ def choose_folder(plan: Plan, parent: Path = Path("runs")) -> Path:
     return folder
 
 
-def open_folder(folder: Path, plan: Plan, world_size: int) -> None:
-    """Make the run folder and write what is known before training. Raises UsageError if it cannot be written."""
+def open_folder(folder: Path, plan: Plan, world_size: int) -> bool:
+    """Write what is known before training into a locked folder; whether an unfinished run had to go from it first.
+
+    Raises UsageError if it cannot be written, or has become another run's.
+    """
+    run_folder.may_start(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECIPE).write_text(plan.recipe.as_yaml(), encoding="utf-8")
+        cleared = run_folder.clear(folder)
+        durable.replace(folder / RECIPE, plan.recipe.as_yaml().encode())
         write_json(folder / PLAN, plan.as_json())
         write_json(folder / ENVIRONMENT, environment(plan, world_size))
     except OSError as error:
         raise UsageError(f"out: {folder} cannot be written: {error.strerror}; choose another --out") from error
+    return cleared
 
 
 def environment(plan: Plan, world_size: int) -> dict[str, Any]:
@@ -70,8 +68,8 @@ def environment(plan: Plan, world_size: int) -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()}-{platform.release()}-{platform.machine()}",  # `platform()` starts `uname`
+        "packages": {name: package_version(name) for name in PACKAGES},
         "plugins": {p.name: p.owner for p in plan.registry.plugins.loaded},
         "device": plan.choice.device,
         "dtype": plan.choice.dtype,
@@ -82,7 +80,7 @@ def environment(plan: Plan, world_size: int) -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -90,7 +88,22 @@ def _version(name: str) -> str | None:
 
 
 def save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Path:
-    """Write `folder/adapter`: the adapter's own files, the task head, and what is needed to load them again."""
+    """Write `folder/adapter`: the adapter's own files, the task head, and what is needed to load them again.
+
+    Raises RunError where the disk fails.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return _save_adapter(folder, plan, base, adapted)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"{folder / ADAPTER} cannot be written ({reason}): make room, then go on with `pefttool resume {folder}`"
+        ) from error
+
+
+def _save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Path:
     target = folder / ADAPTER
     aside = folder / f".{ADAPTER}.partial"
     shutil.rmtree(aside, ignore_errors=True)
@@ -102,8 +115,12 @@ def save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Path
         peft_folder.write_head(aside, tensors, base.facts.head_modules)
     write_json(aside / ADAPTER_FACTS, adapter_facts(plan, base))
     _save_processor(base.processor, aside)
+    for path in aside.rglob("*"):
+        if path.is_file():
+            durable.sync(path)
+    durable.sync_folder(aside)
     shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
+    durable.rename(aside, target)
     return target
 
 
@@ -162,8 +179,16 @@ def write_metrics(
     samples: Sequence[Mapping[str, Any]],
     **facts: Any,
 ) -> None:
-    write_json(folder / METRICS, {"before": dict(before), "after": dict(after), "samples": list(samples), **facts})
+    """What the run brought; with this file it is finished. Raises RunError where the disk fails."""
+    try:
+        write_json(folder / METRICS, {"before": dict(before), "after": dict(after), "samples": list(samples), **facts})
+    except OSError as error:
+        raise RunError(
+            f"{folder / METRICS} cannot be written ({error.strerror}): make room, then go on with"
+            f" `pefttool resume {folder}`"
+        ) from error
 
 
 def write_json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """A whole file, or the one that was there. Raises OSError."""
+    durable.replace(path, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())

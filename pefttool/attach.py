@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttool import peft_folder
+from pefttool import peft_folder, random_state
 from pefttool.errors import PluginError
 from pefttool.interfaces import Adapter
 from pefttool.values import Facts
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Adapted:
     """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own).
 
-    `still` are modules that run in evaluation mode while the rest trains: nothing in them or below them does.
+    `still` are modules that run in evaluation mode while the rest trains: nothing in them or below them does, or they
+    would change what no adapter's file holds. `base` are names of the base's parameters and buffers that do not train.
     """
 
     model: nn.Module
@@ -29,6 +30,7 @@ class Adapted:
     head: tuple[str, ...]
     identity_at_init: bool
     still: tuple[nn.Module, ...] = ()
+    base: tuple[str, ...] = ()
 
     def parameters(self) -> dict[str, Parameter]:
         """Everything that trains, by name, adapter first."""
@@ -43,7 +45,8 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
     """
     import torch
 
-    torch.manual_seed(facts.seed)
+    random_state.seed(facts.seed)
+    loaded = [*model.parameters(), *model.buffers()]
     attached = adapter.attach(model, options, facts)
     heads = peft_folder.head_parameters(attached.model, facts.head_modules)
     for parameter in heads.values():
@@ -72,7 +75,21 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
         if not named[name].is_meta:
             named[name].data = named[name].data.to(facts.device)
     order = tuple(n for n in named if n in declared)
-    return Adapted(attached.model, order, head, attached.identity_at_init)
+    own = {id(tensor) for tensor in loaded}
+    tensors = [*named.items(), *attached.model.named_buffers()]
+    base = tuple(name for name, tensor in tensors if id(tensor) in own and not tensor.requires_grad)
+    still = () if adapter.trains_base else frozen_norms(attached.model)
+    return Adapted(attached.model, order, head, attached.identity_at_init, still, base)
+
+
+def frozen_norms(model: nn.Module) -> tuple[nn.Module, ...]:
+    """Batch norms without a parameter that trains: in training mode their statistics would follow the batches."""
+    return tuple(
+        module
+        for module in model.modules()
+        if getattr(module, "running_mean", None) is not None
+        and not any(parameter.requires_grad for parameter in module.parameters())
+    )
 
 
 def head_values(adapted: Adapted) -> dict[str, Tensor]:

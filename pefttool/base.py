@@ -59,7 +59,7 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapp
 
 def _resident(plan: Plan, path: Path, setting: Setting) -> tuple[nn.Module, Any, tuple[str, ...]]:
     choice = plan.choice
-    return load_model(path, plan.task, setting, plan.quantizer, plan.facts, choice.device, choice.dtype)
+    return load_model(path, plan.task, setting, plan.quantizer, plan.facts, choice.device, choice.dtype, plan.trusted)
 
 
 def _streamed(plan: Plan, path: Path, setting: Setting) -> tuple[nn.Module, Any, tuple[str, ...]]:
@@ -76,7 +76,14 @@ def _streamed(plan: Plan, path: Path, setting: Setting) -> tuple[nn.Module, Any,
 
 
 def load_model(
-    path: Path, task: Task, setting: Setting, quantizer: Quantizer | None, known: Facts, device: str, dtype: str
+    path: Path,
+    task: Task,
+    setting: Setting,
+    quantizer: Quantizer | None,
+    known: Facts,
+    device: str,
+    dtype: str,
+    trusted: bool = False,
 ) -> tuple[nn.Module, Any, tuple[str, ...]]:
     """(model, processor, missing) from a folder, on `device`, its frozen weights in `dtype`; heads are float32.
 
@@ -88,7 +95,7 @@ def load_model(
     if quantizer is not None:
         arguments.update(quantizer.load_arguments(quantizer.Options(), known))
     torch.manual_seed(setting.seed)
-    source = LocalPretrained(path, arguments)
+    source = LocalPretrained(path, arguments, trusted=trusted)
     loaded = task.load(source, setting)
     model = loaded.model
     if quantizer is not None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WINDOW = 50
 #: What an example, or a batch, carries under this name: the outputs of the frozen part of the model, computed before.
 FEATURES = "frozen features"
+#: Of each of the two rows that a model is asked with, where there are such short ones.
+ASKED_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,13 @@ class Batches:
                 after = Position(epoch, i + 1) if i + 1 < len(steps) else Position(epoch + 1, 0)
                 yield after, steps[i]
             epoch, index = epoch + 1, 0
+
+
+def two_short(examples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Two short rows, of different lengths if there are such: to ask a model with."""
+    order = sorted(examples, key=lambda e: int(e["length"]))
+    longer = [e for e in order if order[0]["length"] < e["length"] <= ASKED_TOKENS]
+    return [order[0], *(longer[-1:] or order[1:2])]
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

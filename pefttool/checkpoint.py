@@ -1,20 +1,20 @@
 """The whole training state on disk: safetensors and JSON, atomic, hashed, no pickle.
 
-A checkpoint is a folder, written aside, fsynced, hashed in `manifest.json`, renamed into place, and marked with
-`COMPLETE` last. What is not marked, or whose hashes differ, is no checkpoint.
+A checkpoint is a folder, written aside, synced, hashed in `manifest.json`, renamed into place, and marked with
+`COMPLETE` last, which holds the manifest's hash. What is not marked, or whose hashes differ, is no checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttool import durable, random_state, tensor_file
 from pefttool.batches import Position
 from pefttool.errors import RunError
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MANIFEST, COMPLETE = "manifest.json", "COMPLETE"
+OLDER = "use an older one"
+MANIFEST, COMPLETE, DOCUMENT, STATE = "manifest.json", "COMPLETE", "state.json", "state.safetensors"
+#: Files of tensors by name, beside the optimiser's; `parameters` are always there.
+PARAMETERS, BEST, BUFFERS = "parameters", "best", "buffers"
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,49 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands between two steps."""
+    """Where a run stands between two steps.
+
+    evaluated  the evaluation that is due at this step was made: a signal may come before it
+    metrics    of the best evaluation
+    halvings   how often micro-batches were halved for lack of memory
+    skipped    steps in a row whose scaled gradients were not finite
+    """
 
     step: int
     position: Position
     best: Best
+    evaluated: bool = True
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    halvings: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a checkpoint is taken of, and put back into: the objects themselves. `parameters` are those that train."""
+
+    parameters: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    scaler: torch.amp.GradScaler
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What else a checkpoint holds.
+
+    best      parameters of the best evaluation, where they are not the present ones
+    buffers   of the model, those that training changed
+    adapter   the adapter's own state: nested mappings and lists of tensors and plain values
+    random    a generator's state for each rank
+    identity  what the run depends on (resuming.py): plain values
+    """
+
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    adapter: Any = None
+    random: Sequence[str] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 def flatten(state: Any, prefix: str = "", named: dict[int, str] | None = None) -> tuple[dict[str, Tensor], Any]:
@@ -88,76 +129,108 @@ def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
     return skeleton
 
 
-def save(
-    folder: Path,
-    progress: Progress,
-    parameters: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    scheduler: Any,
-    scaler: torch.amp.GradScaler,
-) -> Path:
-    """Write `folder/step-N`; returns it. Nothing of an unfinished write is ever taken for a checkpoint."""
-    import torch
-    from safetensors.torch import save_file
+def save(folder: Path, progress: Progress, live: Live, beside: Beside = Beside()) -> Path:
+    """Write `folder/step-N`; returns it. Nothing of an unfinished write is ever taken for a checkpoint.
 
+    Raises OSError where the disk fails; what was there before still is.
+    """
     state = {
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "scaler": scaler.state_dict(),
-        "rng": {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        },
+        "optimizer": live.optimizer.state_dict(),
+        "scheduler": live.scheduler.state_dict(),
+        "scaler": live.scaler.state_dict(),
+        "adapter": beside.adapter,
     }
     tensors, skeleton = flatten(state)
+    document = {
+        "progress": asdict(progress),
+        "state": skeleton,
+        "random": list(beside.random) or [random_state.capture()],
+        "identity": dict(beside.identity),
+    }
+    files = {PARAMETERS: live.parameters, BEST: beside.best, BUFFERS: beside.buffers}
     final = folder / f"step-{progress.step}"
-    aside = folder / f".step-{progress.step}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in parameters.items()}, aside / "parameters.safetensors")
-    save_file(tensors, aside / "state.safetensors")
-    (aside / "state.json").write_text(json.dumps({"progress": asdict(progress), "state": skeleton}), encoding="utf-8")
-    manifest = {file.name: _hash_and_sync(file) for file in sorted(aside.iterdir())}
-    _write_synced(aside / MANIFEST, json.dumps(manifest, indent=1))
-    _sync_folder(aside)
-    if final.exists():
-        shutil.rmtree(final)
-    aside.rename(final)
-    _sync_folder(folder)
-    _write_synced(final / COMPLETE, "")
-    _sync_folder(final)
+    if _complete(final):
+        return final  # of this step, in this run: it holds the same
+    aside = folder / f".step-{progress.step}{durable.PARTIAL}"
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        durable.sync_folder(folder.parent)
+    durable.remove(aside)
+    aside.mkdir()
+    try:
+        manifest = {
+            f"{name}.safetensors": durable.write(aside / f"{name}.safetensors", tensor_file.pieces(held))
+            for name, held in files.items()
+            if held or name == PARAMETERS
+        }
+        manifest[STATE] = durable.write(aside / STATE, tensor_file.pieces(tensors))
+        manifest[DOCUMENT] = durable.write(aside / DOCUMENT, [json.dumps(document).encode()])
+        mark = durable.write(aside / MANIFEST, [json.dumps(manifest, indent=1).encode()])
+        durable.sync_folder(aside)
+        durable.remove(final, COMPLETE)  # a damaged one
+        durable.rename(aside, final)
+        durable.write(final / COMPLETE, [mark.encode()])
+        durable.sync_folder(final)
+    except OSError:
+        with suppress(OSError):
+            durable.remove(aside)
+        raise
     return final
 
 
-def load(
-    folder: Path,
-    parameters: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    scheduler: Any,
-    scaler: torch.amp.GradScaler,
-) -> Progress:
-    """Verify a checkpoint folder and put its state back in place. Raises RunError with the file that is wrong."""
-    import torch
-    from safetensors.torch import load_file
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints. Call it once the newest is complete."""
+    for path in _found(folder)[keep:]:
+        with suppress(OSError):
+            durable.remove(path, COMPLETE)
 
+
+def load(folder: Path, live: Live, rank: int = 0) -> tuple[Progress, Beside]:
+    """Verify a checkpoint folder and put its state back in place; the random state is that of `rank`.
+
+    Raises RunError with the file that is wrong.
+    """
+    import torch
+
+    document = read(folder)
+    try:
+        files = {name: _tensors(folder, name) for name in (PARAMETERS, BEST, BUFFERS)}
+        stored = files[PARAMETERS]
+        if {n: t.shape for n, t in stored.items()} != {n: p.shape for n, p in live.parameters.items()}:
+            raise RunError(
+                f"checkpoint {folder} holds other parameters than this run trains: resume with its own recipe"
+            )
+        state = unflatten(document["state"], _tensors(folder, "state"))
+        progress = dict(document["progress"])
+        progress.update(position=Position(**progress["position"]), best=Best(**progress["best"]))
+        with torch.no_grad():
+            for name, parameter in live.parameters.items():
+                parameter.copy_(stored[name])
+        live.optimizer.load_state_dict(state["optimizer"])
+        live.scheduler.load_state_dict(state["scheduler"])
+        if live.scaler.is_enabled():
+            live.scaler.load_state_dict(state["scaler"])
+        random = document["random"]
+        random_state.restore(random[rank if rank < len(random) else 0])
+        beside = Beside(files[BEST], files[BUFFERS], state["adapter"], random, document["identity"])
+        return Progress(**progress), beside
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunError(f"checkpoint {folder} is not one of this version of pefttool ({reason}): {OLDER}") from error
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """`state.json` of a verified checkpoint: `progress`, `identity`, and what only `load` understands."""
     verify(folder)
-    stored = load_file(folder / "parameters.safetensors")
-    if set(stored) != set(parameters):
-        raise RunError(f"checkpoint {folder} holds other parameters than this run trains: resume with its own recipe")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(stored[name])
-    document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    state = unflatten(document["state"], load_file(folder / "state.safetensors"))
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    if scaler.is_enabled():
-        scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["rng"]["cpu"])
-    if state["rng"]["cuda"]:
-        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
-    progress = document["progress"]
-    return Progress(progress["step"], Position(**progress["position"]), Best(**progress["best"]))
+    try:
+        document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"checkpoint {folder}: {DOCUMENT} is damaged: {error}: use an older one") from error
+    if not isinstance(document, dict) or not isinstance(document.get("identity"), dict):
+        raise RunError(
+            f"checkpoint {folder} is not one of this version of pefttool: no 'identity' in {DOCUMENT}: {OLDER}"
+        )
+    return document
 
 
 def verify(folder: Path) -> None:
@@ -165,19 +238,27 @@ def verify(folder: Path) -> None:
     if not (folder / COMPLETE).is_file():
         raise RunError(f"checkpoint {folder} is not complete: use an older one")
     try:
+        if (folder / COMPLETE).read_text(encoding="ascii") != _hash(folder / MANIFEST):
+            raise RunError(f"checkpoint {folder}: {MANIFEST} or {COMPLETE} is damaged: use an older one")
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest.items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
-                raise RunError(f"checkpoint {folder}: {name} is damaged (its hash differs): use an older one")
-    except (OSError, ValueError, AttributeError) as error:
+            if "/" in name or "\\" in name or name in ("", ".", ".."):
+                found = f"{MANIFEST} names {name!r}"
+                raise RunError(f"checkpoint {folder}: {found}, expected a file of this folder: {OLDER}")
+            if _hash(folder / name) != expected:
+                raise RunError(f"checkpoint {folder}: {name} is damaged (its hash differs): {OLDER}")
+        read = {DOCUMENT, STATE, f"{PARAMETERS}.safetensors", *(path.name for path in folder.glob("*.safetensors"))}
+        if not read <= set(manifest):
+            unnamed = min(read - set(manifest))
+            raise RunError(f"checkpoint {folder}: {MANIFEST} states no hash of {unnamed}: {OLDER}")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"checkpoint {folder} is damaged: {' '.join(str(error).split())}: use an older one") from error
 
 
 def newest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
     """The newest complete and verified checkpoint, and why each newer one was skipped."""
     skipped = []
-    found = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    for path in sorted(found, key=lambda p: -int(p.name.removeprefix("step-"))):
+    for path in _found(folder):
         try:
             verify(path)
         except RunError as error:
@@ -187,23 +268,33 @@ def newest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
     return None, tuple(skipped)
 
 
-def _hash_and_sync(file: Path) -> str:
+def _found(folder: Path) -> list[Path]:
+    """Folders called `step-N`, the highest number first."""
+    found = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal()]
+    return sorted(found, key=lambda p: -int(p.name.removeprefix("step-")))
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except RunError:
+        return False
+    return True
+
+
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / f"{name}.safetensors"
+    try:
+        return load_file(path) if path.is_file() else {}
+    except SafetensorError as error:
+        raise RunError(
+            f"checkpoint {folder}: {path.name} is no safetensors file ({error}): use an older one"
+        ) from error
+
+
+def _hash(file: Path) -> str:
     with file.open("rb") as handle:
-        os.fsync(handle.fileno())
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _write_synced(file: Path, text: str) -> None:
-    with file.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

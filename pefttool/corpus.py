@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pefttool import leaks
 from pefttool import rows as reader
 from pefttool.errors import DataError
 from pefttool.interfaces import Task
@@ -18,7 +19,7 @@ from pefttool.registry import Registry
 from pefttool.values import DataProblem, Row
 
 #: Bad rows that an error lists; the rest are counted.
-SHOWN = 5
+SHOWN = 2
 #: Class names that an error lists.
 LABELS_SHOWN = 10
 
@@ -43,7 +44,8 @@ class Corpus:
 class Found:
     """Good rows in the files' order (`eval`: None where no file holds any), and what is no good row.
 
-    `files` are all that were read, training rows first; `options` are the task's, with what the rows decided.
+    `files` are all that were read, training rows first; `shared` are a training file and its double, where every
+    held-out file has one; `options` are the task's, with what the rows decided.
     """
 
     train: tuple[Row, ...]
@@ -52,6 +54,7 @@ class Found:
     notices: tuple[str, ...]
     files: tuple[Path, ...]
     options: Any
+    shared: tuple[Path, Path] | None = None
 
 
 def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rejects: Path | None = None) -> Corpus:
@@ -87,9 +90,8 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
             raise DataError(f"data.{name}: no rows are left ({len(train)} train, {len(held_out)} eval): {remedy}")
     labels = task.labels(train, options)
     _check_labels(recipe, task, options, train, held_out, labels)
-    duplicates = _duplicates(task, options, train, held_out)
-    if duplicates:
-        notices.append(duplicates)
+    sides = [(train, held_out), *([(found.train, found.eval)] if arranged is not None and found.eval else [])]
+    notices += leaks.check(task, options, sides, found.shared, recipe.data.allow_overlap)
     sha256 = reader.fingerprint(reader.with_companions(found.files, registry, recipe.data.format))
     fitted = task.fit(train, options)
     return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options, fitted)
@@ -143,7 +145,8 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
         train = judged(train, settled)
         held_out = None if held_out is None else judged(held_out, settled)
     problems.sort(key=lambda p: (p.file, p.line))
-    return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled)
+    shared = leaks.same_files(train_files, eval_files)
+    return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled, shared)
 
 
 def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...], tuple[Path, ...], list[str]]:
@@ -165,7 +168,7 @@ def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...],
 def _bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None) -> str:
     if not skip:
         shown = [str(problem) for problem in problems[:SHOWN]]
-        more = f"; the first {SHOWN} are shown" if len(problems) > SHOWN else ""
+        more = f"; the first {SHOWN} are shown, `pefttool data check` shows more" if len(problems) > SHOWN else ""
         total = f"{len(problems)} of {good + len(problems)} rows cannot be used{more}"
         raise DataError("\n".join([*shown, f"{total}: mend them, or leave them out with --skip-bad-rows"]))
     left_out = f"left out {len(problems)} of {good + len(problems)} rows that cannot be used"
@@ -218,15 +221,3 @@ def _by_class(rows: Sequence[Row], stratum: Callable[[Row], str | None], seed: i
     for name, members in classes.items():
         random.Random(f"{seed} {name}").shuffle(members)
     return [classes[name] for name in sorted(classes)]
-
-
-def _duplicates(task: Task, options: Any, train: Sequence[Row], held_out: Sequence[Row]) -> str | None:
-    seen = {task.key(row.values, options): row for row in reversed(train)}
-    both = [(seen[key], row) for row in held_out if (key := task.key(row.values, options)) in seen]
-    if not both:
-        return None
-    first, second = both[0]
-    return (
-        f"warning: {len(both)} held-out rows are among the training rows too, such as {second.place} = {first.place}:"
-        " held-out metrics will flatter"
-    )

@@ -7,7 +7,8 @@
     ├── DataError        a file or a row is wrong                            exit 1
     ├── ModelError       a model cannot be had, or is not what it should be  exit 1
     ├── RunError         training or saving cannot go on                     exit 1
-    └── NotMergeable     an adapter that cannot be folded into the weights   exit 1
+    ├── NotMergeable     an adapter that cannot be folded into the weights   exit 1
+    └── Interrupted      Ctrl-C or SIGTERM ended the run                     exit 130 or 143
 
 A message names the thing, the value given, the values allowed and the next step, in one line.
 """
@@ -48,13 +49,21 @@ class NotMergeable(PefttoolError):
     pass
 
 
+class Interrupted(PefttoolError):
+    """No mistake: the user, or the system, ended the run. The exit code is the shell's for that signal."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 class Refused(PefttoolError):
-    """Several complaints at once, one line each."""
+    """Several complaints at once, one line each, whatever the keys and values that they quote hold."""
 
     exit_code = 2
 
     def __init__(self, complaints: Iterable[str]) -> None:
-        self.complaints = tuple(complaints)
+        self.complaints = tuple(c.replace("\r", "\\r").replace("\n", "\\n") for c in complaints)
         super().__init__("\n".join(self.complaints))
 
 

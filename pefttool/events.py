@@ -80,6 +80,13 @@ class TrainStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    """The run goes on from `checkpoint`, taken after `step`: later steps that were recorded before are done again."""
+
+    checkpoint: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepDone(Event):
     """`loss` is the mean over the step's units, `learning_rate` of the first group, `memory` bytes of the process
     (or allocated on the device), `seconds` of this step."""

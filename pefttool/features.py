@@ -127,7 +127,7 @@ def settle(
     There are none where nothing would be gained, or where they cannot be trusted: then a notice says why.
     """
     found = frozen.find(plan, base, adapted, data)
-    adapted = replace(adapted, still=found.still)
+    adapted = replace(adapted, still=(*adapted.still, *found.still))
     if store is None or not found.still:
         return adapted, data, held_out
     if plan.task.varies(base.setting.options):

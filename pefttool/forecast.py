@@ -112,7 +112,7 @@ def known(plan: Plan, store: Store) -> Known | None:
     except DataError:
         return None  # a run says what is wrong with it
     setting = plan.settled(rows.options).setting(rows.labels, rows.fitted)
-    processor = plan.task.load(LocalPretrained(plan.model.path, abstract=True), setting).processor
+    processor = plan.task.load(LocalPretrained(plan.model.path, abstract=True, trusted=plan.trusted), setting).processor
     key = rows_key(plan, processor, setting, rows.train)
     kept = store.load(key) if key is not None else None
     if kept is None:

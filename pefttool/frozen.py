@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from pefttool import peft_folder
-from pefttool.batches import FEATURES, Encoded, loss_of, to_device
+from pefttool.batches import FEATURES, Encoded, loss_of, to_device, two_short
 from pefttool.compiling import eagerly
 from pefttool.evaluate import fork_rng, inference
 from pefttool.precision import autocast
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from pefttool.plan import Plan
     from pefttool.values import Loss
 
-#: Of each of the two rows that the model is asked with, where there are such short ones.
-ASKED_TOKENS = 64
 ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
@@ -132,7 +130,7 @@ class Found:
 def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
     """What is frozen below the first thing that trains, if that is a whole block or more."""
     model = adapted.model
-    examples = _asked(data.examples)
+    examples = two_short(data.examples)
     batch = to_device(plan.task.collate(examples, base.processor, base.setting), plan.choice.device)
 
     def loss(**more: Any) -> Loss:
@@ -168,6 +166,8 @@ def stand_still(plan: Plan, adapted: Adapted, loss: Callable[[], object]) -> tup
     model = adapted.model
     blocks = _blocks(plan, model)
     model.train()
+    for module in adapted.still:
+        module.eval()
     if not blocks or _trains(blocks[0]):
         return ()
     loss()  # what a task finds out about a model once, by calls of its own, it has found out now
@@ -191,13 +191,6 @@ def _blocks(plan: Plan, model: nn.Module) -> tuple[nn.Module, ...]:
 
 def _trains(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _asked(examples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Two rows, of different lengths if there are such: short ones."""
-    order = sorted(examples, key=lambda e: int(e["length"]))
-    longer = [e for e in order if order[0]["length"] < e["length"] <= ASKED_TOKENS]
-    return [order[0], *(longer[-1:] or order[1:2])]
 
 
 class _Enough(Exception):

@@ -57,12 +57,14 @@ def resolve(
     weights: bool,
     progress: ProgressReport | None = None,
     config_is_enough: bool = False,
+    code: bool = False,
 ) -> LocalModel:
     """The folder of the model called `reference`, fetched if need be.
 
     With `weights=False` nothing but configs and tokenizers is fetched from the hub, so that a run can be checked
-    before gigabytes are. Every file from the hub is compared with the hash that the hub states. A folder must hold
-    weights too, unless its `config_is_enough` (to plan). Raises ModelError.
+    before gigabytes are; with `code` the Python files of its top folder, too. Every file from the hub is compared with
+    the hash that the hub states. A folder must hold weights too, unless its `config_is_enough` (to plan). Raises
+    ModelError.
     """
     path = os.path.abspath(os.path.expanduser(reference)) if reference else ""
     if os.path.isdir(path):
@@ -78,12 +80,12 @@ def resolve(
         if "@" in reference and not REVISION.fullmatch(revision):
             raise ModelError(f"model {reference!r}: {revision!r} is not a revision: give a branch, a tag or a commit")
         try:
-            return _from_hub(hub_client.valid_id(repository), revision or "main", weights, progress)
+            return _from_hub(hub_client.valid_id(repository), revision or "main", weights, progress, code)
         except OSError as error:
             raise ModelError(f"model {reference!r} cannot be cached: {error}; set HF_HUB_CACHE elsewhere") from error
     raise ModelError(
         f"model {reference!r}: no such folder, and neither SOURCE:REFERENCE"
-        f" (sources: {', '.join(registry.sources) or 'none'}) nor ORG/NAME[@REVISION] on the hub"
+        f" (sources: {', '.join(registry.sources) or 'none'}) nor ORG/NAME[@REVISION] on the hub: give one of these"
     )
 
 
@@ -103,7 +105,7 @@ def _from_source(name: str, reference: str, registry: Registry) -> LocalModel:
     return LocalModel(folder, given)
 
 
-def _from_hub(repository: str, revision: str, weights: bool, progress: ProgressReport | None) -> LocalModel:
+def _from_hub(repository: str, revision: str, weights: bool, progress: ProgressReport | None, code: bool) -> LocalModel:
     store = hub_store.Store(repository, cache_folder() / "hub")
     record, notices = _record(store, revision)
     files = record.listing.files
@@ -111,7 +113,7 @@ def _from_hub(repository: str, revision: str, weights: bool, progress: ProgressR
         if model_files.CONFIG not in files:
             raise ModelError(f"model {repository!r} has no {model_files.CONFIG}: give a base model")
         model_files.require_safetensors(files, repr(repository), repository)
-    small = {model_files.CONFIG, *(name for name in files if model_files.is_small(name))}
+    small = {model_files.CONFIG, *(name for name in files if model_files.is_small(name, code))}
     folder = store.fetch(record, sorted(small), progress)
     if weights:
         store.fetch(record, _weight_files(folder, record, repository), progress)

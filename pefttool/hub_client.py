@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pefttool.errors import ModelError
+from pefttool.validation import short
 
 CHUNK = 1 << 20
 #: Attempts in a row that may bring nothing before a download is given up.
@@ -55,7 +56,8 @@ def valid_id(repository: str) -> str:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise ModelError(f"model {repository!r} is not a name on the hub: {one_line(error)}") from error
+        shown = f"model {short(repository)} is not a name on the hub"
+        raise ModelError(f"{shown} ({one_line(error)[:200]}): give ORG/NAME, or a folder") from error
     return repository
 
 

@@ -49,7 +49,7 @@ class Adapter(ABC):
     def attach(self, model: nn.Module, options: Any, facts: Facts, name: str = "default") -> Attached:
         """Freeze the base, add (or unfreeze) what trains, as float32. A second attach under `name` raises UsageError.
 
-        Initialisation draws from torch's global generator, which the core has seeded.
+        Initialisation draws from the global generators of torch, Python or NumPy, which the core has seeded.
         """
 
     @abstractmethod
@@ -80,6 +80,16 @@ class Adapter(ABC):
 
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: B027
         """Called after every optimiser step (AdaLoRA reallocates ranks here)."""
+
+    def training_state(self, model: nn.Module) -> Any:
+        """What `after_step` goes by and no parameter or buffer holds: nested dicts and lists of tensors, numbers, text.
+
+        It is stored in every checkpoint; a resumed run gives it to `restore_training_state`.
+        """
+        return None
+
+    def restore_training_state(self, model: nn.Module, state: Any) -> None:  # noqa: B027
+        """Put back what `training_state` returned; tuples come back as lists."""
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[Any]:
         """A context in which `model` answers as the base would (before/after comparisons). Default: cannot."""

@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pefttool.errors import ModelError
@@ -17,16 +18,23 @@ INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000
 #: Weights in formats that this tool does not open: most of them are pickles, which run code when they are read.
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+#: Those that are pickles, as a rule.
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+#: What a trainer leaves beside weights.
+NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 #: Fetched before any weight: configs, tokenizers, processors, chat templates.
 SMALL_SUFFIXES = (".json", ".txt", ".jinja", ".model", ".tiktoken")
 TEMPLATES = "additional_chat_templates/"
 
 
-def is_small(name: str) -> bool:
-    """Whether the file called `name` in a repository belongs to the config, the tokenizer or the processor."""
+def is_small(name: str, code: bool = False) -> bool:
+    """Whether the file called `name` in a repository belongs to the config, the tokenizer or the processor.
+
+    Python files do with `code`, which has to be trusted.
+    """
     top = name.removeprefix(TEMPLATES)
     skip = "/" in top or name.endswith((".bin.index.json", ".h5.index.json", ".msgpack.index.json"))
-    return not skip and name.endswith(SMALL_SUFFIXES)
+    return not skip and name.endswith((*SMALL_SUFFIXES, ".py") if code else SMALL_SUFFIXES)
 
 
 def check_folder(folder: Path, label: str, weights: bool = True) -> None:
@@ -66,10 +74,13 @@ def require_safetensors(names: Collection[str], label: str, place: str) -> None:
     if SINGLE in names or INDEX in names:
         return
     others = sorted(n for n in names if n.endswith(OTHER_WEIGHTS) and "/" not in n)
-    if any(n.startswith("pytorch_model") for n in others):
+    pickled = [n for n in others if n.endswith(PICKLED) and n.partition(".")[0] not in NO_WEIGHTS]
+    if pickled:
+        whole = any(n.startswith("pytorch_model") for n in pickled)
+        command = conversion_command(place) if whole else file_conversion_command(place, pickled[0])
         raise ModelError(
             f"model {label}: base weights are accepted only as safetensors, found {_some(others)}; if you trust them,"
-            f" convert them once and give the new folder: {conversion_command(place)}"
+            f" convert them once and give the new folder: {command}"
         )
     found = sorted(n for n in names if n.endswith(".safetensors")) + others
     raise ModelError(
@@ -79,13 +90,28 @@ def require_safetensors(names: Collection[str], label: str, place: str) -> None:
 
 
 def conversion_command(place: str, out: str = "converted") -> str:
-    """A shell command that rewrites a model in PyTorch's old format as safetensors, into the folder `out`."""
+    """A shell command that rewrites a model in PyTorch's old format as safetensors, into the folder `out`.
+
+    transformers reads such files with `weights_only=True`: tensors, and no other objects.
+    """
     code = (
-        f"import transformers as t; c = t.AutoConfig.from_pretrained('{place}');"
-        f" getattr(t, c.architectures[0]).from_pretrained('{place}').save_pretrained('{out}');"
-        f" t.AutoTokenizer.from_pretrained('{place}').save_pretrained('{out}')"
+        "import transformers as t, sys; p, o = sys.argv[1:]; c = t.AutoConfig.from_pretrained(p);"
+        " getattr(t, c.architectures[0]).from_pretrained(p).save_pretrained(o);"
+        " t.AutoTokenizer.from_pretrained(p).save_pretrained(o)"
     )
-    return f'python -c "{code}"'
+    return f'python -c "{code}" {quote(place)} {quote(out)}'
+
+
+def file_conversion_command(place: str, name: str, out: str = "converted") -> str:
+    """The same for one file of tensors by name, which transformers does not know: beside it, or in a download."""
+    code = (
+        "import sys, torch; from safetensors.torch import save_file;"
+        " s = torch.load(sys.argv[1], map_location='cpu', weights_only=True); s = s.get('state_dict', s);"
+        f" save_file({{k: v.clone().contiguous() for k, v in s.items()}}, '{SINGLE}', {{'format': 'pt'}})"
+    )
+    folder = place if Path(place).is_dir() else out
+    fetch = "" if folder == place else f"hf download {quote(place)} --local-dir {quote(out)} && "
+    return f'{fetch}cd {quote(folder)} && python -c "{code}" {quote(name)}'
 
 
 def read_index(path: Path, label: str) -> dict[str, set[str]]:
@@ -96,7 +122,9 @@ def read_index(path: Path, label: str) -> dict[str, set[str]]:
     shards: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
-            raise ModelError(f"model {label}: {path} lists {shard!r}: expected a .safetensors file of the same folder")
+            raise ModelError(
+                f"model {label}: {path} lists {shard!r}: expected a .safetensors file of the same folder: get it again"
+            )
         shards.setdefault(shard, set()).add(tensor)
     return shards
 
@@ -131,7 +159,7 @@ def tensor_names(path: Path, label: str) -> set[str]:
 def _read_object(path: Path, label: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"model {label}: {path} cannot be read: {' '.join(str(error).split())}; get it again"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -25,20 +26,36 @@ class Emitter:
         ]
         self._file: TextIOWrapper | None = None
         self._early: list[Event] = []
+        self._failed = False
+        self.folder: Path | None = None
 
     def open(self, path: Path) -> None:
         """From now on events go to this file; those that came before are written first."""
         if self._rank == 0:
+            self.folder = path.parent
+            if path.exists():
+                trim(path)
             self._file = path.open("a", encoding="utf-8")
-            for event in self._early:
-                self._file.write(event.as_json() + "\n")
-            self._early.clear()
-            self._file.flush()
+            early, self._early = self._early, []
+            self._write("".join(event.as_json() + "\n" for event in early))
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what a full disk kept from being written
+                self._file.close()
             self._file = None
+
+    def _write(self, lines: str) -> None:
+        """A disk that is full must not end the run: from then on, events go to observers alone."""
+        if self._file is None or self._failed:
+            return
+        try:
+            self._file.write(lines)
+            self._file.flush()
+        except OSError as error:
+            self._failed = True
+            text = f"{self._file.name} cannot be written ({error.strerror}): the run goes on, unrecorded from here"
+            self(Notice(text=text, level="warning"))
 
     def __call__(self, event: Event) -> None:
         if self._rank != 0:
@@ -47,8 +64,7 @@ class Emitter:
         if self._file is None:
             self._early.append(event)
         else:
-            self._file.write(event.as_json() + "\n")
-            self._file.flush()
+            self._write(event.as_json() + "\n")
         failed: list[tuple[Plugin, BaseException]] = []
         for plugin, observe in self._observers:
             try:
@@ -65,3 +81,10 @@ class Emitter:
                 f"observer {plugin.name!r} ({plugin.owner}) failed on {type(event).__name__}: {reason}; it is disabled"
             )
             self(Notice(text=text, level="warning"))
+
+
+def trim(path: Path) -> None:
+    """Cut off a last line that a crash left unfinished."""
+    with path.open("r+b") as file:
+        data = file.read()
+        file.truncate(data.rfind(b"\n") + 1)

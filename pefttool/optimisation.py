@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -100,13 +101,43 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, tot
     return LambdaLR(optimizer, factor)
 
 
+def check_rates(schedule: Any, settings: TrainSettings, total_steps: int) -> None:
+    """Raises RunError where every step of the run has a learning rate of 0."""
+    rates = list(zip(schedule.base_lrs, schedule.lr_lambdas, strict=True))
+    if any(rate and factor(step) for step in range(total_steps) for rate, factor in rates):
+        return
+    if not any(rate for rate, _ in rates):
+        raise RunError(
+            "the adapter gives all its parameters a learning rate of 0: nothing would train; mend its param_groups()"
+        )
+    raise RunError(
+        f"the learning rate is 0 in all {total_steps} steps: train.warmup={settings.warmup:g} leaves none after the"
+        " first, which begins at 0; lower it, or train for more steps"
+    )
+
+
 @dataclass(frozen=True)
 class StepResult:
-    """`loss` is the step's objective: the sum over the weight of all micro-batches, on this rank."""
+    """`loss` is the step's objective: the sum over the weight of all micro-batches, on this rank.
+
+    weight     units of the loss that this rank's micro-batches were of
+    skipped    nothing was updated, for the loss or the gradient is not finite
+    culprit    the first of this rank's micro-batches whose loss is not finite
+    """
 
     loss: float
     grad_norm: float
+    weight: float = 0.0
     skipped: bool = False
+    culprit: int | None = None
+
+
+def advance(schedule: Any, after: StepResult) -> None:
+    """The next step's rates. PyTorch warns where there was no update yet, which a step left out is a reason for."""
+    with warnings.catch_warnings() if after.skipped else nullcontext():
+        if after.skipped:
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        schedule.step()
 
 
 def optimizer_step(
@@ -128,12 +159,15 @@ def optimizer_step(
 
     `weight` counts the units of the whole step, over all micro-batches and ranks, so accumulation and the number of
     ranks never change the objective. A micro-batch marked False is a filler: it keeps the ranks in step and adds
-    nothing. `entering` is told when "forward", "backward" and "optimizer" begin. Raises RunError at the first loss or
-    gradient that is not finite.
+    nothing. `entering` is told when "forward", "backward" and "optimizer" begin.
+
+    Where a loss or a gradient is not finite, parameters and optimiser stay as they are. Raises RunError where nothing
+    of the step is trained, or its loss has no gradient.
     """
     import torch
 
-    total = 0.0
+    total = units = 0.0
+    culprit = None
     batches = list(micro_batches)
     for i, (batch, counts) in enumerate(batches):
         last = i + 1 == len(batches)
@@ -144,19 +178,29 @@ def optimizer_step(
             # DistributedDataParallel averages gradients over ranks: undo its division.
             scaled = loss.sum * (ranks / weight if counts else 0.0)
             entering("backward")
-            scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
-        total += float(loss.sum.detach()) / weight if counts else 0.0
+            if scaled.requires_grad:
+                scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
+            elif float(loss.weight):
+                raise RunError(
+                    f"the loss of task {task.name!r} does not depend on anything that trains: the adapter, or what"
+                    " train.gradient_checkpointing does, cuts its gradient off; use another of them"
+                )
+        if counts:
+            summed = float(loss.sum.detach())
+            total, units = total + summed / weight, units + float(loss.weight)
+            culprit = i if culprit is None and not math.isfinite(summed) else culprit
+    if not units and any(counts for _, counts in batches):
+        raise RunError(
+            f"no token or label of this step is trained, and {weight:g} were announced: task {task.name!r} masks them"
+            " when it makes batches"
+        )
     entering("optimizer")
     scaler.unscale_(optimizer)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
-    finite = norm == norm and abs(norm) != float("inf")
-    if not finite and not scaler.is_enabled():
-        what = "loss" if total != total or abs(total) == float("inf") else "gradient"
-        raise RunError(
-            f"the {what} is not finite (loss {total}, gradient norm {norm}): lower"
-            " train.learning_rate, or use -o dtype=float32"
-        )
-    scaler.step(optimizer)
+    # Ranks share the gradient, and not the loss: they have to decide alike.
+    finite = math.isfinite(norm) and (culprit is None or ranks > 1)
+    if finite or (scaler.is_enabled() and culprit is None):  # a scaler leaves out by itself what it scaled too high
+        scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(total, norm, skipped=not finite)
+    return StepResult(total, norm, units, skipped=not finite, culprit=culprit)

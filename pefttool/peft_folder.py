@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CONFIG, WEIGHTS, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
+#: Keys by which an adapter_config.json names modules that peft imports.
+IMPORTING = ("megatron_config",)
 TUNER_ROOT, PROMPT_ROOT = "base_model.model.", "base_model."
 
 
@@ -95,16 +97,21 @@ def save(model: nn.Module, folder: Path, name: str = "default") -> None:
     config.save_pretrained(folder)
 
 
-def load(model: nn.Module, folder: Path, name: str = "default", task_wrapper: bool = False) -> nn.Module:
+def load(
+    model: nn.Module, folder: Path, name: str = "default", task_wrapper: bool = False, method: str | None = None
+) -> nn.Module:
     """Put the adapter that `save` wrote onto the plain base `model`, frozen; return the wrapped model.
 
     With `task_wrapper` peft's class for the stored task type wraps the model (prompt methods need it); without, the
-    head stays a plain module. Raises ModelError if the folder is damaged or does not fit the model.
+    head stays a plain module. `method` is the only `peft_type` that is taken (None: any; some of peft's fetch further
+    adapters). Raises ModelError if the folder is damaged or does not fit the model.
     """
     peft = load_peft()
     from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
-    _read_config(folder)
+    found = _read_config(folder)["peft_type"]
+    if method is not None and found != method:
+        raise ModelError(f"{folder / CONFIG}: peft_type {found!r} is not {method!r}: restore the adapter folder")
     tensors = read_tensors(folder / WEIGHTS)
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
@@ -125,7 +132,8 @@ def load(model: nn.Module, folder: Path, name: str = "default", task_wrapper: bo
         ) from error
     unknown = sorted(set(result.unexpected_keys) - {"prompt_embeddings"})
     if unknown:
-        raise ModelError(f"{folder / WEIGHTS} holds {unknown[0]!r}, which this base model has no place for")
+        found = f"{folder / WEIGHTS} holds {unknown[0]!r}"
+        raise ModelError(f"{found}, which this base model has no place for: restore the adapter folder")
     adapted.requires_grad_(False)
     loaded: nn.Module = adapted.eval()
     return loaded
@@ -190,10 +198,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing: copy the whole adapter folder again") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}): restore the adapter folder") from error
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise ModelError(f"{path} is damaged: expected an object with `peft_type`; restore the adapter folder")
+    imports = next((key for key in IMPORTING if config.get(key)), None)
+    if imports is not None:
+        raise ModelError(
+            f"{path}: {imports!r} would have peft import a module of the file's choice, which is not done: remove it,"
+            " or take an adapter without it"
+        )
     return config
 
 

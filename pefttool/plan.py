@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import devices, facts, hub, recipe, rows
+from pefttool import devices, facts, hub, recipe, remote_code, rows
 from pefttool.errors import Refused, UsageError, suggest
 from pefttool.interfaces import Adapter, Quantizer, Task
 from pefttool.pretrained import LocalPretrained
@@ -14,6 +14,7 @@ from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.values import Facts, Problem, Setting
 
+TRUSTED = "warning: {!r} comes with Python code, which runs, as trust_remote_code says"
 COMPILED = "compile: memory is planned as if nothing were compiled, which takes no less"
 
 
@@ -21,7 +22,8 @@ COMPILED = "compile: memory is planned as if nothing were compiled, which takes 
 class Plan:
     """A recipe that can be run here: its objects by name, the device, the model's config and facts.
 
-    `notices` are choices that were made for the user, each with its reason.
+    `notices` are choices that were made for the user, each with its reason. `trusted` is the code that comes with the
+    model: it may run.
     """
 
     recipe: Recipe
@@ -33,6 +35,7 @@ class Plan:
     choice: devices.Choice
     facts: Facts
     notices: tuple[str, ...]
+    trusted: bool = False
 
     def setting(self, labels: tuple[str, ...] = (), fitted: Mapping[str, Any] | None = None) -> Setting:
         return Setting(
@@ -87,11 +90,14 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     """
     choice = devices.choose(machine or devices.report(), given.device, given.dtype)
     model = hub.resolve(given.model, registry, weights=False, config_is_enough=machine is not None)
-    source = LocalPretrained(model.path, abstract=True)
+    trusted = remote_code.allowed(model, given.trust_remote_code, registry)
+    source = LocalPretrained(model.path, abstract=True, trusted=trusted)
     if given.data.train is None:
         resolved, reason = recognise_model(given, registry, source.config)
     else:
         resolved, reason = recognise_task(given, registry)
+    if model.revision is not None:
+        resolved = replace(resolved, model=model.reference)  # its branch may hold another model by the next run
     assert resolved.task is not None
     task, adapter = registry.tasks[resolved.task], registry.adapters[resolved.adapter]
     quantizer = registry.quantizers[resolved.quantize] if resolved.quantize else None
@@ -104,7 +110,8 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
         model=model,
         choice=choice,
         facts=Facts(architecture=""),
-        notices=(reason, choice.reason, *model.notices),
+        notices=(reason, choice.reason, *model.notices, *((TRUSTED.format(model.id),) if trusted else ())),
+        trusted=trusted,
     )
     skeleton = task.load(source, plan.setting()).model
     plan = replace(
@@ -256,6 +263,8 @@ def _stream_refused(plan: Plan) -> list[Problem]:
         found.append(
             f"{plan.facts.world_size} processes: blocks are streamed to one device only; start one, or drop it"
         )
+    if plan.trusted:
+        found.append("a model with code of its own cannot be built from its config alone; drop it")
     if plan.recipe.train.compile:
         found.append("a compiled model cannot fetch its blocks; drop it, or train.compile")
     return [Problem("memory.stream", message) for message in found]

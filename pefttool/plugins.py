@@ -21,6 +21,10 @@ from pefttool.errors import PluginError, suggest
 from pefttool.hookspecs import API_VERSION, PROJECT
 
 ALLOW_LIST = "PEFTTOOL_PLUGINS"
+#: Any value but an empty one or 0 leaves out every plugin that pefttool does not ship itself.
+NO_THIRD_PARTY = "PEFTTOOL_NO_THIRD_PARTY"
+#: The distribution whose plugins are the first party's.
+OWN = "pefttool"
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,15 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Plugins:
-    """The plugins that loaded, in name order, and one line for each that did not."""
+    """The plugins that loaded, in name order, and one line for each that did not.
+
+    `left_out` were never imported: others than pefttool ship them, and `--no-third-party` asked for none of those.
+    """
 
     manager: pluggy.PluginManager
     loaded: tuple[Plugin, ...]
     complaints: tuple[str, ...]
+    left_out: tuple[Found, ...] = ()
 
     def implementations(self, hook: str) -> list[tuple[Plugin, Any]]:
         """(plugin, function) for a hook, in name order: the core calls them itself, so that it knows the owner."""
@@ -58,9 +66,15 @@ class Plugins:
 
 @dataclass(frozen=True)
 class Found:
+    """An entry point and who ships it."""
+
     entry_point: EntryPoint
     distribution: str
     version: str
+
+    @property
+    def third_party(self) -> bool:
+        return _normal(self.distribution) != OWN
 
 
 def find(complaints: list[str] | None = None) -> dict[str, list[Found]]:
@@ -93,12 +107,17 @@ def _normal(distribution: str) -> str:
 
 
 def load(
-    without: Iterable[str] = (), only: Sequence[str] | None = None, found: dict[str, list[Found]] | None = None
+    without: Iterable[str] = (),
+    only: Sequence[str] | None = None,
+    found: dict[str, list[Found]] | None = None,
+    third_party: bool | None = None,
 ) -> Plugins:
     """Load every plugin that may be loaded.
 
-    `only` is an allow-list (None: the environment's PEFTTOOL_PLUGINS, and without that all). Names that no installed
-    plugin has raise PluginError. A plugin that fails to load becomes a complaint, the others go on.
+    `only` is an allow-list (None: the environment's PEFTTOOL_PLUGINS, and without that all). With `third_party=False`
+    (None: unless the environment's PEFTTOOL_NO_THIRD_PARTY is set) those of others are left out, whatever else names
+    them. Names that no installed plugin has raise PluginError. A plugin that fails to load becomes a complaint, the
+    others go on.
     """
     complaints: list[str] = []
     found = find(complaints) if found is None else found
@@ -107,17 +126,23 @@ def load(
     unknown = _unknown("--without", blocked, found) + _unknown(ALLOW_LIST, allowed or set(), found)
     if unknown:
         raise PluginError("\n".join(unknown))
+    if third_party is None:
+        third_party = os.environ.get(NO_THIRD_PARTY, "") in ("", "0")
+    left_out = () if third_party else tuple(c for candidates in found.values() for c in candidates if c.third_party)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     loaded: list[Plugin] = []
     for name, candidates in found.items():
         if name in blocked or (allowed is not None and name not in allowed):
             continue
+        candidates = [candidate for candidate in candidates if candidate not in left_out]
+        if not candidates:
+            continue
         try:
             loaded.append(_load_one(manager, name, candidates))
         except PluginError as error:
             complaints.append(str(error))
-    return Plugins(manager, tuple(loaded), tuple(complaints))
+    return Plugins(manager, tuple(loaded), tuple(complaints), left_out)
 
 
 def _unknown(origin: str, names: set[str], found: Iterable[str]) -> list[str]:

@@ -20,21 +20,29 @@ class LocalPretrained(Pretrained):
     """A model folder. `arguments` go to `from_pretrained` (dtype, quantization_config).
 
     With `abstract` the model is built on the meta device from its config: no weights are read, nothing is quantised.
+    Python code in the folder runs only if it is `trusted` (see remote_code.py).
     """
 
-    def __init__(self, path: Path, arguments: Mapping[str, Any] | None = None, abstract: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        arguments: Mapping[str, Any] | None = None,
+        abstract: bool = False,
+        trusted: bool = False,
+    ) -> None:
         from transformers import AutoConfig
 
         self.path = path
         self.arguments = dict(arguments or {})
-        self.abstract = abstract
+        self.abstract, self.trusted = abstract, trusted
         self.missing: tuple[str, ...] = ()
         self.misfits: tuple[str, ...] = ()
         try:
-            self.config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
+            self.config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trusted)
+        except Exception as error:  # a stranger's file: transformers raises what its values happen to lead to
             raise ModelError(
-                f"model {path}: config.json cannot be used: {one_line(error)}; is this a transformers model?"
+                f"model {path}: config.json cannot be used: {one_line(error)}; is this a transformers model? Get its"
+                " folder again, or give another"
             ) from error
 
     def model(self, auto_class: Any, **overrides: Any) -> nn.Module:
@@ -44,7 +52,9 @@ class LocalPretrained(Pretrained):
         try:
             if self.abstract:
                 with torch.device("meta"):
-                    built: nn.Module = auto_class.from_config(config, dtype=self.arguments.get("dtype"))
+                    built: nn.Module = auto_class.from_config(
+                        config, dtype=self.arguments.get("dtype"), trust_remote_code=self.trusted
+                    )
                 _set_generation(built, self.path)
                 return built
             with quiet_loading():
@@ -52,15 +62,16 @@ class LocalPretrained(Pretrained):
                     self.path,
                     config=config,
                     local_files_only=True,
-                    trust_remote_code=False,
+                    trust_remote_code=self.trusted,
                     use_safetensors=True,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # a pretrained head for other classes: `misfits` says which
                     **self.arguments,
                 )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # what a config says, and what files hold, may lead anywhere
             raise ModelError(
-                f"model {self.path} cannot be loaded as {auto_class.__name__}: {one_line(error)}"
+                f"model {self.path} cannot be loaded as {auto_class.__name__}: {one_line(error)}; mend its config.json,"
+                " or get its folder again"
             ) from error
         self.misfits = tuple(sorted(str(misfit[0]) for misfit in report.get("mismatched_keys", ())))
         self.missing = tuple(sorted({*report.get("missing_keys", ()), *self.misfits}))
@@ -68,8 +79,11 @@ class LocalPretrained(Pretrained):
 
     def processor(self, auto_class: Any) -> Any:
         try:
-            return auto_class.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
+            made = auto_class.from_pretrained(self.path, local_files_only=True, trust_remote_code=self.trusted)
+            if hasattr(made, "all_special_tokens") and len(made) <= len(made.all_special_tokens):
+                raise ValueError("it has no vocabulary")  # transformers makes an empty one where there are no files
+            return made
+        except Exception as error:
             if self.abstract:
                 return None  # a config alone can be planned for
             raise ModelError(
@@ -87,6 +101,7 @@ def _set_generation(model: Any, path: Path) -> None:
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    text = f"{type(error).__name__}: {text}" if isinstance(error, KeyError) else text
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

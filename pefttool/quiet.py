@@ -26,5 +26,17 @@ def quiet_imports() -> Iterator[None]:
             logger.removeFilter(_errors_only)
 
 
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Drop what the `datasets` library logs of a file that it cannot read: it raises, too, and that is told."""
+    logger = logging.getLogger("datasets")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _errors_only(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -24,6 +24,8 @@ from pefttool.settings import (
 from pefttool.validation import short, validate
 from pefttool.values import Options
 
+#: Bytes of a recipe file.
+LONGEST = 1 << 20
 FIRST_RUN = Path(__file__).with_name("first_run.yaml")
 NAMED = ("adapter", "task")
 SECTIONS = (*NAMED, "data", "train", "memory", "generation")
@@ -50,6 +52,7 @@ class Recipe:
     task: str | None = None
     task_options: Options | None = None
     out: str | None = None
+    trust_remote_code: str | None = None
 
     def as_document(self) -> dict[str, Any]:
         """The resolved recipe as plain values: `pefttool run` on it repeats the run (into a new folder).
@@ -59,6 +62,7 @@ class Recipe:
         task = {} if self.task is None or self.task_options is None else {"name": self.task, **_dump(self.task_options)}
         return {
             "model": self.model,
+            "trust_remote_code": self.trust_remote_code,
             "quantize": self.quantize,
             "adapter": {"name": self.adapter, **_dump(self.adapter_options)},
             "task": task,
@@ -81,21 +85,37 @@ def _dump(model: BaseModel) -> dict[str, Any]:
 def read(path: Path) -> dict[str, Any]:
     """A recipe file as a nested dictionary. Raises UsageError with the file and the line."""
     try:
-        document = yaml_text.load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} cannot be read: {error}; give the path of a YAML file") from error
+        with path.open("rb") as stream:  # no further: it may be a device that never ends
+            raw = stream.read(LONGEST + 1)
+        if len(raw) > LONGEST:
+            raise UsageError(
+                f"recipe {path} is longer than {LONGEST} bytes, expected a page of YAML; give another file"
+            )
+        document = yaml_text.load(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        found = f"found byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
+        raise UsageError(f"recipe {path} cannot be read: {found}, expected UTF-8 text; save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"recipe {path} cannot be read: {reason}; give the path of a YAML file") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UsageError(f"recipe {path}{line} is not YAML: {reason}; mend that line") from error
     except RecursionError as error:
-        raise UsageError(f"recipe {path} is nested too deeply; a recipe has two levels") from error
+        raise UsageError(f"recipe {path} is nested too deeply; a recipe has two levels: remove the others") from error
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise UsageError(
-            f"recipe {path}:1 is a {type(document).__name__}; expected keys such as `adapter:` and `data:`"
+            f"recipe {path}:1 is a {type(document).__name__}; expected keys such as `adapter:` and `data:`: write them"
+        )
+    out = document.get("out")
+    if isinstance(out, str) and (PurePath(out).is_absolute() or ".." in PurePath(out).parts or out.startswith("~")):
+        raise UsageError(
+            f"recipe {path}: out: {out!r} leads out of the folder that pefttool runs in, where a recipe may not write:"
+            f" give a path inside it, or --out {out} on the command line"
         )
     return document
 
@@ -203,6 +223,7 @@ def resolve(
         device=core.device,
         dtype=core.dtype,
         out=core.out,
+        trust_remote_code=core.trust_remote_code,
     )
 
 

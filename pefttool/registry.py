@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pefttool.plugins import Plugin, Plugins, one_line
 from pefttool.values import Options
 
 T = TypeVar("T")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]*")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _collect(plugins: Plugins, hook: str, interface: type[Any], complaints: list
             continue
         for item, reason in judged:
             if reason:
-                complaints.append(f"{who} registered {reprlib.repr(item)} as {singular}: {reason} ({way_out})")
+                complaints.append(f"{who} registered {_shown(item)} as {singular}: {reason} ({way_out})")
             else:
                 claims.setdefault(item.name, []).append(Registered(item, plugin))
     entries = {name: claimed[0] for name, claimed in claims.items() if len(claimed) == 1}
@@ -114,11 +116,22 @@ def _collect(plugins: Plugins, hook: str, interface: type[Any], complaints: list
     return Kind(singular, entries, clashes)
 
 
+def _shown(item: Any) -> str:
+    """What a plugin registered, without the addresses that Python shows of objects."""
+    if isinstance(item, type):
+        return f"the class {item.__name__}"
+    if "__repr__" not in {name for kind in type(item).__mro__[:-1] for name in vars(kind)}:
+        return f"an object of the class {type(item).__name__}"
+    return reprlib.repr(item)
+
+
 def _unfit(item: Any, interface: type[Any]) -> str | None:
     """Why `item` cannot be used, or None."""
     name = getattr(item, "name", None)
     if not isinstance(item, interface) or not isinstance(name, str) or not name:
         return f"expected an instance of pefttool.{interface.__name__} with a name"
+    if not NAME.fullmatch(name):  # it becomes a part of the run folder's name
+        return f"its name {name!r} has to be of letters, digits, '-', '_' and '.', and begin with one of the first two"
     options = getattr(item, "Options", Options)
     if not (isinstance(options, type) and issubclass(options, Options)):
         return "its Options are no subclass of pefttool.Options"

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import checkpoint, measure
+from pefttool import checkpoint, measure, packing
 from pefttool.batches import FEATURES, Batches, Position, by_length
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
@@ -25,7 +25,7 @@ from pefttool.events import Progress as Doing
 from pefttool.model_parts import held_by
 from pefttool.optimisation import make_optimizer
 from pefttool.precision import grad_scaler
-from pefttool.recovery import RandomState
+from pefttool.recovery import RandomState, out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,9 +47,10 @@ class Rehearsed:
 
 
 def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
-    """At most three times as long as one forward and backward pass over the longest batch.
+    """About three times as long as one forward and backward pass over the longest batch.
 
-    Memory that runs out here halves the micro-batches of the run. Raises RunError where one row does not fit, or where
+    Memory that runs out here halves the micro-batches of the run. Says where the company in a batch changes the loss of
+    a row. Raises RunError where one row does not fit, or where
     the disk has no room for the adapter and the checkpoints.
     """
     began = time.monotonic()
@@ -62,6 +63,7 @@ def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
             loop.optimise(model, [longest] * loop.ranks, "rehearsal")
             held = memory_in_use(loop.plan.choice.device)
             evaluate_longest(loop)
+        check_company(loop)
         if loop.accelerator.is_main_process:
             check_disk(loop)
             save(loop)
@@ -119,6 +121,21 @@ def evaluate_longest(loop: Loop) -> None:
     )
 
 
+def check_company(loop: Loop) -> None:
+    """Rows that are padded have the loss that they have alone. (Where they are packed, it was asked before.)"""
+    if loop.base.setting.packing or (loop.settings.batch_size == 1 and loop.settings.batch_tokens is None):
+        return
+    try:
+        found = packing.compare(loop.plan, loop.base, loop.adapted.model, loop.data.examples, loop.base.setting)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return  # such rows will be alone in the run, too
+    if found is not None:
+        text = f"{found}: what is in a batch changes what is learnt of a row; use train.batch_size=1, with"
+        loop.emit(Notice(text=f"{text} train.gradient_accumulation for larger steps", level="warning"))
+
+
 def longest_batch(batches: Batches, total_steps: int) -> list[int]:
     """The micro-batch of the whole run that takes most: by its tokens (padding counts), then by its longest row."""
 
@@ -158,8 +175,8 @@ def check_disk(loop: Loop) -> None:
     state = {id(t): t for s in loop.optimizer.state.values() for t in s.values() if hasattr(t, "nbytes")}
     trained = sum(p.nbytes for p in loop.parameters.values())
     whole = sum(p.numel() * 4 for p in loop.adapted.model.parameters()) if loop.plan.adapter.trains_base else trained
-    every = loop.settings.checkpoint_every
-    checkpoints = loop.total_steps // every if every else 0
+    every, keep = loop.settings.checkpoint_every, loop.settings.keep_checkpoints
+    checkpoints = min(loop.total_steps // every if every else 0, keep + 1)  # the oldest goes once the newest is there
     needed = whole + max(1, checkpoints) * (trained + sum(t.nbytes for t in state.values()))
     free = shutil.disk_usage(loop.folder).free
     if needed > free:
@@ -177,7 +194,7 @@ def save(loop: Loop) -> None:
     try:
         loop.plan.adapter.save(loop.adapted.model, scratch / "adapter")
         progress = Progress(0, Position(), Best())
-        checkpoint.save(scratch, progress, loop.parameters, loop.optimizer, loop.scheduler, loop.scaler)
+        checkpoint.save(scratch, progress, loop.keeper.live())
     except OSError as error:
         raise RunError(
             f"{loop.folder} cannot be written to: {error.strerror or error}: choose another --out"

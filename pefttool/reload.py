@@ -9,19 +9,41 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import devices, facts, hub, peft_folder, reference
-from pefttool.artefacts import ADAPTER, ADAPTER_FACTS
+from pefttool import devices, facts, hub, peft_folder, reference, remote_code
+from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.batches import Encoded
-from pefttool.errors import ModelError, UsageError
+from pefttool.errors import ModelError, Refused, UsageError
 from pefttool.evaluate import inference
 from pefttool.fingerprint import weight_files
 from pefttool.interfaces import Adapter, Task
+from pefttool.named_columns import describe
 from pefttool.registry import Registry
+from pefttool.run_folder import ADAPTER
+from pefttool.validation import validate
 from pefttool.values import Facts, Setting
 
 if TYPE_CHECKING:
     from torch import nn
+
+NULL = type(None)
+#: What `pefttool.json` has to hold, and of what kind, to be loaded by.
+FACTS: Mapping[str, type | tuple[type, ...]] = {
+    "adapter": str,
+    "task": str,
+    "task_options": dict,
+    "base": dict,
+    "quantize": (str, NULL),
+    "dtype": str,
+    "labels": list,
+    "head_modules": list,
+    "output_modules": list,
+    "sequence_length": int,
+    "frozen_backbone": bool,
+    "generation": dict,
+    "seed": int,
+}
+BASE: Mapping[str, type | tuple[type, ...]] = {"reference": str, "sha256": str}
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,7 @@ def reload(
     device: str = "auto",
     dtype: str | None = None,
     generation: dict[str, Any] | None = None,
+    trust_remote_code: str | None = None,
 ) -> Reloaded:
     """Load the adapter of a run folder (or an adapter folder) onto its base, in the precision it was trained in.
 
@@ -85,7 +108,7 @@ def reload(
     quantizer = registry.quantizers[stored["quantize"]] if stored["quantize"] else None
     choice = _choose(device, dtype, stored["dtype"])
     setting = Setting(
-        options=task.Options.model_validate(stored["task_options"]),
+        options=_options(task, stored["task_options"], folder / ADAPTER_FACTS),
         labels=tuple(stored["labels"]),
         fitted=stored.get("fitted", {}),
         sequence_length=stored["sequence_length"],
@@ -93,7 +116,8 @@ def reload(
         generation={**stored["generation"], **(generation or {})},
         seed=stored["seed"],
     )
-    path = _base_path(stored["base"], registry)
+    local = _base(stored["base"], registry)
+    trusted = remote_code.allowed(local, trust_remote_code, registry)
     known = Facts(
         architecture="",
         quantizer=stored["quantize"],
@@ -104,7 +128,7 @@ def reload(
     )
 
     def load_base() -> tuple[nn.Module, Any, tuple[str, ...]]:
-        return load_model(path, task, setting, quantizer, known, choice.device, choice.dtype)
+        return load_model(local.path, task, setting, quantizer, known, choice.device, choice.dtype, trusted)
 
     model, processor, _ = load_base()
     heads = facts.inspect(model, task).head_modules
@@ -127,11 +151,38 @@ def _read(folder: Path, run: Path) -> dict[str, Any]:
             f"{run} is no finished run: it has no {ADAPTER}/{ADAPTER_FACTS}; give the folder that"
             " `pefttool run` printed"
         ) from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder / ADAPTER_FACTS} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{folder / ADAPTER_FACTS} cannot be read: {error}; restore the file, or train again"
+        ) from error
     if not isinstance(document, dict):
         raise UsageError(f"{folder / ADAPTER_FACTS} is damaged: expected an object; train again, or restore the file")
+    _check(document, FACTS, folder / ADAPTER_FACTS)
+    _check(document["base"], BASE, folder / ADAPTER_FACTS)
+    if document["dtype"] not in devices.DTYPES:
+        known = ", ".join(devices.DTYPES)
+        found = f"{folder / ADAPTER_FACTS}: 'dtype': found {document['dtype']!r}"
+        raise UsageError(f"{found}, expected one of {known}; restore the file, or train again")
     return document
+
+
+def _check(document: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], path: Path) -> None:
+    """Raise UsageError for the first key that is missing, or of another kind."""
+    for key, kind in kinds.items():
+        if key not in document or not isinstance(document[key], kind):
+            found = describe(document[key]) if key in document else "no such key"
+            wanted = " or ".join(
+                "null" if k is NULL else k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,))
+            )
+            raise UsageError(f"{path}: {key!r}: found {found}, expected {wanted}; restore the file, or train again")
+
+
+def _options(task: Task, stored: Mapping[str, Any], path: Path) -> Any:
+    complaints: list[str] = []
+    options = validate(task.Options, stored, f"{path}: task_options.", complaints)
+    if options is None:
+        raise Refused(complaints)
+    return options
 
 
 def _choose(device: str, dtype: str | None, trained_in: str) -> devices.Choice:
@@ -145,14 +196,14 @@ def _choose(device: str, dtype: str | None, trained_in: str) -> devices.Choice:
         return devices.choose(report, device, "auto")
 
 
-def _base_path(base: dict[str, Any], registry: Registry) -> Path:
+def _base(base: dict[str, Any], registry: Registry) -> hub.LocalModel:
     local = hub.resolve(base["reference"], registry, weights=True)
     if weight_files(local.path) != base["sha256"]:
         raise ModelError(
             f"the base at {local.path} is not the one this adapter was trained on (its hash differs):"
             " restore it, or train again"
         )
-    return local.path
+    return local
 
 
 def _load_head(model: nn.Module, heads: tuple[str, ...], stored: dict[str, Any], folder: Path) -> None:
@@ -164,6 +215,11 @@ def _load_head(model: nn.Module, heads: tuple[str, ...], stored: dict[str, Any],
         raise ModelError(
             f"{folder} lacks the task head's {missing[0]!r}: the folder is incomplete; copy the whole adapter folder"
         )
+    for name, parameter in live.items():
+        if stored[name].shape != parameter.shape:
+            found = f"{folder}: the task head's {name!r} is {list(stored[name].shape)}"
+            wanted = f"expected {list(parameter.shape)} for the {ADAPTER_FACTS} beside it"
+            raise ModelError(f"{found}, {wanted}: restore the adapter folder")
     with torch.no_grad():
         for name, parameter in live.items():
             parameter.copy_(stored[name])

@@ -14,6 +14,7 @@ from typing import Any
 from pefttool.errors import DataError, UsageError, suggest
 from pefttool.interfaces import DataFormat
 from pefttool.registry import Registry
+from pefttool.validation import short
 from pefttool.values import DataProblem, Row
 
 #: `SOURCE:REFERENCE`; a single letter before the colon is a drive.
@@ -47,13 +48,15 @@ class Reading:
 def resolve(reference: str, registry: Registry) -> Path:
     """The file or folder that `--data` names. Raises DataError if there is none."""
     hint = f"sources: {', '.join(registry.sources) or 'none'}"
+    way_out = "give the path of a file or folder, or SOURCE:REFERENCE"
     try:
         path = Path(reference).expanduser()
         if reference.strip() and path.exists():
             return path
         looked_for = path.absolute()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such user, a null character
-        raise DataError(f"data {reference!r}: no such file or folder ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"data {short(reference)}: no such file or folder ({reason}); {way_out} ({hint})") from error
     source = SOURCE.fullmatch(reference)
     if source is not None:
         try:
@@ -64,9 +67,7 @@ def resolve(reference: str, registry: Registry) -> Path:
             if not found.exists():
                 raise DataError(f"data {reference!r}: its source says {found}, where there is no file or folder")
             return found
-    raise DataError(
-        f"data {reference!r}: no such file or folder ({looked_for}), and no SOURCE:REFERENCE of a source ({hint})"
-    )
+    raise DataError(f"data {reference!r}: no such file or folder ({looked_for}); {way_out} ({hint})")
 
 
 def item_suffixes(registry: Registry) -> frozenset[str]:
@@ -213,7 +214,7 @@ def peek(
 
     sample = list(islice(good(), SAMPLE))
     if not sample:
-        why = f"the first record: {problems[0]}" if problems else "is it empty?"
+        why = f"the first record: {problems[0]}; mend it" if problems else "is it empty? Give a file with at least one"
         raise DataError(f"data {path} has no usable row: {why}")
     return list(dict.fromkeys(column for row in sample for column in row.values)), sample
 

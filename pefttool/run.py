@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +15,30 @@ from pefttool import (
     base,
     batches,
     budget,
+    checkpoint,
     comparison,
     corpus,
     evaluate,
     features,
     forecast,
+    interrupts,
     packing,
     plan,
     reference,
+    resuming,
+    run_folder,
     sizes,
     store,
     techniques,
     train,
 )
 from pefttool.batches import Encoded
-from pefttool.errors import PefttoolError
+from pefttool.errors import Interrupted, PefttoolError
 from pefttool.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.observers import Emitter
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
+from pefttool.resuming import Resume
 from pefttool.store import Store
 
 
@@ -46,39 +53,66 @@ class Finished:
     main_process: bool
 
 
-def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False) -> Finished:
-    """Fine-tune as the recipe says. Raises PefttoolError; whatever was finished by then stays in the run folder."""
+def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False, resume: Resume | None = None) -> Finished:
+    """Fine-tune as the recipe says, or go on with a run. Raises PefttoolError; what was finished by then stays.
+
+    Ctrl-C and SIGTERM raise Interrupted, which says how to go on.
+    """
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=recipe.device == "cpu")
     emit = Emitter(registry.plugins, accelerator.process_index)
-    try:
-        return _run(recipe, registry, skip_bad_rows, accelerator, emit)
-    except PefttoolError as error:
-        emit(Notice(text=str(error), level="error"))
-        raise
-    finally:
-        emit.close()
+    with ExitStack() as held:
+        held.callback(emit.close)
+        try:
+            with interrupts.raising():
+                return _run(recipe, registry, skip_bad_rows, resume, accelerator, emit, held)
+        except PefttoolError as error:
+            emit(Notice(text=str(error), level="error"))
+            raise
+        except interrupts.Raised as signalled:
+            raise Interrupted(_way_on(emit.folder), signalled.number) from signalled
 
 
-def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: Any, emit: Emitter) -> Finished:
+def _way_on(folder: Path | None) -> str:
+    newest = None if folder is None else checkpoint.newest(folder / run_folder.CHECKPOINTS)[0]
+    if newest is None:
+        return "interrupted before the first checkpoint: start again with the same command"
+    return f"interrupted: go on with `pefttool resume {folder}`"
+
+
+def _run(
+    recipe: Recipe,
+    registry: Registry,
+    skip_bad_rows: bool,
+    resume: Resume | None,
+    accelerator: Any,
+    emit: Emitter,
+    held: ExitStack,
+) -> Finished:
     planned = plan.make(recipe, registry, accelerator.num_processes)
     kept = store.of_user(lambda text: emit(Notice(text=text, level="warning")))
-    if planned.recipe.memory.budget is not None:
+    if planned.recipe.memory.budget is not None and resume is None:
         planned = budget.fit(planned, sizes.parse(planned.recipe.memory.budget), forecast.known(planned, kept)).plan
-    folder = artefacts.choose_folder(planned)
+    folder = artefacts.choose_folder(planned) if resume is None else resume.folder
     accelerator.wait_for_everyone()  # before any rank makes the folder, all have chosen the same one
     writes = accelerator.is_main_process
     if writes:
-        artefacts.open_folder(folder, planned, accelerator.num_processes)
-        emit.open(folder / artefacts.EVENTS)
+        held.enter_context(run_folder.locked(folder))
+        if resume is None and artefacts.open_folder(folder, planned, accelerator.num_processes):
+            emit(Notice(text=f"{folder}: an unfinished run without a checkpoint was there: started over"))
+        emit.open(folder / run_folder.EVENTS)
     emit(RunStarted(folder=str(folder), adapter=planned.adapter.name, task=planned.task.name, model=planned.model.id))
     _notices(emit, planned.notices)
 
-    rejects = folder / "bad_rows.jsonl" if writes else None
+    rejects = folder / run_folder.REJECTS if writes else None
     rows = corpus.load(planned.recipe, registry, skip_bad_rows=skip_bad_rows, rejects=rejects)
     _notices(emit, rows.notices)
     planned = planned.settled(rows.options)
+    identity = functools.cache(lambda: resuming.identity(planned, rows, accelerator.num_processes, skip_bad_rows))
+    if resume is not None:
+        for text in (*resume.skipped, *resuming.check(resume, identity())):
+            emit(Notice(text=text, level="warning"))
     loaded = base.load(
         planned,
         rows.labels,
@@ -107,8 +141,9 @@ def _run(recipe: Recipe, registry: Registry, skip_bad_rows: bool, accelerator: A
         before, shown = comparison.look(planned, loaded, adapted.model, held_out, emit)
 
     untrained = attach.head_values(adapted)
-    result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder)
-    adapter = artefacts.save_adapter(folder, planned, loaded, adapted) if writes else folder / artefacts.ADAPTER
+    start = None if resume is None else resume.checkpoint
+    result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder, identity, start)
+    adapter = artefacts.save_adapter(folder, planned, loaded, adapted) if writes else folder / run_folder.ADAPTER
 
     after = comparison.answers(planned, loaded, adapted.model, held_out)
     if moment == "trained":

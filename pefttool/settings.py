@@ -25,6 +25,9 @@ class DataSettings(Section):
         None, ge=1, description="use at most this many training rows, chosen by the seed"
     )
     max_eval_rows: int | None = Field(None, ge=1, description="use at most this many held-out rows, chosen by the seed")
+    allow_overlap: bool = Field(
+        False, description="go on where most of the held-out rows, or their file, are among the training rows"
+    )
     cache: bool = Field(True, description="keep encoded rows, and features of what stays frozen, for the next run")
 
 
@@ -42,13 +45,22 @@ class TrainSettings(Section):
     warmup: float = Field(0.05, ge=0, description="share of all steps (below 1), or a number of steps")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay on matrices; never on biases or norms")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+    non_finite: Literal["stop", "skip"] = Field(
+        "stop", description="what to do about a step whose loss or gradient is not finite; it is never applied"
+    )
     optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
         "adamw", description="optimiser of the trained parameters; 8-bit and paged ones are those of bitsandbytes"
     )
     evaluate_every: int | None = Field(None, ge=1, description="optimiser steps between evaluations; default: an epoch")
     keep_best: bool = Field(True, description="deliver the best evaluation's adapter; false: the last step's")
     patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
-    checkpoint_every: int | None = Field(None, ge=1, description="optimiser steps between checkpoints; default: none")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="optimiser steps between checkpoints; default: by time alone"
+    )
+    checkpoint_minutes: float | None = Field(
+        10.0, gt=0, description="minutes after which a step is followed by a checkpoint; null: never by time"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="older checkpoints are removed, once there are this many newer")
     packing: bool | None = Field(
         None,
         description="rows of a batch lie one behind another instead of being padded, attention isolated; default:"
@@ -94,6 +106,9 @@ class Document(Section):
     """A recipe as a document. `adapter` and `task` carry `name` and the plugin's own options."""
 
     model: str | None = Field(None, description="folder, ORG/NAME[@REVISION] on the hub, or SOURCE:REFERENCE")
+    trust_remote_code: str | None = Field(
+        None, description="REPO@REVISION of a model whose own Python code may run; without it, no model's does"
+    )
     quantize: str | None = Field(None, description="name of a quantizer for the frozen weights")
     adapter: dict[str, Any] = Field(default_factory=dict, description="`name` and the adapter's options")
     task: dict[str, Any] = Field(default_factory=dict, description="`name` and the task's options")

@@ -104,7 +104,7 @@ def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Set
     """(adapted, setting, processor, slots of streamed blocks): on the meta device, as the run would make it."""
     import torch
 
-    source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, abstract=True)
+    source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, True, plan.trusted)
     loaded = plan.task.load(source, setting)
     model = loaded.model
     known, slots = replace(plan.facts, labels=setting.labels), None

@@ -19,8 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttool import durable, tensor_file
+from pefttool.tensor_file import Shapes
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 #: Bytes that a store may take.
@@ -32,19 +34,6 @@ ABANDONED = 24 * 3600
 SUFFIX, PARTIAL, LOCK = ".safetensors", ".partial", ".lock"
 HASH = "sha256"
 NO_HASH = "0" * 64
-NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-
-#: What a file will hold: name -> (dtype, shape).
-Shapes = Mapping[str, tuple["torch.dtype", tuple[int, ...]]]
 #: `put(name, index, tensor)` writes `tensor` to `[index : index + len(tensor)]` of the tensor called `name`.
 Put = Callable[[str, int, "Tensor"], None]
 
@@ -73,7 +62,7 @@ class Partial:
         self._file = os.fdopen(handle, "r+b")
         self._remove = weakref.finalize(self, self._aside.unlink, missing_ok=True)
         try:
-            self._file.truncate(len(header) + sum(map(_bytes, shapes.values())))
+            self._file.truncate(len(header) + sum(map(tensor_file.size, shapes.values())))
         except OSError:
             self.discard()
             raise
@@ -84,7 +73,8 @@ class Partial:
         import torch
 
         dtype, shape = self._shapes[name]
-        count, at = _bytes((dtype, shape)) // dtype.itemsize, len(self._header) + _offsets(self._shapes)[name]
+        count = tensor_file.size((dtype, shape)) // dtype.itemsize
+        at = len(self._header) + tensor_file.offsets(self._shapes)[name]
         if not count:
             return torch.empty(shape, dtype=dtype)
         mapped = mmap.mmap(self._file.fileno(), 0)
@@ -94,7 +84,7 @@ class Partial:
         with _writing():
             _finish(self._file, self._header, self._shapes)
             os.replace(self._aside, self._final)
-            _sync(self._final.parent)
+            durable.sync_folder(self._final.parent)
         self.discard()
 
     def discard(self) -> None:
@@ -148,8 +138,8 @@ class Store:
         """A file for the tensors of `key` that is filled bit by bit and is nobody else's yet; None without room."""
         try:
             with _writing():
-                header = _header(shapes, NO_HASH)
-                self._make_room(len(header) + sum(map(_bytes, shapes.values())))
+                header = tensor_file.header(shapes, {HASH: NO_HASH})
+                self._make_room(len(header) + sum(map(tensor_file.size, shapes.values())))
                 return Partial(self.folder, key, shapes, header)
         except Unwritable as error:
             self.complain(error)
@@ -162,7 +152,7 @@ class Store:
             for name, tensor in tensors.items():
                 put(name, 0, tensor)
 
-        self.make(key, {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}, fill)
+        self.make(key, tensor_file.shapes_of(tensors), fill)
 
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
@@ -225,41 +215,9 @@ def _writing() -> Iterator[None]:
         raise Unwritable(error) from error
 
 
-def _bytes(spec: tuple[Any, tuple[int, ...]]) -> int:
-    dtype, shape = spec
-    size = int(dtype.itemsize)
-    for length in shape:
-        size *= length
-    return size
-
-
-def _offsets(shapes: Shapes) -> dict[str, int]:
-    """Where each tensor begins: those of wide elements first, so that all are aligned."""
-    offsets, at = {}, 0
-    for name in sorted(shapes, key=lambda n: (-shapes[n][0].itemsize, n)):
-        offsets[name] = at
-        at += _bytes(shapes[name])
-    return offsets
-
-
-def _header(shapes: Shapes, digest: str) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": {HASH: digest}}
-    for name, at in _offsets(shapes).items():
-        dtype, shape = shapes[name]
-        entries[name] = {
-            "dtype": NAMES[str(dtype).removeprefix("torch.")],
-            "shape": list(shape),
-            "data_offsets": [at, at + _bytes(shapes[name])],
-        }
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
 def _putter(file: Any, shapes: Shapes, start: int) -> Put:
-    import torch
 
-    offsets = _offsets(shapes)
+    offsets = tensor_file.offsets(shapes)
 
     def put(name: str, index: int, tensor: Tensor) -> None:
         dtype, shape = shapes[name]
@@ -267,10 +225,10 @@ def _putter(file: Any, shapes: Shapes, start: int) -> Put:
         assert tensor.dtype == dtype and tuple(tensor.shape[1:]) == shape[1:] and 0 <= index <= end <= shape[0]
         if not tensor.numel():
             return
-        width = _bytes((dtype, shape[1:]))
+        width = tensor_file.size((dtype, shape[1:]))
         with _writing():  # not through a mapping: a full disk would end the process
             file.seek(start + offsets[name] + index * width)
-            file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            file.write(tensor_file.content(tensor))
             file.flush()
 
     return put
@@ -278,14 +236,14 @@ def _putter(file: Any, shapes: Shapes, start: int) -> Put:
 
 def _finish(file: Any, header: bytes, shapes: Shapes) -> None:
     """Write the header and the hash, and have all of it on the disk."""
-    file.truncate(len(header) + sum(map(_bytes, shapes.values())))
+    file.truncate(len(header) + sum(map(tensor_file.size, shapes.values())))
     file.seek(0)
     file.write(header)
     file.flush()
     file.seek(0)
     digest = hashlib.file_digest(file, HASH).hexdigest()
     file.seek(0)
-    file.write(_header(shapes, digest))
+    file.write(tensor_file.header(shapes, {HASH: digest}))
     file.flush()
     os.fsync(file.fileno())
 
@@ -306,12 +264,3 @@ def _is_whole(path: Path) -> bool:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest() == stated
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

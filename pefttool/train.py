@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import checkpoint
+from pefttool import interrupts
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
@@ -19,20 +16,20 @@ from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
 from pefttool.errors import RunError
 from pefttool.evaluate import evaluate
-from pefttool.events import Control, Evaluated, Notice, Saved, StepDone, TrainFinished, TrainStarted
+from pefttool.events import Evaluated, Notice, StepDone, TrainFinished, TrainStarted
+from pefttool.keeping import Keeper
+from pefttool.non_finite import NonFinite
 from pefttool.observers import Emitter
-from pefttool.optimisation import StepResult, make_optimizer, make_schedule, optimizer_step
+from pefttool.optimisation import StepResult, advance, check_rates, make_optimizer, make_schedule, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import grad_scaler
 from pefttool.recovery import Attempt, RandomState, out_of_memory, release, split
 from pefttool.rehearsal import Rehearsed, rehearse
+from pefttool.watch import Watch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
-
-#: float16 gradient scaling starts too high by design; this many skipped steps in a row mean something else is wrong.
-MOST_SKIPPED_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -55,33 +52,17 @@ def train(
     emit: Emitter,
     accelerator: Accelerator,
     folder: Path,
+    identity: Callable[[], Mapping[str, Any]] = dict,
+    resume: Path | None = None,
 ) -> Result:
-    """Train until the last step, until patience runs out, or until an observer asks to stop."""
-    loop = Loop(plan, base, adapted, data, held_out, emit, accelerator, folder)
-    with stopping_on_ctrl_c(emit.control, accelerator.num_processes):
-        return loop.run()
+    """Train until the last step, until patience runs out, or until an observer asks to stop.
 
-
-@contextmanager
-def stopping_on_ctrl_c(control: Control, ranks: int) -> Iterator[None]:
-    """The first Ctrl-C ends training at the next step boundary, so that what was learnt is saved; a second aborts.
-
-    Not with several ranks: each would stop at a step of its own, and the others would wait for it.
+    `identity` says what checkpoints store of that (resuming.py); `resume` is the one to go on from. Raises Interrupted
+    after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
-    if ranks > 1 or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def stop(number: int, frame: Any) -> None:
-        control.stop("Ctrl-C")
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    loop = Loop(plan, base, adapted, data, held_out, emit, accelerator, folder, identity, resume)
+    with interrupts.waiting() as loop.heard:
+        return loop.run()
 
 
 class Loop:
@@ -97,9 +78,12 @@ class Loop:
         emit: Emitter,
         accelerator: Accelerator,
         folder: Path,
+        identity: Callable[[], Mapping[str, Any]] = dict,
+        resume: Path | None = None,
     ) -> None:
         self.plan, self.base, self.adapted, self.data, self.held_out = plan, base, adapted, data, held_out
         self.emit, self.accelerator, self.folder = emit, accelerator, folder
+        self.identity, self.resume = identity, resume
         self.settings = plan.recipe.train
         self.ranks = accelerator.num_processes
         self.batches = Batches(
@@ -119,42 +103,65 @@ class Loop:
         self.parameters = adapted.parameters()
         self.optimizer = make_optimizer(adapted, plan.adapter, self.settings)
         self.scheduler = make_schedule(self.optimizer, self.settings, self.total_steps)
+        check_rates(self.scheduler, self.settings, self.total_steps)
         self.scaler = grad_scaler(plan.choice)
         self.best, self.best_parameters, self.metrics = Best(), {}, {}  # type: tuple[Best, dict[str, Tensor], Mapping[str, float]]
-        self.skipped = self.halvings = 0
+        self.halvings = 0
+        self.watch = Watch(adapted, self.optimizer, self._warn, plan.adapter.trains_base)
+        self.non_finite = NonFinite(adapted.model, data.rows, self.settings, accelerator.process_index, self._warn)
+        self.heard = interrupts.Heard()
+        self.keeper = Keeper(self)
 
     def run(self) -> Result:
         model = self._distributed()
         self._training_mode()
-        rehearsed = rehearse(self, model) if self.settings.rehearse else None
+        rehearsed = rehearse(self, model) if self.settings.rehearse and self.resume is None else None
         self._started()
         began = time.monotonic()
-        progress = Progress(0, Position(), self.best)
+        progress = self.keeper.restore() if self.resume else Progress(0, Position(), self.best)
+        if not progress.evaluated:  # the checkpoint was written in a hurry
+            progress = self._evaluated(progress)
         reason = "all steps done"
-        steps = self.batches.steps()
-        while progress.step < self.total_steps:
+        steps = self.batches.steps(progress.position)
+        while progress.step < self.total_steps and not self._patience_ran_out():
             position, micro_batches = next(steps)
             self.epoch = position.epoch if position.index else position.epoch - 1
             progress = Progress(progress.step + 1, position, self.best)
             self.emit.step = progress.step
-            self._step(model, micro_batches, progress)
+            signalled, overdue = self._step(model, micro_batches, progress)
             last = progress.step == self.total_steps or self.emit.control.reason is not None
-            if progress.step % self.every == 0 or last:
-                self._evaluate(progress.step)
-                progress = replace(progress, best=self.best)
-            if self.settings.checkpoint_every and progress.step % self.settings.checkpoint_every == 0:
-                self._checkpoint(progress)
+            due = progress.step % self.every == 0 or last
+            if signalled or self._signalled:
+                self.keeper.interrupted(replace(progress, evaluated=not due))
+            if due:
+                progress = self._evaluated(progress)
+            if self._signalled:
+                self.keeper.interrupted(progress)
+            if overdue or (self.settings.checkpoint_every and progress.step % self.settings.checkpoint_every == 0):
+                self.keeper.save(progress)
             if self.emit.control.reason is not None:
                 reason = f"stopped: {self.emit.control.reason}"
                 break
-            if self.settings.patience and self.best.since >= self.settings.patience:
-                reason = f"no better {self.plan.task.judge(self.base.setting)[0]} in {self.best.since} evaluations"
-                break
+        if self._patience_ran_out():
+            reason = f"no better {self.plan.task.judge(self.base.setting)[0]} in {self.best.since} evaluations"
+        self._check_what_came_of_it(progress)
         delivered = self._deliver_best(progress.step)
         self.emit(TrainFinished(reason=reason, best_step=delivered, seconds=time.monotonic() - began))
         if self.halvings:
             rehearsed = None  # the batch that was rehearsed is none of this run's
         return Result(progress.step, delivered, self.metrics, reason, rehearsed)
+
+    @property
+    def _signalled(self) -> bool:
+        """With several ranks each hears signals at a moment of its own: they agree within the step."""
+        return self.ranks == 1 and self.heard.number is not None
+
+    def _patience_ran_out(self) -> bool:
+        return bool(self.settings.patience) and self.best.since >= (self.settings.patience or 0)
+
+    def _evaluated(self, progress: Progress) -> Progress:
+        self._evaluate(progress.step)
+        return replace(progress, best=self.best, evaluated=True)
 
     def _distributed(self) -> nn.Module:
         # Only the model is prepared: a prepared scheduler steps world-size times, a prepared loader repeats rows.
@@ -177,17 +184,19 @@ class Loop:
         for module in self.adapted.still:
             module.eval()
 
-    def _step(self, model: nn.Module, micro_batches: list[list[int]], progress: Progress) -> None:
+    def _step(self, model: nn.Module, micro_batches: list[list[int]], progress: Progress) -> tuple[bool, bool]:
+        """One optimiser step; whether some rank was signalled to end, and whether a checkpoint is overdue."""
         began = time.monotonic()
         rows = [i for batch in micro_batches for i in batch]
         rate = self.optimizer.param_groups[0]["lr"]
         result = self.optimise(model, micro_batches, f"step {progress.step}")
-        self._count_skipped(result, progress.step)
-        self.scheduler.step()
+        advance(self.scheduler, result)
         self.plan.adapter.after_step(self.adapted.model, progress.step)
+        wishes = (self.heard.number is not None, self.keeper.overdue)
+        loss, signalled, overdue = self._over_ranks(result.loss, *map(float, wishes))
         self.emit(
             StepDone(
-                loss=self._over_ranks(result.loss),
+                loss=loss,
                 learning_rate=rate,
                 grad_norm=result.grad_norm,
                 epoch=progress.step / self.steps_per_epoch,
@@ -197,6 +206,7 @@ class Loop:
                 memory=memory_in_use(self.plan.choice.device),
             )
         )
+        return signalled > 0, overdue > 0
 
     def optimise(self, model: nn.Module, micro_batches: list[list[int]], name: str) -> StepResult:
         """One optimiser step over these rows, whole or not at all; `name` is what messages call it.
@@ -204,15 +214,17 @@ class Loop:
         Where memory runs out, the step begins again with the micro-batches halved, for this and all later steps.
         """
         weight = float(sum(self.data.examples[i]["weight"] for batch in micro_batches for i in batch))
+        self.non_finite.begin()
         random = RandomState(self.plan.choice.device)
         once_more = True
         while True:
             attempt = Attempt(self.optimizer)
+            parts = split(micro_batches, self.batches.lengths, self.halvings)
             try:
-                return optimizer_step(
+                result = optimizer_step(
                     model,
                     list(self.parameters.values()),
-                    self._micro_batches(split(micro_batches, self.batches.lengths, self.halvings)),
+                    self._micro_batches(parts),
                     weight,
                     self.plan.task,
                     self.base.setting,
@@ -229,6 +241,8 @@ class Loop:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
+            else:
+                return self.non_finite.judge(result, name, parts, self.ranks, self.scaler.is_enabled())
             self._free()
             self._smaller(micro_batches, attempt, name, once_more)
             once_more = once_more and attempt.phase != "optimizer"
@@ -282,21 +296,27 @@ class Loop:
         tensors = collate(examples, self.plan.task, self.base.processor, setting)
         return to_device(tensors, self.plan.choice.device)
 
-    def _over_ranks(self, loss: float) -> float:
+    def _over_ranks(self, *values: float) -> tuple[float, ...]:
+        """The sums over all ranks, which so agree on what they do next."""
         if self.ranks == 1:
-            return loss
+            return values
         import torch
 
-        total: Tensor = self.accelerator.reduce(torch.tensor(loss, device=self.accelerator.device), reduction="sum")
-        return float(total)
+        totals: Tensor = self.accelerator.reduce(
+            torch.tensor(values, device=self.accelerator.device, dtype=torch.float32), reduction="sum"
+        )
+        return tuple(totals.tolist())
 
-    def _count_skipped(self, result: StepResult, step: int) -> None:
-        self.skipped = self.skipped + 1 if result.skipped else 0
-        if self.skipped > MOST_SKIPPED_STEPS:
-            raise RunError(
-                f"step {step}: {self.skipped} steps in a row had gradients that are not finite: lower"
-                " train.learning_rate"
-            )
+    def _check_what_came_of_it(self, progress: Progress) -> None:
+        """What was learnt is not delivered where it cannot be trusted, and not lost either."""
+        try:
+            self.watch.finished()
+        except RunError:
+            self.keeper.save(progress)
+            raise
+
+    def _warn(self, text: str) -> None:
+        self.emit(Notice(text=text, level="warning"))
 
     def _evaluate(self, step: int) -> None:
         lengths = [e["length"] for e in self.held_out.examples]
@@ -324,18 +344,12 @@ class Loop:
         else:
             self.best = replace(self.best, since=self.best.since + 1)
         self.emit(Evaluated(metrics=metrics, primary=name, best=better))
+        self.watch.evaluated()
 
     @property
     def fewer_rows(self) -> Callable[[str], object] | None:
         """Who is told that evaluation halved its batches; None where it may not: ranks must find the same figures."""
-        return None if self.ranks > 1 else lambda text: self.emit(Notice(text=text, level="warning"))
-
-    def _checkpoint(self, progress: Progress) -> None:
-        if self.accelerator.is_main_process:
-            path = checkpoint.save(
-                self.folder / "checkpoints", progress, self.parameters, self.optimizer, self.scheduler, self.scaler
-            )
-            self.emit(Saved(path=str(path), what="checkpoint"))
+        return None if self.ranks > 1 else self._warn
 
     def _deliver_best(self, step: int) -> int:
         """Put the best evaluation's parameters back into the model; returns their step."""

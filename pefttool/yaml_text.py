@@ -1,4 +1,8 @@
-"""YAML as recipes use it: a key given twice is refused, and 1e-3 is a number (YAML 1.1 reads it as text)."""
+"""YAML as recipes use it: a key given twice is refused, and 1e-3 is a number (YAML 1.1 reads it as text).
+
+Only plain values are made of it, of no tag of any language, and there are no aliases: ten lines of them can stand for
+gigabytes.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,13 @@ _FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
 
 class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            problem = f"found the alias *{event.anchor}, and recipes have none: write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
@@ -25,6 +36,9 @@ class _Loader(yaml.SafeLoader):
 
 class _Dumper(yaml.SafeDumper):
     """Quotes the text that `_Loader` would read as a number, and escapes the line break that PyYAML would fold."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # what `_Loader` refuses is not written
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if NEXT_LINE in data else None)

@@ -35,6 +35,10 @@ class RepackedWeight(ValueError):
     """A weight that bitsandbytes has rewritten in place: its values changed, and nobody else's operators read it."""
 
 
+class DamagedWeight(ValueError):
+    """A weight whose parts do not fit together: whoever reads it by its shape reads memory that is not its own."""
+
+
 class FourBitWeight(NamedTuple):
     """A view of one 4-bit weight. The tensors are bitsandbytes' own, on one device."""
 
@@ -66,6 +70,7 @@ class FourBitWeight(NamedTuple):
 
         UnsupportedLayout for another block size or orientation, which bitsandbytes can still multiply by.
         RepackedWeight for one that it has repacked for inference on the CPU: falling back would cut gradients off.
+        DamagedWeight for parts that are too small for the shape, or of other dtypes (a file may say anything).
         """
         if getattr(state, "packing_format_for_cpu", False):
             raise RepackedWeight(
@@ -76,19 +81,48 @@ class FourBitWeight(NamedTuple):
             raise UnsupportedLayout(f"block size {state.blocksize}: the kernels read {BLOCK} (bitsandbytes' default)")
         if len(state.shape) != 2:
             raise UnsupportedLayout(f"a weight of shape {tuple(state.shape)}: the kernels read [out, in] matrices")
-        if weight.dtype != torch.uint8:
-            weight = weight.view(torch.uint8)
         if not weight.is_contiguous():
             raise UnsupportedLayout("packed weights that are not contiguous: call .contiguous() on them first")
+        if weight.dtype != torch.uint8:
+            try:
+                weight = weight.view(torch.uint8)
+            except RuntimeError as error:  # one value, or none, has any stride
+                raise UnsupportedLayout(f"packed weights that cannot be seen as bytes: {error}") from error
         n, k = state.shape
         shape = (n, k, state.quant_type)
         if not state.nested:
-            return cls(weight, state.absmax, state.code, None, None, None, *shape)
+            return cls(weight, state.absmax, state.code, None, None, None, *shape)._whole()
         if state.state2.blocksize != NESTED_BLOCK:
             raise UnsupportedLayout(
                 f"nested scales in blocks of {state.state2.blocksize}: the kernels read {NESTED_BLOCK}"
             )
-        return cls(weight, state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset, *shape)
+        nested = state.state2.absmax, state.state2.code, state.offset
+        return cls(weight, state.absmax, state.code, *nested, *shape)._whole()
+
+    def _whole(self) -> FourBitWeight:
+        """Itself, if each part is as large as the shape needs. Raises DamagedWeight."""
+        if self.out_features < 0 or self.in_features < 0:
+            raise DamagedWeight(f"a 4-bit weight of shape [{self.out_features}, {self.in_features}]: load it again")
+        scales = -(-self.numel // BLOCK)
+        needed: list[tuple[str, Tensor | None, torch.dtype, int]] = [
+            ("packed", self.packed, torch.uint8, -(-self.numel // 2)),
+            ("absmax", self.absmax, torch.uint8 if self.nested else torch.float32, scales),
+            ("code", self.code, torch.float32, 16),
+        ]
+        if self.nested:
+            needed += [
+                ("nested_absmax", self.nested_absmax, torch.float32, -(-scales // NESTED_BLOCK)),
+                ("nested_code", self.nested_code, torch.float32, 256),
+                ("offset", self.offset, torch.float32, 1),
+            ]
+        for name, part, dtype, count in needed:
+            if part is None or part.dtype != dtype or part.numel() < count:
+                found = "nothing" if part is None else f"{part.numel()} values of {part.dtype}"
+                raise DamagedWeight(
+                    f"{name} of a 4-bit weight of shape [{self.out_features}, {self.in_features}]: found {found},"
+                    f" expected {count} of {dtype}: load the model again"
+                )
+        return self
 
 
 class EightBitWeight(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pefttool import plugins as plugin_loader
+from pefttool.cli.output import plain_line
 
 if TYPE_CHECKING:
     from pefttool.plugins import Plugins
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+NO_THIRD_PARTY = "--no-third-party"
+
+
 @dataclass
 class Session:
     """One command line: the plugins it leaves out, what was loaded so far, which warnings were printed."""
 
     without: list[str] = field(default_factory=list)
+    third_party: bool | None = None
     registry: Registry | None = None
     commands: dict[str, click.Command] | None = None
     _plugins: Plugins | None = None
@@ -31,7 +36,7 @@ class Session:
 
     def plugins(self) -> Plugins:
         if self._plugins is None:
-            self._plugins = plugin_loader.load(self.without)
+            self._plugins = plugin_loader.load(self.without, third_party=self.third_party)
         return self._plugins
 
     def warn(self, lines: Iterable[str]) -> None:
@@ -39,7 +44,7 @@ class Session:
         for line in lines:
             if line not in self._warned:
                 self._warned.add(line)
-                click.echo(f"warning: {line}", err=True)
+                click.echo(f"warning: {plain_line(line)}", err=True)
 
 
 def session(ctx: click.Context | None = None) -> Session:
@@ -50,9 +55,9 @@ def _add_without(ctx: click.Context, _: click.Parameter, names: tuple[str, ...])
     session(ctx).without.extend(names)
 
 
-def without_option(command: Command) -> Command:
-    """`--without NAME`, which every verb takes, before or after its name."""
-    option = click.option(
+def plugin_options(command: Command) -> Command:
+    """`--without NAME` and `--no-third-party`, which every verb takes, before or after its name."""
+    without = click.option(
         "--without",
         multiple=True,
         metavar="PLUGIN",
@@ -60,7 +65,13 @@ def without_option(command: Command) -> Command:
         callback=_add_without,
         help="Leave this plugin out (repeatable).",
     )
-    return option(command)
+    third_party = click.option(
+        NO_THIRD_PARTY,
+        is_flag=True,
+        expose_value=False,  # the group has seen it before anything else
+        help="Leave out every plugin that pefttool does not ship itself: none of their code is imported.",
+    )
+    return without(third_party(command))
 
 
 def current_registry() -> Registry:
@@ -77,6 +88,7 @@ def current_registry() -> Registry:
 RECIPE_FLAGS = {
     "adapter": "adapter.name",
     "model": "model",
+    "trust_remote_code": "trust_remote_code",
     "task": "task.name",
     "data": "data.train",
     "eval_data": "data.eval",
@@ -92,6 +104,11 @@ def recipe_options(command: Command) -> Command:
         click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE.yaml]"),
         click.option("--adapter", metavar="NAME", help="How the model is made trainable: see `pefttool adapters`."),
         click.option("--model", metavar="MODEL", help="Folder, ORG/NAME[@REVISION] on the hub, or SOURCE:REFERENCE."),
+        click.option(
+            "--trust-remote-code",
+            metavar="REPO@REVISION",
+            help="Run the Python code that comes with this model, which you have read at this revision.",
+        ),
         click.option("--task", metavar="NAME", help="What a row means: see `pefttool tasks`; default: recognised."),
         click.option("--data", metavar="PATH", help="File or folder with the training rows, or SOURCE:REFERENCE."),
         click.option("--eval-data", metavar="FILE", help="Held-out rows; default: a part of the training rows."),

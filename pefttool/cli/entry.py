@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -10,13 +11,16 @@ from collections.abc import Sequence
 import click
 
 from pefttool.cli.group import cli
-from pefttool.errors import PefttoolError
+from pefttool.cli.output import plain_line
+from pefttool.errors import Interrupted, PefttoolError
 from pefttool.plugins import one_line
 
 #: Set it to see the traceback of any error as well.
 TRACEBACK = "PEFTTOOL_TRACEBACK"
 INTERRUPTED = 130
 BUG = 70
+#: The disk, or the share of it that is this user's, has no room left.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -25,6 +29,9 @@ def execute(arguments: Sequence[str]) -> int:
         code = cli.main(list(arguments), prog_name="pefttool", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
+    except Interrupted as signalled:
+        click.echo(str(signalled), err=True)
+        return signalled.exit_code
     except PefttoolError as error:
         return _complain(str(error).splitlines() or [type(error).__name__], error.exit_code)
     except click.ClickException as error:
@@ -35,22 +42,31 @@ def execute(arguments: Sequence[str]) -> int:
         # The reader has gone (`| head`); Python flushes once more at exit, which must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            return _bug(error)
+        where = f" ({error.filename})" if error.filename else ""
+        return _complain([f"{error.strerror}{where}: make room, then give the same command again"], 1)
     except Exception as error:  # nobody's fault but ours, or a plugin's
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return _complain(
-            [
-                f"{one_line(error)} (in {place.filename}, line {place.lineno}): a bug in pefttool or a plugin,"
-                f" please report it; {TRACEBACK}=1 shows the traceback"
-            ],
-            BUG,
-        )
+        return _bug(error)
+
+
+def _bug(error: Exception) -> int:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return _complain(
+        [
+            f"{one_line(error)} (in {place.filename}, line {place.lineno}): a bug in pefttool or a plugin,"
+            f" please report it; {TRACEBACK}=1 shows the traceback"
+        ],
+        BUG,
+    )
 
 
 def _complain(lines: Sequence[str], code: int) -> int:
     if os.environ.get(TRACEBACK):
         traceback.print_exc()
     for line in lines:
-        click.echo(f"error: {line}", err=True)
+        click.echo(f"error: {plain_line(line)}", err=True)
     return code
 
 

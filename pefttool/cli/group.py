@@ -9,7 +9,7 @@ import click
 
 from pefttool import __version__
 from pefttool.cli.commands import plugin_commands
-from pefttool.cli.common import without_option
+from pefttool.cli.common import NO_THIRD_PARTY, plugin_options, session
 from pefttool.errors import suggest
 
 
@@ -22,6 +22,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "run": Verb("pefttool.cli.run:run", "Fine-tune a pretrained model."),
+    "resume": Verb("pefttool.cli.resume:resume", "Go on with an interrupted run."),
     "plan": Verb("pefttool.cli.plan:plan", "What a run would take, and whether it fits, before it starts."),
     "data": Verb("pefttool.cli.data:data", "Look at data before training on it."),
     "recipe": Verb("pefttool.cli.recipe:recipe", "Print the resolved recipe, without running it."),
@@ -38,6 +39,12 @@ VERBS = {
 
 
 class VerbGroup(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Wherever it stands: whoever asks for no stranger's code must not have it imported to look up a verb or a help.
+        if NO_THIRD_PARTY in args:
+            session(ctx).third_party = False
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*VERBS, *sorted(plugin_commands(ctx, VERBS))]
 
@@ -48,7 +55,7 @@ class VerbGroup(click.Group):
         command = getattr(import_module(module), name)
         assert isinstance(command, click.Command)
         if not any(parameter.name == "without" for parameter in command.params):
-            without_option(command)
+            plugin_options(command)
         return command
 
     def resolve_command(
@@ -74,7 +81,7 @@ class VerbGroup(click.Group):
 @click.group(
     "pefttool", cls=VerbGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@without_option
+@plugin_options
 @click.version_option(__version__, prog_name="pefttool", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
@@ -85,8 +92,8 @@ def cli(ctx: click.Context) -> None:
     pefttool run --adapter lora --model M --data FILE        your own model and data
     pefttool COMMAND --help                                  everything about one command
 
-    Environment: PEFTTOOL_PLUGINS=a,b lists the only plugins that may be loaded; PEFTTOOL_TRACEBACK=1 shows the
-    traceback of an error.
+    Environment: PEFTTOOL_PLUGINS=a,b lists the only plugins that may be loaded; PEFTTOOL_NO_THIRD_PARTY=1 is
+    --no-third-party; PEFTTOOL_TRACEBACK=1 shows the traceback of an error.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

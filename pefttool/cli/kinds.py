@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pefttool.cli.common import current_registry, without_option
+from pefttool.cli.common import current_registry, plugin_options
 from pefttool.cli.options import options
 from pefttool.cli.output import print_json, print_table
 from pefttool.registry import Kind
@@ -66,7 +66,7 @@ def listing(plural: str, title: str, more: Callable[[Any], dict[str, Any]] = lam
     @group.command("show", help=f"Everything about one of the {title}.")
     @click.argument("name")
     @JSON
-    @without_option
+    @plugin_options
     def show(name: str, as_json: bool) -> None:
         kind = current_registry().kinds[plural]
         found = kind[name]

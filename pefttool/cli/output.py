@@ -9,6 +9,19 @@ from typing import Any
 
 import click
 
+#: Characters of a line of complaint: a value may be as long as a book.
+LONGEST = 1000
+
+
+def plain_line(text: str) -> str:
+    """One line for the terminal: what is no printable character is escaped, and of a very long one both ends stay.
+
+    What complaints quote comes from files of others, and a terminal obeys what it is sent.
+    """
+    shown = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    half = LONGEST // 2
+    return shown if len(shown) <= LONGEST else f"{shown[:half]} ... {shown[-half:]}"
+
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -12,6 +12,8 @@ from pefttool.cli.output import print_json, print_table
 from pefttool.plugins import Plugin
 from pefttool.registry import Registry
 
+LEFT_OUT = "nothing: left out by --no-third-party, and not imported"
+
 
 @click.command("plugins")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the complaints that are else warnings.")
@@ -28,10 +30,16 @@ def plugins(as_json: bool) -> None:
         entries.append(
             {**_entry(plugin), "registers": _registered(registry, plugin) | ({"commands": own} if own else {})}
         )
+    left_out = [
+        {"name": found.entry_point.name, "distribution": found.distribution, "version": found.version}
+        for found in registry.plugins.left_out
+    ]
     if as_json:
-        print_json({"plugins": entries, "complaints": [*registry.complaints, *complaints]})
+        shown = {"plugins": entries, "left_out": left_out, "complaints": [*registry.complaints, *complaints]}
+        print_json(shown)
         return
     rows = [(e["name"], e["distribution"], e["version"], str(e["api_version"]), _text(e["registers"])) for e in entries]
+    rows += [(e["name"], e["distribution"], e["version"], "", LEFT_OUT) for e in left_out]
     print_table(("NAME", "DISTRIBUTION", "VERSION", "API", "REGISTERS"), rows)
 
 

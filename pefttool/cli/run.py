@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
+
+if TYPE_CHECKING:
+    from pefttool.recipe import Recipe
+    from pefttool.registry import Registry
+    from pefttool.resuming import Resume
 
 
 @click.command("run")
@@ -19,13 +24,19 @@ from pefttool.cli.common import current_registry, read_recipe, recipe_options
 def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     """Fine-tune a pretrained model. With --adapter alone, runs the built-in example."""
     registry = current_registry()
-    recipe = read_recipe(registry, **flags)
+    fine_tune(read_recipe(registry, **flags), registry, skip_bad_rows, as_json)
+
+
+def fine_tune(
+    recipe: Recipe, registry: Registry, skip_bad_rows: bool, as_json: bool, resume: Resume | None = None
+) -> None:
+    """Run, and print what it brought."""
     from pefttool import allocator
     from pefttool import run as stages
 
     # Who streams has little memory; who does not is faster with what was freed.
     _ = allocator.give_back_freed_memory() if recipe.memory.stream else allocator.keep_freed_memory()
-    finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows)
+    finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows, resume=resume)
     if not finished.main_process:
         return
     if as_json:

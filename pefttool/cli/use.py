@@ -19,6 +19,12 @@ DEVICE = click.option("--device", default="auto", show_default=True, help="auto,
 DTYPE = click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: what it was trained in.")
 FORMAT = click.option("--format", "data_format", default=None, help="Data format; default: what the run's recipe says.")
 BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Rows at a time.")
+TRUST = click.option(
+    "--trust-remote-code",
+    metavar="REPO@REVISION",
+    default=None,
+    help="Run the Python code that comes with the base model, which you have read at this revision.",
+)
 GENERATION = click.option(
     "-o",
     "overrides",
@@ -36,7 +42,7 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
     document = combine({}, {}, overrides)
     unknown = sorted(set(document) - {"generation"})
     if unknown:
-        raise UsageError(f"-o {unknown[0]}: only generation.* can be changed here")
+        raise UsageError(f"-o {unknown[0]}: only generation.* can be changed here: use -o generation.KEY=VALUE")
     values = document.get("generation") or {}
     complaints: list[str] = []
     if not isinstance(values, dict):
@@ -53,6 +59,7 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @DEVICE
 @DTYPE
+@TRUST
 @click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Rows at a time; default: the run's.")
 def evaluate(
     run: Path,
@@ -61,6 +68,7 @@ def evaluate(
     as_json: bool,
     device: str,
     dtype: str | None,
+    trust_remote_code: str | None,
     batch_size: int | None,
 ) -> None:
     """Held-out metrics of a finished run."""
@@ -69,7 +77,7 @@ def evaluate(
     from pefttool.evaluate import evaluate as measure
     from pefttool.reload import reload
 
-    loaded = reload(run, registry, device, dtype)
+    loaded = reload(run, registry, device, dtype, None, trust_remote_code)
     if data is not None:
         chosen = tuple(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_row, data_format))
         arranged = loaded.task.arrange((), chosen, 1.0, loaded.setting.options)
@@ -108,6 +116,7 @@ def evaluate(
 @click.option("--text", "texts", multiple=True, help="A text to answer (repeatable).")
 @DEVICE
 @DTYPE
+@TRUST
 @BATCH
 @GENERATION
 def predict(
@@ -117,6 +126,7 @@ def predict(
     texts: tuple[str, ...],
     device: str,
     dtype: str | None,
+    trust_remote_code: str | None,
     batch_size: int,
     overrides: tuple[str, ...],
 ) -> None:
@@ -129,7 +139,7 @@ def predict(
     from pefttool.reload import reload
 
     generation = _generation(overrides)
-    loaded = reload(run, registry, device, dtype, generation)
+    loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
     if data is not None:
         chosen = list(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_input, data_format))
     else:
@@ -161,16 +171,24 @@ def _good_rows(path: Path, registry: Any, loaded: Any, check: Any, given: str | 
 
 def _refuse(row: Row, complaint: str | None) -> None:
     if complaint:
-        raise DataError(f"{row.place}: {complaint}")
+        raise DataError(f"{row.place}: {complaint}; mend it")
 
 
 @click.command("chat")
 @RUN
 @DEVICE
 @DTYPE
+@TRUST
 @GENERATION
 @click.option("--system", default=None, help="A system message to begin with.")
-def chat(run: Path, device: str, dtype: str | None, overrides: tuple[str, ...], system: str | None) -> None:
+def chat(
+    run: Path,
+    device: str,
+    dtype: str | None,
+    trust_remote_code: str | None,
+    overrides: tuple[str, ...],
+    system: str | None,
+) -> None:
     """Talk to a chat model; an empty line or Ctrl-D ends it."""
     registry = current_registry()
     from pefttool.evaluate import predict as answer
@@ -178,7 +196,7 @@ def chat(run: Path, device: str, dtype: str | None, overrides: tuple[str, ...], 
     from pefttool.reload import reload
 
     generation = _generation(overrides)
-    loaded = reload(run, registry, device, dtype, generation)
+    loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
     if not talks(loaded.task, loaded.setting.options):
         raise UsageError(f"{run} was trained for {loaded.task.name}, which does not talk: use pefttool predict {run}")
     turns = [{"role": "system", "content": system}] if system else []

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pefttool import peft_folder
 from pefttool.attach import Adapted
-from pefttool.errors import NotMergeable, PluginError, UsageError
+from pefttool.errors import NotMergeable, PluginError, RunError, UsageError
+from pefttool.model_parts import tensors_of
 from pefttool.testing.bench import TOLERANCE, AdapterCase, Bench, load_base
-from pefttool.testing.tensors import changes, close, content, lost, same_gradient, snapshot, storage, tensors_of
+from pefttool.testing.equalities import (
+    kernels_change_nothing,
+    packing_changes_nothing,
+    require_same_gradients,
+    streaming_changes_nothing,
+)
+from pefttool.testing.tensors import changes, close, content, lost, snapshot, storage
 from pefttool.values import Facts
+from pefttool.watch import UPDATES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,6 +99,15 @@ def base_stays_as_it_was(case: AdapterCase) -> None:
     case.require(not drifted, f"{drifted[:1]} does not train, and changed")
 
 
+def trains_without_alarm(case: AdapterCase) -> None:
+    """What a run watches for does not happen: a part that no gradient reaches, or that stays; a base that changes."""
+    bench = Bench.load(case)
+    try:
+        bench.train(bench.attach(), UPDATES + 1, watched=True)
+    except RunError as error:
+        case.fail(f"a run would stop: {error}")
+
+
 def loss_falls(case: AdapterCase) -> None:
     """A tiny task is learnt at the adapter's own learning rate."""
     bench = Bench.load(case)
@@ -117,30 +134,8 @@ def accumulation_changes_nothing(case: AdapterCase) -> None:
         bench = Bench.load(case)
         adapted = bench.attach()
         bench.train(adapted, 2)  # away from the start, where gradients may vanish
-        found.append(_gradients(bench, adapted, parts))
-    whole, accumulated = found
-    odd = sorted(set(whole) ^ set(accumulated))
-    case.require(not odd, f"{odd[:1]} has a gradient in only one of 1 x 8 and 8 x 1")
-    largest = max(float(gradient.norm()) for gradient in whole.values())
-    for name, gradient in whole.items():
-        same = same_gradient(gradient, accumulated[name], largest, TOLERANCE)
-        off = close(gradient, accumulated[name])
-        case.require(same, f"the gradient of {name} differs by {off:.1e} between 1 x 8 and 8 x 1")
-
-
-def _gradients(bench: Bench, adapted: Adapted, parts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """The gradients of one step of the core's own."""
-    import torch
-
-    parameters = adapted.parameters()
-    kept: dict[str, Tensor] = {}
-
-    class Keep(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
-            kept.update({n: p.grad.clone() for n, p in parameters.items() if p.grad is not None})
-
-    bench.step(adapted, Keep(list(parameters.values()), lr=0.0), parts)
-    return kept
+        found.append(bench.gradients(adapted, parts)[1])
+    require_same_gradients(case, "1 x 8 and 8 x 1", *found)
 
 
 def save_and_load_are_exact(case: AdapterCase) -> None:
@@ -164,6 +159,10 @@ def save_and_load_are_exact(case: AdapterCase) -> None:
     found = bench.outputs(model)
     off = close(expected, found)
     case.require(content(expected) == content(found), f"outputs differ by {off:.1e} after save and load")
+    names = [name for name, _ in model.named_parameters() if name in adapted.parameters()]
+    before, after = (bench.gradients_of(found, names) for found in (adapted.model, model))
+    changed = [name for name in names if content(before[name]) != content(after[name])]
+    case.require(not changed, f"the gradient of {changed[:1]} differs after save and load")
 
 
 def _save(case: AdapterCase, adapted: Adapted, facts: Facts, folder: Path) -> None:
@@ -286,11 +285,15 @@ ADAPTER_CHECKS: Mapping[str, Callable[[AdapterCase], None]] = {
         task_head_is_trained_and_saved,
         groups_cover_the_parameters,
         base_stays_as_it_was,
+        trains_without_alarm,
         loss_falls,
         same_seed_same_result,
         accumulation_changes_nothing,
         save_and_load_are_exact,
         file_holds_no_base,
+        packing_changes_nothing,
+        streaming_changes_nothing,
+        kernels_change_nothing,
         merges_or_says_why_not,
         second_attach_is_refused,
         can_be_switched_off,

@@ -18,6 +18,7 @@ from pefttool.settings import TrainSettings
 from pefttool.testing.models import model_folder
 from pefttool.testing.toys import TOYS, toy_rows
 from pefttool.values import Facts, Setting
+from pefttool.watch import Watch
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +67,8 @@ class AdapterCase:
         return self.adapter.Options() if self.options is None else self.options
 
 
-def toy_setting(seed: int = 0) -> Setting:
-    return Setting(None, labels=("0", "1"), seed=seed)
+def toy_setting(seed: int = 0, packing: bool = False) -> Setting:
+    return Setting(None, labels=("0", "1"), seed=seed, packing=packing)
 
 
 def load_base(kind: str, quantizer: Quantizer | None = None, seed: int = 0) -> tuple[nn.Module, Facts]:
@@ -80,9 +81,9 @@ def load_base(kind: str, quantizer: Quantizer | None = None, seed: int = 0) -> t
     return model, inspect(model, task, quantizer=quantizer.name if quantizer else None, seed=seed)
 
 
-def toy_batch(kind: str, rows: Sequence[int] | None = None) -> tuple[dict[str, Tensor], float]:
+def toy_batch(kind: str, rows: Sequence[int] | None = None, packing: bool = False) -> tuple[dict[str, Tensor], float]:
     """(tensors, weight) of these toy rows, or of all 16."""
-    task, setting = TOYS[kind], toy_setting()
+    task, setting = TOYS[kind], toy_setting(packing=packing)
     examples = [task.encode(row, None, setting) for row in toy_rows(kind)]
     chosen = examples if rows is None else [examples[i] for i in rows]
     return task.collate(chosen, None, setting), float(sum(e["weight"] for e in chosen))
@@ -113,17 +114,62 @@ class Bench:
     def outputs(self, model: nn.Module) -> Tensor:
         return toy_outputs(self.case.kind, model)
 
-    def step(self, adapted: Adapted, optimizer: torch.optim.Optimizer, parts: Sequence[Sequence[int]]) -> float:
+    def gradients(
+        self, adapted: Adapted, parts: Sequence[Sequence[int]], packing: bool = False
+    ) -> tuple[float, dict[str, Tensor]]:
+        """(loss, gradients by parameter) of one step of the core's own, which changes nothing."""
+        import torch
+
+        parameters = adapted.parameters()
+        kept: dict[str, Tensor] = {}
+
+        class Keep(torch.optim.SGD):
+            def step(self, closure: Any = None) -> None:  # type: ignore[override]
+                kept.update({n: p.grad.clone() for n, p in parameters.items() if p.grad is not None})
+
+        return self.step(adapted, Keep(list(parameters.values()), lr=0.0), parts, packing), kept
+
+    def gradients_of(self, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+        """Gradients of these parameters alone, in evaluation mode; zeros where there is none."""
+        import torch
+
+        task, parameters = TOYS[self.case.kind], dict(model.named_parameters())
+        model.eval().requires_grad_(False)
+        for name in names:
+            parameters[name].requires_grad_(True)
+        loss = task.loss(model, toy_batch(self.case.kind)[0], toy_setting()).sum
+        wanted = [parameters[name] for name in names]
+        found = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(names)
+        return {n: torch.zeros_like(parameters[n]) if g is None else g for n, g in zip(names, found, strict=True)}
+
+    def leave_start(self, adapted: Adapted) -> None:
+        """Change what trains a little, always alike: where an adapter starts, gradients may vanish."""
+        import torch
+
+        draws = torch.Generator().manual_seed(11)
+        with torch.no_grad():
+            for parameter in adapted.parameters().values():
+                parameter.add_(torch.randn(parameter.shape, generator=draws), alpha=0.05)
+
+    def step(
+        self,
+        adapted: Adapted,
+        optimizer: torch.optim.Optimizer,
+        parts: Sequence[Sequence[int]],
+        packing: bool = False,
+    ) -> float:
         """One optimiser step over micro-batches of rows; returns its loss."""
         adapted.model.train()
-        batches = [toy_batch(self.case.kind, part) for part in parts]
+        for module in adapted.still:
+            module.eval()
+        batches = [toy_batch(self.case.kind, part, packing) for part in parts]
         result = optimizer_step(
             adapted.model,
             list(adapted.parameters().values()),
             [(tensors, True) for tensors, _ in batches],
             sum(weight for _, weight in batches),
             TOYS[self.case.kind],
-            toy_setting(self.facts.seed),
+            toy_setting(self.facts.seed, packing),
             CPU,
             optimizer,
             grad_scaler(CPU),
@@ -132,15 +178,21 @@ class Bench:
         adapted.model.eval()
         return result.loss
 
-    def train(self, adapted: Adapted, steps: int) -> list[float]:
-        """Losses of steps on all rows at the adapter's own rate, an evaluation after each; call it once."""
+    def train(self, adapted: Adapted, steps: int, watched: bool = False) -> list[float]:
+        """Losses of steps on all rows at the adapter's own rate, an evaluation after each; call it once.
+
+        `watched`: what a run would say, or stop for, is a violation.
+        """
         self.case.adapter.prepare(adapted.model, (toy_batch(self.case.kind, [i, i + 1])[0] for i in range(0, 16, 2)))
         defaults = self.case.adapter.defaults(TOYS[self.case.kind])
         rates = {k: v for k, v in defaults.items() if k in ("learning_rate", "head_learning_rate")}
         optimizer = make_optimizer(adapted, self.case.adapter, TrainSettings(**{"learning_rate": 1e-3, **rates}))
+        watch = Watch(adapted, optimizer, self.case.fail, self.case.adapter.trains_base) if watched else None
         losses = []
         for step in range(1, steps + 1):
             losses.append(self.step(adapted, optimizer, [range(16)]))
             self.case.adapter.after_step(adapted.model, step)
             self.outputs(adapted.model)
+        if watch is not None:
+            watch.finished()
         return losses

@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from pefttool.model_parts import CARRIED, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-#: Between a parameter or module and a tensor that hangs on it (the scales of a quantised weight).
-CARRIED = " > "
-#: Attributes that hold such tensors, or another such holder: bitsandbytes' QuantState and MatmulLtState.
-HOLDERS = ("quant_state", "state2", "state")
-
-
-def tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer with data, then what hangs on it; some of them may share memory."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.device.type != "meta":
-            yield name, tensor
-            yield from _carried(f"{name}{CARRIED}", tensor)
-    for name, module in model.named_modules():
-        for holder in HOLDERS:
-            if holder in vars(module):
-                yield from _carried(f"{name}{CARRIED}{holder}.", vars(module)[holder])
-
-
-def _carried(path: str, holder: Any) -> Iterator[tuple[str, Tensor]]:
-    import torch
-
-    for field, value in sorted(getattr(holder, "__dict__", {}).items()):
-        if isinstance(value, torch.Tensor):
-            yield path + field, value
-        elif field in HOLDERS and value is not None:
-            yield from _carried(f"{path}{field}.", value)
 
 
 def content(tensor: Tensor) -> bytes:

@@ -92,6 +92,7 @@ class ToyCounting(Toy):
     name = "toy-counting"
     peft_task_type = "CAUSAL_LM"
     generative = True
+    packs = True
 
     def load(self, source: Any, setting: Setting) -> Loaded:
         from transformers import AutoModelForCausalLM
@@ -106,11 +107,35 @@ class ToyCounting(Toy):
         counts = {"weight": len(ids) - 1, "length": len(ids), "trained": len(ids) - 1, "truncated": False}
         return {"ids": ids, "mask": [1] * len(ids), "targets": [IGNORE, *ids[1:]], **counts}
 
+    def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Any]:
+        """Padded as any toy is, or one row behind another: `[1, T]`, with the rows' lengths."""
+        import torch
+
+        if not setting.packing:
+            return super().collate(examples, processor, setting)
+        return {
+            "input_ids": torch.tensor([[i for e in examples for i in e["ids"]]]),
+            "position_ids": torch.tensor([[i for e in examples for i in range(e["length"])]]),
+            "labels": torch.tensor([[i for e in examples for i in e["targets"]]]),
+            "segments": tuple(e["length"] for e in examples),
+        }
+
+    def check_packing(
+        self, model: nn.Module, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting
+    ) -> str | None:
+        from pefttool.attention import install
+
+        return install(model)
+
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
         from torch.nn.functional import cross_entropy
 
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        inputs: dict[str, Any] = {name: batch[name] for name in batch if name != "labels"}
+        if setting.packing:
+            from pefttool.attention import packed_mask
+
+            inputs["attention_mask"] = packed_mask(batch["input_ids"].device)
+        logits = model(**inputs, use_cache=False).logits[:, :-1].float()
         targets = batch["labels"][:, 1:]
         trained = targets != IGNORE
         total = cross_entropy(logits[trained], targets[trained], reduction="sum")

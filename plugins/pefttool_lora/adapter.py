@@ -63,7 +63,7 @@ class LoraAdapter(Adapter):
 
     def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
         claims.claim(model, self.name, name)
-        loaded = peft_folder.load(model, folder, name)
+        loaded = peft_folder.load(model, folder, name, method="LORA")
         _fuse(loaded)
         return loaded
 

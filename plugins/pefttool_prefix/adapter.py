@@ -77,7 +77,7 @@ class PrefixAdapter(Adapter):
     def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
         claims.claim(model, self.name, name)
         if (folder / peft_folder.CONFIG).is_file():
-            return peft_folder.load(model, folder, name, task_wrapper=True)
+            return peft_folder.load(model, folder, name, task_wrapper=True, method="PREFIX_TUNING")
         from pefttool_prefix import through_attention
 
         return through_attention.load(model, folder)

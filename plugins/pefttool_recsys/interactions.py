@@ -73,7 +73,7 @@ class Interactions(DataFormat):
         for number, text, problem in _lines(path):
             if problem is not None:
                 if table is None:
-                    raise DataError(str(problem))
+                    raise DataError(f"{problem}; save it as UTF-8")
                 problems.append(problem)
             elif text.strip():
                 if table is None:

@@ -22,6 +22,7 @@ class Reporter:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._total = 0
+        self._steps = 0
         self._tokens = 0
         self._seconds = 0.0
 
@@ -83,7 +84,12 @@ class Reporter:
             self._bar.start()
 
     @on_event.register
+    def _(self, event: events.Resumed) -> None:
+        self._console.print(f"· goes on after step {event.step} ({_plain(event.checkpoint)})")
+
+    @on_event.register
     def _(self, event: events.StepDone) -> None:
+        self._steps += 1
         self._tokens += event.tokens
         self._seconds += event.seconds
         speed = self._tokens / max(self._seconds, 1e-9)
@@ -91,7 +97,7 @@ class Reporter:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=event.step, description=text)
         elif event.step % max(1, self._total // LINES) == 0:
-            left = (self._total - event.step) * self._seconds / max(1, event.step)
+            left = (self._total - event.step) * self._seconds / max(1, self._steps)
             self._console.print(f"step {event.step}/{self._total} · {text} · {left:.0f} s left")
 
     @on_event.register

@@ -85,7 +85,9 @@ class SeriesClassification(Task):
         labels = {label_of(row.values, options.label_column) for row in rows}
         if len(labels) < 2:
             found = f"{len(labels)} class ({', '.join(sorted(labels))})"
-            raise DataError(f"series-classification: the training rows have {found}, expected at least 2")
+            raise DataError(
+                f"series-classification: the training rows have {found}, expected at least 2: add rows of another"
+            )
         if options.positive_label is not None and options.positive_label not in labels:
             found = f"task.positive_label: {options.positive_label!r} is no class of the training rows"
             raise DataError(f"{found} ({', '.join(sorted(labels)[:10])}): name one of them")

@@ -79,13 +79,13 @@ class SeriesLong(DataFormat):
         absent = [name for name in options.value_columns if name not in names]
         if absent:
             found = f"{path}:{line}: found columns {', '.join(map(repr, names))}"
-            raise DataError(f"{found}, expected {absent[0]!r} (data.format_options.value_columns)")
+            raise DataError(f"{found}, expected {absent[0]!r}: name others in data.format_options.value_columns")
         roles = [place(options.id_column), place(options.time_column), place(options.label_column)]
         chosen = [names.index(name) for name in options.value_columns]
         chosen = chosen or [i for i in range(len(names)) if i not in roles]
         if not chosen:
             raise DataError(
-                f"{path}:{line}: found columns {', '.join(map(repr, names))}, expected one with values, too"
+                f"{path}:{line}: found columns {', '.join(map(repr, names))}, expected one with values, too: add one"
             )
         return _Columns(names, chosen, *roles)
 

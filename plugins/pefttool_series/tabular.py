@@ -107,11 +107,13 @@ class TabularClassification(Task):
         if len(labels) < 2:
             raise DataError(
                 f"tabular-classification: the training rows have {len(labels)} class"
-                f" ({', '.join(sorted(labels))}), expected at least 2"
+                f" ({', '.join(sorted(labels))}), expected at least 2: add rows of another"
             )
         if options.positive is not None and options.positive not in labels:
             known = ", ".join(sorted(labels))
-            raise DataError(f"task.positive: {options.positive!r} is no class of the training rows ({known})")
+            raise DataError(
+                f"task.positive: {options.positive!r} is no class of the training rows ({known}): name one of them"
+            )
         numeric = all(label.lstrip("-").isdecimal() for label in labels)
         return tuple(sorted(labels, key=int if numeric else None))
 
@@ -125,7 +127,7 @@ class TabularClassification(Task):
         if options.treatment_column is not None and options.treatment_column not in {c.name for c in found}:
             raise DataError(
                 f"task.treatment_column: {options.treatment_column!r} is no column of the training rows, or is the"
-                " same in all of them: uplift needs rows of both kinds"
+                " same in all of them: uplift needs rows of both kinds: name another, or add rows"
             )
         return {"columns": [column.as_json() for column in found], "counts": counts, "positive": positive}
 

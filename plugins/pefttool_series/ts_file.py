@@ -58,7 +58,8 @@ class Ts(DataFormat):
             elif head is not None:
                 yield _row(str(path), at, stripped, head)
             elif not stripped.startswith("@"):
-                raise DataError(f"{path}:{at}: found {short(stripped)}, expected a line that starts with @, or @data")
+                found = f"{path}:{at}: found {short(stripped)}"
+                raise DataError(f"{found}, expected a line that starts with @, or @data: mend that line")
             elif stripped.lower() == "@data":
                 head = _head(path, given)
             else:
@@ -67,6 +68,7 @@ class Ts(DataFormat):
         if head is None:
             raise DataError(
                 f"{path}: found no line @data, expected one before the series: is this a .ts file of series?"
+                " Name another data.format, or mend it"
             )
 
 
@@ -76,7 +78,7 @@ def _head(path: Path, given: dict[str, tuple[int, str]]) -> Head:
         line, value = given.get(key, (0, "false"))
         first, *rest = value.split() or ["false"]
         if first.lower() not in ("true", "false"):
-            raise DataError(f"{path}:{line}: @{key}: found {short(first)}, expected true or false")
+            raise DataError(f"{path}:{line}: @{key}: found {short(first)}, expected true or false: mend that line")
         return first.lower() == "true", rest
 
     def count(key: str) -> int | None:
@@ -84,7 +86,9 @@ def _head(path: Path, given: dict[str, tuple[int, str]]) -> Head:
         if not value:
             return None
         if not value.isdecimal() or int(value) < 1:
-            raise DataError(f"{path}:{line}: @{key}: found {short(value)}, expected a number of 1 or more")
+            raise DataError(
+                f"{path}:{line}: @{key}: found {short(value)}, expected a number of 1 or more: mend that line"
+            )
         return int(value)
 
     labelled, classes = flag("classlabel")

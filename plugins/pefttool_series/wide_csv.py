@@ -69,7 +69,9 @@ class SeriesWide(DataFormat):
             i for i, name in enumerate(names) if fnmatchcase(name, options.value_columns) and i not in (label, *kept)
         ]
         if not values:
-            wanted = f"expected some that match data.format_options.value_columns={options.value_columns!r}"
+            wanted = (
+                f"expected some that match data.format_options.value_columns={options.value_columns!r}: name others"
+            )
             raise DataError(f"{path}:{line}: found columns {', '.join(map(repr, names[:8]))}, {wanted}")
         return _Columns(names, values, kept, label)
 

@@ -72,7 +72,7 @@ def read_turn(column: str, index: int, turn: Any) -> Message:
     if not isinstance(turn, Mapping):
         raise ValueError(f"{place}: found {describe(turn)}, expected an object with role and content")
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"{place}: found role {describe(role)}, expected one of {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise ValueError(f"{place}: found content {describe(content)}, expected text")

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
+from pefttool.quiet import quiet_datasets
 from pefttool.values import DataProblem
 from pefttool_text.conll import Conll
 from pefttool_text.parallel import ParallelText
@@ -84,9 +85,11 @@ class Json(DataFormat):
             for number, (value, start, end) in enumerate(self._values(strict, text), 1):
                 yield strict.row(value, text[start:end], str(path), number)
         except json.JSONDecodeError as error:  # where the next object starts cannot be known
-            raise DataError(f"{path}:{error.lineno}: {error.msg}; expected a list of JSON objects") from error
+            raise DataError(
+                f"{path}:{error.lineno}: {error.msg}; expected a list of JSON objects: mend it there"
+            ) from error
         except RecursionError as error:
-            raise DataError(f"{path}: {error}; expected a list of JSON objects") from error
+            raise DataError(f"{path}: {error}; expected a list of JSON objects: mend it") from error
 
     @staticmethod
     def _values(strict: StrictJson, text: str) -> Iterator[tuple[Any, int, int]]:
@@ -170,13 +173,13 @@ class Csv(DataFormat):
             except csv.Error as error:
                 problem = self._malformed(error, str(path), start, reader.line_num)
                 if header is None:
-                    raise DataError(str(problem)) from error
+                    raise DataError(f"{problem}; mend the header line") from error
                 bad.append(problem)
                 record = []
             if record is None:
                 return
             if bad and header is None:
-                raise DataError(str(bad[0]))
+                raise DataError(f"{bad[0]}; mend the header line")
             if not bad and record:
                 if header is None:
                     header = self._header(str(path), start, record)
@@ -279,11 +282,11 @@ def _load(kind: Literal["parquet", "text"], path: Path, **arguments: Any) -> Ite
 
     builders = {"parquet": datasets.IterableDataset.from_parquet, "text": datasets.IterableDataset.from_text}
     try:
-        with tempfile.TemporaryDirectory(prefix="pefttool-") as cache:
+        with tempfile.TemporaryDirectory(prefix="pefttool-") as cache, quiet_datasets():
             yield from builders[kind](glob.escape(str(path.absolute())), cache_dir=cache, **arguments)
     except Exception as error:  # pyarrow and datasets raise many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} cannot be read as {kind}: {reason}; is the file complete?") from error
+        raise DataError(f"{path} cannot be read as {kind}: {reason}; is the file complete? Get it again") from error
 
 
 def _drop(value: Any) -> Any:

@@ -285,5 +285,7 @@ def require_classes(task: str, names: Sequence[str]) -> tuple[str, ...]:
     """The names, if there is something to tell apart. Raises DataError."""
     if len(names) < 2:
         shown = ", ".join(names) or "none"
-        raise DataError(f"{task}: the training rows have {len(names)} class ({shown}), expected at least 2")
+        raise DataError(
+            f"{task}: the training rows have {len(names)} class ({shown}), expected at least 2: add rows of another"
+        )
     return tuple(names)

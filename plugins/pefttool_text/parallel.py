@@ -62,7 +62,7 @@ class ParallelText(DataFormat):
             found = ", ".join(p.name for p in others) or "none"
             raise DataError(
                 f"{path}: its translation should be beside it, under the same name with one other language's suffix"
-                f" ({path.stem}.es), and there is {found}"
+                f" ({path.stem}.es), and there is {found}: put one there"
             )
         other = others[0]
         counts = [_count(p) for p in (path, other)]

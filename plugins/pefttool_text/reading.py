@@ -52,7 +52,7 @@ def text_of(path: Path) -> str:
     parts = []
     for _, line, problem in lines(path):
         if problem is not None:
-            raise DataError(str(problem))
+            raise DataError(f"{problem}; save it as UTF-8")
         parts.append(line)
     return "".join(parts)
 
@@ -130,9 +130,9 @@ def json_document(path: Path) -> Any:
         if skip(text, end) < len(text):
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: {error.msg}; expected one JSON object") from error
+        raise DataError(f"{path}:{error.lineno}: {error.msg}; expected one JSON object: mend it there") from error
     except RecursionError as error:
-        raise DataError(f"{path}: {error}; expected one JSON object") from error
+        raise DataError(f"{path}: {error}; expected one JSON object: mend it") from error
     if strict.faults:
-        raise DataError(f"{path}: {strict.faults[0]}; expected JSON")
+        raise DataError(f"{path}: {strict.faults[0]}; expected JSON: mend it")
     return value

@@ -46,7 +46,9 @@ def _list(owner: Any, key: str, path: Path, where: str) -> list[Any]:
     """`owner[key]`. Without it nothing below can be counted: raises DataError."""
     found = owner.get(key) if isinstance(owner, Mapping) else None
     if not isinstance(found, list):
-        raise DataError(f"{path}: {where} has {describe(found)} as {key!r}, expected a list, as in SQuAD")
+        raise DataError(
+            f"{path}: {where} has {describe(found)} as {key!r}, expected a list, as in SQuAD; mend the file"
+        )
     return found
 
 

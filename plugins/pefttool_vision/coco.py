@@ -72,11 +72,16 @@ def _load(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {error}; expected a COCO file, one JSON object with {', '.join(PARTS)}") from error
+        raise DataError(
+            f"{path}: {error}; expected a COCO file, one JSON object with {', '.join(PARTS)}: mend it"
+        ) from error
     for part in PARTS:
         if not isinstance(document, dict) or not isinstance(document.get(part), list):
             seen = describe(document.get(part)) if isinstance(document, dict) else "no JSON object"
-            raise DataError(f"{path}: found {seen} for {part!r}, expected a list of objects: is this a COCO file?")
+            raise DataError(
+                f"{path}: found {seen} for {part!r}, expected a list of objects: is this a COCO file?"
+                " Name another data.format, or mend it"
+            )
     found: Mapping[str, Any] = document
     return found
 
@@ -90,7 +95,7 @@ def _categories(path: Path, categories: Sequence[Any]) -> dict[Any, str]:
             or not isinstance(category.get("name"), str)
         ):
             message = f"category number {number}: found {describe(category)}, expected an object with 'id' and 'name'"
-            raise DataError(f"{path}: {message}")
+            raise DataError(f"{path}: {message}; mend it")
         if category["id"] in names:
             raise DataError(f"{path}: category id {category['id']} occurs twice: give each an id of its own")
         names[category["id"]] = category["name"]

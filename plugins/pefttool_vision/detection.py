@@ -110,7 +110,7 @@ class ObjectDetection(Task):
     def labels(self, rows: Sequence[Row], options: DetectionOptions) -> tuple[str, ...]:
         names = {thing.category for row in rows for thing in self._things(row.values, options)}
         if not names:
-            raise DataError("object-detection: the training rows have no box at all, expected at least 1")
+            raise DataError("object-detection: the training rows have no box at all, expected at least 1: add some")
         numeric = all(name.isdecimal() for name in names)
         return tuple(sorted(names, key=int if numeric else None))
 

@@ -2,283 +2,51 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from broken_adapters import (
+    AttachesTwice,
+    CannotBeSwitchedOff,
+    ChangesTheBase,
+    CutsTheHeadOff,
+    DependsOnTheBatch,
+    Drifts,
+    ForgetsToDeclare,
+    FreezesTheFirst,
+    GroupsTwice,
+    HasAnIdlePart,
+    HidesTheHead,
+    IgnoresTheSeed,
+    LearnsNothing,
+    LosesPrecision,
+    LosesTheGradientWhenLoaded,
+    MergesNothing,
+    MergesWrongly,
+    NotTheIdentity,
+    OnDecoders,
+    Pickles,
+    ReadsTheWeight,
+    RefusesWithoutReason,
+    SavesNothing,
+    SavesTheBase,
+    SavesTheBaseTransposed,
+    SavesUnderTheBasesName,
+    SeesTheNeighbour,
+    Shift,
+    SkipsARow,
+    SpoilsTheFirst,
+    StaysOff,
+    StillTrainsWhenLoaded,
+    SwapsTheBase,
+    TrainsInHalfPrecision,
+    TrainsNothing,
+    TrainsTheBase,
+)
 
-from pefttool.interfaces import Adapter, NotMergeable
-from pefttool.peft_folder import read_tensors, write_tensors
+from pefttool import registry as registries
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, adapter_cases, check_adapter
-from pefttool.values import Attached, Problem
-
-
-class Shift(Adapter):
-    """A sound adapter: a trained shift of one layer's output. The broken ones below change one thing each."""
-
-    name = "shift"
-    layer = "bert.encoder.layer.0.output.dense"
-
-    def defaults(self, task: Any) -> dict[str, float]:
-        return {"learning_rate": 1e-2}
-
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        from pefttool import claims
-
-        claims.claim(model, self.name, name)
-        model.requires_grad_(False)
-        self.add(model)
-        return Attached(model, frozenset({f"{self.layer}.shift"}))
-
-    def add(self, model: Any, start: float = 0.0) -> None:
-        layer = model.get_submodule(self.layer)
-        layer.register_parameter("shift", torch.nn.Parameter(torch.linspace(0, start, layer.out_features)))
-        layer.register_forward_hook(lambda module, _, output: output + module.shift)
-
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / "adapter.safetensors", {"shift": model.get_submodule(self.layer).shift})
-
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
-        self.add(model)
-        model.get_submodule(self.layer).shift.data.copy_(read_tensors(folder / "adapter.safetensors")["shift"])
-        return model.requires_grad_(False)
-
-
-class ChangesTheBase(Shift):
-    def after(self, module: Any, inputs: Any, output: Any) -> None:
-        with torch.no_grad():
-            module.weight.mul_(1.0001)
-
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
-        model.get_submodule(self.layer).register_forward_hook(self.after)
-        return attached
-
-
-class SwapsTheBase(Shift):
-    """Before the first step already, so that comparing before and after training would not show it."""
-
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
-        layer = model.get_submodule(self.layer)
-        layer.weight = torch.nn.Parameter(layer.weight.detach() * 2, requires_grad=False)
-        return Attached(attached.model, attached.trainable, identity_at_init=False)
-
-
-class TrainsTheBase(Shift):
-    """The naive BitFit: the base's own bias, openly declared."""
-
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
-        model.get_submodule(self.layer).bias.requires_grad_(True)
-        return Attached(attached.model, attached.trainable | {f"{self.layer}.bias"})
-
-
-class Drifts(Shift):
-    """Something of the adapter's own changes in evaluation, and is no parameter."""
-
-    def add(self, model: Any, start: float = 0.0) -> None:
-        super().add(model, start)
-        layer = model.get_submodule(self.layer)
-        layer.register_buffer("calls", torch.zeros(2))
-        layer.register_forward_pre_hook(self.count)
-
-    @staticmethod
-    def count(module: Any, inputs: Any) -> None:
-        module.calls.add_(1)
-
-
-class NotTheIdentity(Shift):
-    def add(self, model: Any, start: float = 0.5) -> None:
-        super().add(model, start)
-
-
-class ForgetsToDeclare(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
-        model.get_submodule(self.layer).bias.requires_grad_(True)
-        return attached
-
-
-class TrainsNothing(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
-        model.get_submodule(self.layer).shift.requires_grad_(False)
-        return attached
-
-
-class Wrapper(torch.nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.inner = model
-
-    def forward(self, **inputs: Any) -> Any:
-        return self.inner(**inputs)
-
-
-class HidesTheHead(Shift):
-    """In a wrapper that the core cannot look through: the head would stay random."""
-
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
-        return Attached(Wrapper(attached.model), frozenset(f"inner.{n}" for n in attached.trainable))
-
-
-class CutsTheHeadOff(Shift):
-    def add(self, model: Any, start: float = 0.0) -> None:
-        super().add(model, start)
-        model.classifier.register_forward_hook(
-            lambda module, inputs, _: torch.nn.functional.linear(*inputs, module.weight.detach(), module.bias)
-        )
-
-
-class TrainsInHalfPrecision(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
-        layer = model.get_submodule(self.layer)
-        layer.shift.data = layer.shift.data.half()
-        return attached
-
-
-class GroupsTwice(Shift):
-    def param_groups(self, model: Any, trainable: Any, learning_rate: float) -> list[dict[str, Any]]:
-        return super().param_groups(model, trainable, learning_rate) * 2
-
-
-class SavesTheBase(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        super().save(model, folder, name)
-        write_tensors(folder / "more.safetensors", {"weight": model.get_submodule(self.layer).weight})
-
-
-class SavesTheBaseTransposed(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        super().save(model, folder, name)
-        write_tensors(folder / "more.safetensors", {"weight": model.get_submodule(self.layer).weight.T})
-
-
-class SavesUnderTheBasesName(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        super().save(model, folder, name)
-        layer = model.get_submodule(self.layer)
-        write_tensors(folder / "more.safetensors", {f"model.{self.layer}.bias": layer.bias + layer.shift})
-
-
-class Pickles(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        super().save(model, folder, name)
-        torch.save({"shift": model.get_submodule(self.layer).shift}, folder / "adapter.bin")
-
-
-class SavesNothing(Shift):
-    layer = "model.layers.0.mlp.down_proj"
-
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-
-
-class LosesPrecision(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / "adapter.safetensors", {"shift": model.get_submodule(self.layer).shift.bfloat16()})
-
-
-class StillTrainsWhenLoaded(Shift):
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
-        loaded = super().load(model, folder, name)
-        loaded.get_submodule(self.layer).shift.requires_grad_(True)
-        return loaded
-
-
-class AttachesTwice(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        model.requires_grad_(False)
-        self.add(model)
-        return Attached(model, frozenset({f"{self.layer}.shift"}))
-
-
-class SpoilsTheFirst(Shift):
-    """Refuses the second attach only after it has changed the model."""
-
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        if hasattr(model.get_submodule(self.layer), "shift"):
-            model.get_submodule(self.layer).shift.data.add_(1)
-        return super().attach(model, options, facts, name)
-
-
-class FreezesTheFirst(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        model.requires_grad_(False)
-        return super().attach(model, options, facts, name)
-
-
-class MergesNothing(Shift):
-    def merge(self, model: Any, name: str = "default") -> Any:
-        return model
-
-
-class MergesWrongly(Shift):
-    def merge(self, model: Any, name: str = "default") -> Any:
-        model.get_submodule(self.layer).shift.data.zero_()
-        return model
-
-
-class RefusesWithoutReason(Shift):
-    def merge(self, model: Any, name: str = "default") -> Any:
-        raise NotMergeable("no")
-
-
-class IgnoresTheSeed(Shift):
-    starts = iter(range(1, 1000))
-
-    def add(self, model: Any, start: float = 0.0) -> None:
-        super().add(model, next(self.starts) / 10)
-
-
-class LearnsNothing(Shift):
-    def add(self, model: Any, start: float = 0.0) -> None:
-        super().add(model, start)
-        model.get_submodule(self.layer).shift.register_hook(torch.zeros_like)
-        model.classifier.register_forward_hook(lambda module, _, output: output * 0)
-
-
-class DependsOnTheBatch(Shift):
-    def add(self, model: Any, start: float = 0.0) -> None:
-        super().add(model, start)
-        model.get_submodule(self.layer).register_forward_hook(
-            lambda module, _, out: out + out.mean(0) if module.training else out
-        )
-
-
-class SkipsARow(Shift):
-    """Its gradient leaves out the first row of every micro-batch."""
-
-    def add(self, model: Any, start: float = 0.0) -> None:
-        super().add(model, start)
-        layer = model.get_submodule(self.layer)
-
-        def hook(module: Any, _: Any, output: Any) -> Any:
-            return torch.cat([output[:1].detach(), output[1:]]) if module.training else output
-
-        layer.register_forward_hook(hook)
-
-
-class StaysOff(Shift):
-    def disabled(self, model: Any) -> Any:
-        from contextlib import nullcontext
-
-        model.get_submodule(self.layer).shift.data.zero_()
-        return nullcontext()
-
-
-class CannotBeSwitchedOff(Shift):
-    def disabled(self, model: Any) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext()
-
+from pefttool.values import Problem
 
 #: The adapter, the check that catches it, and what it says.
 BROKEN: list[tuple[type[Shift], str, str]] = [
@@ -293,11 +61,22 @@ BROKEN: list[tuple[type[Shift], str, str]] = [
     (TrainsTheBase, "base_stays_as_it_was", r"the base's .*dense\.bias'\] changed in three steps"),
     (ChangesTheBase, "base_stays_as_it_was", r"the base's .*dense\.weight'\] changed in three steps"),
     (Drifts, "base_stays_as_it_was", r"calls'\] does not train, and changed"),
+    (HasAnIdlePart, "trains_without_alarm", r"no gradient reached 1 of the 4 parameters .* such as .*idle"),
+    (LearnsNothing, "trains_without_alarm", "a run would stop: no gradient reaches any of the 3 parameters that train"),
+    (
+        ChangesTheBase,
+        "trains_without_alarm",
+        r"a run would stop: 1 of the \d+ tensors of the frozen base .*dense\.weight",
+    ),
     (LearnsNothing, "loss_falls", "loss went from"),
     (IgnoresTheSeed, "same_seed_same_result", r"shift'\] differs between two runs"),
     (DependsOnTheBatch, "accumulation_changes_nothing", "the gradient of .* differs"),
     (SkipsARow, "accumulation_changes_nothing", "the gradient of .*shift differs|has a gradient in only one"),
     (LosesPrecision, "save_and_load_are_exact", "outputs differ by .* after save and load"),
+    (LosesTheGradientWhenLoaded, "save_and_load_are_exact", "the gradient of .*shift'.* differs after save and load"),
+    (SeesTheNeighbour, "packing_changes_nothing", "the loss is .* padded and packed rows"),
+    (ReadsTheWeight, "streaming_changes_nothing", "the loss is .* beside streamed weights"),
+    (ReadsTheWeight, "kernels_change_nothing", "the loss is .* quantised and dequantised weights"),
     (StillTrainsWhenLoaded, "save_and_load_are_exact", r"shift'\] still trains"),
     (SavesTheBase, "file_holds_no_base", r"'weight' is the base's .*dense\.weight"),
     (SavesTheBaseTransposed, "file_holds_no_base", r"'weight' is the base's .*dense\.weight"),
@@ -316,8 +95,9 @@ BROKEN: list[tuple[type[Shift], str, str]] = [
 
 @pytest.mark.parametrize(("broken", "check", "says"), BROKEN, ids=[broken.__name__ for broken, *_ in BROKEN])
 def test_a_broken_adapter_is_caught(broken: type[Shift], check: str, says: str) -> None:
-    with pytest.raises(ContractViolation, match=f"^adapter 'shift' on the tiny encoder: .*{says}"):
-        ADAPTER_CHECKS[check](AdapterCase(broken(), "encoder"))
+    quantizer = None if broken.quantizer is None else registries.build().quantizers[broken.quantizer]
+    with pytest.raises(ContractViolation, match=f"^adapter 'shift' on the tiny {broken.kind}.*: .*{says}"):
+        ADAPTER_CHECKS[check](AdapterCase(broken(), broken.kind, quantizer))
 
 
 def test_saving_no_tensors_is_caught() -> None:
@@ -332,6 +112,11 @@ def test_every_check_has_a_broken_adapter() -> None:
 @pytest.mark.parametrize("check", ADAPTER_CHECKS)
 def test_the_sound_one_passes(check: str) -> None:
     ADAPTER_CHECKS[check](AdapterCase(Shift(), "encoder"))
+
+
+@pytest.mark.parametrize("check", [name for name in ADAPTER_CHECKS if name.endswith("_nothing")])
+def test_and_on_a_quantised_decoder(check: str) -> None:
+    ADAPTER_CHECKS[check](AdapterCase(OnDecoders(), "decoder", registries.build().quantizers["nf4"]))
 
 
 class RefusesDecoders(Shift):

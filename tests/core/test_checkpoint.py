@@ -1,7 +1,11 @@
 """Checkpoints: the whole state comes back, and what is damaged or unfinished is never taken for one."""
 
+import hashlib
 import json
+import random
+from dataclasses import replace
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 
 from pefttool import checkpoint
 from pefttool.batches import Position
-from pefttool.checkpoint import Best, Progress
+from pefttool.checkpoint import Beside, Best, Live, Progress
 from pefttool.errors import RunError
 
 
@@ -32,15 +36,15 @@ class Training:
         self.optimizer.zero_grad()
 
     @property
-    def parts(self):
-        return dict(self.model.named_parameters()), self.optimizer, self.scheduler, self.scaler
+    def live(self):
+        return Live(dict(self.model.named_parameters()), self.optimizer, self.scheduler, self.scaler)
 
 
 def saved(folder, steps=3):
     training = Training()
     for _ in range(steps):
         training.step()
-    path = checkpoint.save(folder, Progress(steps, Position(1, 2), Best(2, 0.5, 1)), *training.parts)
+    path = checkpoint.save(folder, Progress(steps, Position(1, 2), Best(2, 0.5, 1)), training.live)
     return training, path
 
 
@@ -49,7 +53,7 @@ def test_training_goes_on_bit_for_bit(tmp_path):
     for _ in range(4):
         whole.step()
     resumed = Training(seed=9)
-    progress = checkpoint.load(path, *resumed.parts)
+    progress, _ = checkpoint.load(path, resumed.live)
     assert progress == Progress(3, Position(1, 2), Best(2, 0.5, 1))
     for _ in range(4):
         resumed.step()
@@ -65,16 +69,97 @@ def test_nothing_in_a_checkpoint_is_pickle(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["step-3"]
 
 
-@pytest.mark.parametrize("name", ["parameters.safetensors", "state.safetensors", "state.json", "manifest.json"])
-def test_a_flipped_byte_is_found_and_the_older_one_taken(tmp_path, name):
+FILES = ["parameters.safetensors", "state.safetensors", "state.json", "manifest.json", "COMPLETE"]
+
+
+def test_these_are_all_its_files(tmp_path):
+    _, path = saved(tmp_path)
+    assert sorted(f.name for f in path.iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_flipped_byte_is_found_and_the_older_one_taken(tmp_path, name):
     _, older = saved(tmp_path, steps=2)
     _, newer = saved(tmp_path, steps=5)
-    data = bytearray((newer / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (newer / name).write_bytes(data)
+    whole = (newer / name).read_bytes()
+    for at in {0, len(whole) // 3, len(whole) // 2, len(whole) - 1, *range(0, len(whole), 97)}:
+        data = bytearray(whole)
+        data[at] ^= 1 << at % 8
+        (newer / name).write_bytes(data)
+        path, skipped = checkpoint.newest(tmp_path)
+        assert path == older, at
+        assert len(skipped) == 1 and "step-5" in skipped[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_short_or_lost_is_found(tmp_path, name):
+    _, older = saved(tmp_path, steps=2)
+    _, newer = saved(tmp_path, steps=5)
+    whole = (newer / name).read_bytes()
+    for length in {0, 1, len(whole) // 2, len(whole) - 1}:
+        (newer / name).write_bytes(whole[:length])
+        assert checkpoint.newest(tmp_path)[0] == older, length
+    (newer / name).unlink()
     path, skipped = checkpoint.newest(tmp_path)
-    assert path == older
-    assert len(skipped) == 1 and "step-5" in skipped[0]
+    assert path == older and len(skipped) == 1
+
+
+def test_a_manifest_names_files_of_its_own_folder_only(tmp_path):
+    _, path = saved(tmp_path)
+    (tmp_path / "secret").write_text("x")
+    manifest = json.dumps({"../secret": hashlib.sha256(b"x").hexdigest()})
+    (path / "manifest.json").write_text(manifest)
+    (path / "COMPLETE").write_text(hashlib.sha256(manifest.encode()).hexdigest())
+    with pytest.raises(RunError, match=r"manifest\.json names '\.\./secret', expected a file of this folder"):
+        checkpoint.verify(path)
+
+
+def test_the_one_of_this_step_is_written_once_and_a_damaged_one_anew(tmp_path):
+    training, path = saved(tmp_path)
+    before = (path / "state.json").stat().st_mtime_ns
+    progress = Progress(3, Position(1, 2), Best(2, 0.5, 1))
+    assert checkpoint.save(tmp_path, progress, training.live) == path
+    assert (path / "state.json").stat().st_mtime_ns == before
+    (path / "state.json").write_text("{}")
+    checkpoint.save(tmp_path, progress, training.live)
+    checkpoint.verify(path)
+
+
+def test_the_oldest_go(tmp_path):
+    for steps in (9, 10, 11):
+        saved(tmp_path, steps=steps)
+    checkpoint.prune(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-11"]
+
+
+def test_every_generator_goes_on_where_it_was(tmp_path):
+    def draw():
+        return torch.rand(3).tolist(), random.random(), numpy.random.rand(3).tolist(), numpy.random.randn()
+
+    draw()
+    training, path = saved(tmp_path)
+    expected = draw()
+    draw()
+    checkpoint.load(path, training.live)
+    assert draw() == expected
+
+
+def test_what_lies_beside_comes_back(tmp_path):
+    training = Training()
+    beside = Beside(
+        best={"w": torch.arange(3)},
+        buffers={"mean": torch.ones(2, dtype=torch.bfloat16), "seen": torch.tensor(4)},
+        adapter={"ranks": [torch.tensor([1.5]), {"a": 1, "b": None}]},
+        identity={"data": "x", "packages": {"torch": "2"}},
+    )
+    progress = Progress(7, Position(2, 0), Best(5, 0.25, 2), False, {"loss": 0.1}, 2, 3)
+    path = checkpoint.save(tmp_path, progress, training.live, beside)
+    found, back = checkpoint.load(path, training.live)
+    assert found == progress
+    assert back.best["w"].equal(beside.best["w"]) and back.buffers["mean"].dtype == torch.bfloat16
+    assert back.buffers["seen"].equal(torch.tensor(4)) and back.buffers["seen"].shape == ()
+    assert back.adapter["ranks"][0].equal(torch.tensor([1.5])) and back.adapter["ranks"][1] == {"a": 1, "b": None}
+    assert back.identity == beside.identity == checkpoint.read(path)["identity"]
 
 
 def test_an_unmarked_folder_is_no_checkpoint(tmp_path):
@@ -82,14 +167,17 @@ def test_an_unmarked_folder_is_no_checkpoint(tmp_path):
     (path / "COMPLETE").unlink()
     assert checkpoint.newest(tmp_path)[0] is None
     with pytest.raises(RunError, match="not complete"):
-        checkpoint.load(path, *Training().parts)
+        checkpoint.load(path, Training().live)
 
 
 def test_other_parameters_are_refused(tmp_path):
     _, path = saved(tmp_path)
-    parameters, *rest = Training().parts
+    live = Training().live
     with pytest.raises(RunError, match="other parameters"):
-        checkpoint.load(path, {"x": next(iter(parameters.values()))}, *rest)
+        checkpoint.load(path, replace(live, parameters={"x": next(iter(live.parameters.values()))}))
+    narrower = {name: parameter[..., :1] for name, parameter in live.parameters.items()}
+    with pytest.raises(RunError, match="other parameters"):
+        checkpoint.load(path, replace(live, parameters=narrower))
 
 
 STATES = st.recursive(

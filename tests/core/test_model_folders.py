@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -200,3 +201,37 @@ def test_importing_the_module_is_cheap() -> None:
     code = "import sys, pefttool.hub; print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "last.ckpt", "model.bin", "it's $(here).pth"])
+def test_one_file_of_tensors_is_refused_with_the_command_that_converts_it(tmp_path: Path, name: str) -> None:
+    """The file's name comes from somebody else: the shell must not read it."""
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / name).write_bytes(b"a pickle")
+    with pytest.raises(ModelError) as caught:
+        hub.resolve(str(tmp_path), NO_SOURCES, weights=True)
+    command = str(caught.value).split("give the new folder: ")[1]
+    assert command == model_files.file_conversion_command(str(tmp_path), name)
+    assert "weights_only=True" in command and shlex.split(command)[-1] == name
+    assert shlex.split(command)[:3] == ["cd", str(tmp_path), "&&"]
+
+
+def test_what_a_trainer_leaves_is_no_base(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    for name in ("training_args.bin", "optimizer.pt", "rng_state.pth"):
+        (tmp_path / name).write_bytes(b"a pickle")
+    with pytest.raises(ModelError, match=r"neither model\.safetensors nor"):
+        hub.resolve(str(tmp_path), NO_SOURCES, weights=True)
+
+
+@pytest.mark.slow
+def test_the_command_for_one_file_converts(tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    torch.save({"state_dict": {"w": torch.ones(2, 3)}}, tmp_path / "last.ckpt")
+    with pytest.raises(ModelError) as caught:
+        hub.resolve(str(tmp_path), NO_SOURCES, weights=True)
+    command = str(caught.value).split("give the new folder: ")[1]
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True, capture_output=True)
+    assert hub.resolve(str(tmp_path), NO_SOURCES, weights=True).path == tmp_path

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pefttool import checkpoint, devices, optimisation
 from pefttool.attach import Adapted
 from pefttool.batches import Position
-from pefttool.checkpoint import Best, Progress
+from pefttool.checkpoint import Best, Live, Progress
 from pefttool.interfaces import Adapter
 from pefttool.memory import Recorder
 from pefttool.optimisation import make_optimizer
@@ -66,7 +66,7 @@ def saved(folder: Any, name: str, steps: int) -> tuple[Any, Any]:
         step(model, optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1.0)
     progress, scaler = Progress(steps, Position(), Best()), torch.amp.GradScaler("cpu", enabled=False)
-    checkpoint.save(folder, progress, dict(model.named_parameters()), optimizer, schedule, scaler)
+    checkpoint.save(folder, progress, Live(dict(model.named_parameters()), optimizer, schedule, scaler))
     return model, optimizer
 
 
@@ -77,7 +77,7 @@ def test_a_stored_state_goes_on_to_the_bit(tmp_path: Any, name: str) -> None:
     other, resumed = build(name, seed=9)
     schedule = torch.optim.lr_scheduler.LambdaLR(resumed, lambda s: 1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    checkpoint.load(tmp_path / "step-3", dict(other.named_parameters()), resumed, schedule, scaler)
+    checkpoint.load(tmp_path / "step-3", Live(dict(other.named_parameters()), resumed, schedule, scaler))
     assert [step(other, resumed) for _ in range(3)] == expected
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert a.equal(b)

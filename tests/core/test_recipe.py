@@ -163,6 +163,11 @@ def test_all_mistakes_at_once_each_with_its_key() -> None:
     assert len(found) == len(starts)
 
 
+def test_a_learning_rate_of_zero_is_refused() -> None:
+    for key in ("learning_rate", "head_learning_rate"):
+        assert only(GOOD, f"train.{key}=0") == f"train.{key}: 0 is not allowed: expected greater than 0"
+
+
 def test_an_unknown_key_that_belongs_into_a_section() -> None:
     line = only(GOOD, "epochs=3")
     assert line.startswith("epochs: unknown key: did you mean 'train.epochs'?") and "train" in line
@@ -294,9 +299,17 @@ def test_junk_text_is_yaml_or_refused(tmp_path_factory: pytest.TempPathFactory, 
 
 def test_documents_that_contain_themselves_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "loop.yaml"
-    path.write_text("model: m\ndata: {train: x}\nadapter: &a {name: alpha, targets: *a}\ntrain: &t {epochs: [*t]}\n")
-    found = complaints(recipes.read(path))
-    assert {line.partition(":")[0] for line in found} == {"adapter.targets", "train.epochs"}
+    path.write_text("model: m\ndata: {train: x}\nadapter: &a {name: alpha, targets: *a}\n")
+    with pytest.raises(UsageError, match=r"loop\.yaml:3 .*alias \*a.*write the value out"):
+        recipes.read(path)
+
+
+def test_a_document_given_by_a_program_may_hold_one_value_twice() -> None:
+    shared = ["q_proj"]
+    first = resolve({**GOOD, "adapter": {"name": "alpha", "targets": shared}})
+    text = recipes.yaml_text.dump({"a": shared, "b": shared})
+    assert "&" not in text and recipes.yaml_text.load(text) == {"a": ["q_proj"], "b": ["q_proj"]}
+    assert first.adapter_options.targets == shared
 
 
 def test_a_huge_value_is_shown_short() -> None:

@@ -14,9 +14,12 @@ from safetensors.torch import load_file
 from tiny_loop import build, equal, weights
 from torch import nn
 
-from pefttool import events, rehearsal
+from pefttool import Facts, events, packing, rehearsal
+from pefttool.base import Base
 from pefttool.batches import Batches
-from pefttool.errors import RunError
+from pefttool.errors import RunError, UsageError
+from pefttool.settings import TrainSettings
+from pefttool.values import Loss
 
 
 def trained(folder: Path, packed: bool, rehearse: bool, optimizer: str) -> Any:
@@ -105,18 +108,18 @@ def test_too_little_memory_shows_at_once(tmp_path: Path) -> None:
 
 
 def test_too_little_disk_shows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exactly what is needed is enough: the adapter, and what six checkpoints hold."""
+    """Exactly what is needed is enough: the adapter, and what three checkpoints hold: two are kept."""
     loop = build(tmp_path, True, rehearse=True, checkpoint_every=1)
     trained_bytes = sum(p.nbytes for p in loop.parameters.values())
     state = 2 * trained_bytes + 4 * len(loop.parameters)
-    needed = trained_bytes + 6 * (trained_bytes + state)
+    needed = trained_bytes + 3 * (trained_bytes + state)
     for free in (needed, needed - 1):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         if free == needed:
             rehearsal.rehearse(loop, loop.adapted.model)
             continue
         with pytest.raises(
-            RunError, match=r"the adapter and 6 checkpoints need .* raise train\.checkpoint_every \(1\)"
+            RunError, match=r"the adapter and 3 checkpoints need .* raise train\.checkpoint_every \(1\)"
         ):
             loop.run()
     assert not list(tmp_path.iterdir()) and not loop.emit.of(events.StepDone)
@@ -146,3 +149,62 @@ def test_statistics_of_training_are_put_back(tmp_path: Path) -> None:
         assert not norm.running_mean.equal(before["running_mean"])
         raise KeyError
     assert equal(dict(norm.named_buffers()), before) and equal(weights(loop), start)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_rows_that_depend_on_their_company_are_told(tmp_path: Path, packed: bool) -> None:
+    """Padded here; where rows are packed, the run asks before it packs them (below)."""
+    sound, spoilt, alone = (build(tmp_path, packed, rehearse=True, batch_size=n) for n in (4, 4, 1))
+    for loop in (spoilt, alone):
+        loop.plan.task.loss = company(loop.plan.task.loss, 1.01)
+    for loop in (sound, spoilt, alone):
+        loop.run()
+    told = [[e.text for e in loop.emit.of(events.Notice) if e.level == "warning"] for loop in (sound, spoilt, alone)]
+    assert told[0] == told[2] == []
+    if not packed:
+        (text,) = told[1]
+        assert (
+            text.startswith("two rows padded to one length have a loss of") and "use train.batch_size=1, with" in text
+        )
+
+
+def company(loss: Any, factor: float) -> Any:
+    """A loss that is larger, in evaluation, where more than one row is in the batch."""
+
+    def larger(model: Any, batch: Any, setting: Any) -> Any:
+        found = loss(model, batch, setting)
+        rows = len(batch["lengths"]) if "lengths" in batch else len(batch["input_ids"])
+        return Loss(found.sum * (factor if rows > 1 else 1.0), found.weight)
+
+    return larger
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.001, 0.999])
+def test_rows_are_packed_only_where_their_loss_stays_what_it_is(tmp_path: Path, factor: float) -> None:
+    loop = build(tmp_path, False)
+    plan, task = loop.plan, loop.plan.task
+    task.loss = company(task.loss, factor)  # type: ignore[method-assign]
+    base = Base(loop.adapted.model, loop.base.processor, loop.base.setting, Facts(architecture=""), None)  # type: ignore[arg-type]
+    asked: Any = SimpleNamespace(**{**vars(plan), "may_pack": True})
+    asked.recipe = SimpleNamespace(train=TrainSettings())
+    settled, reason = packing.settle(asked, base, base.model, loop.data)
+    assert settled.setting.packing == (factor == 1.0) and (reason is None) == (factor == 1.0)
+    if reason is not None:
+        assert reason.startswith("batches are padded, not packed: two rows packed one behind another have a loss of")
+        asked.recipe = SimpleNamespace(train=TrainSettings(packing=True))
+        with pytest.raises(UsageError, match=r"train\.packing: two rows packed .* each alone; drop it"):
+            packing.settle(asked, base, base.model, loop.data)
+
+
+def test_a_trained_token_that_is_lost_in_packing_is_found(tmp_path: Path) -> None:
+    loop = build(tmp_path, True)
+    loss = loop.plan.task.loss
+
+    def lossy(model: Any, batch: Any, setting: Any) -> Any:
+        found = loss(model, batch, setting)
+        return Loss(found.sum, found.weight - len(batch.get("lengths", ())) + 1)
+
+    plan: Any = loop.plan
+    plan.task.loss = lossy
+    found = packing.compare(plan, loop.base, loop.adapted.model, loop.data.examples, loop.base.setting)
+    assert found is not None and "two rows packed one behind another have" in found and "trained tokens" in found

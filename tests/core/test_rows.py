@@ -89,7 +89,7 @@ def test_a_path_goes_before_a_source(fake: Registry, tmp_path: Path, monkeypatch
 def test_data_that_is_nowhere_is_named(fake: Registry, reference: str) -> None:
     with pytest.raises(DataError, match="no such file or folder") as caught:
         rows.resolve(reference, fake)
-    assert repr(reference) in str(caught.value)
+    assert repr(reference)[:20].rstrip("'") in str(caught.value) and "give the path" in str(caught.value)
     assert "unknown source" not in str(caught.value), "a drive letter was taken for a source"
 
 

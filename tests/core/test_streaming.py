@@ -76,6 +76,19 @@ def test_every_tensor_of_every_block_arrives(file: PackedFile, kind: str, ahead:
         assert all(torch.equal(found[name], tensor) for name, tensor in tensors(block).items())
 
 
+@pytest.mark.parametrize("kind", ["views", "copies"])
+def test_what_is_written_to_a_block_goes_with_it(file: PackedFile, kind: str) -> None:
+    """A base that is streamed cannot be changed for longer than a block is held; its file not at all."""
+    host, made, before = Mapped(file, SECTIONS), Slots(SECTIONS, 1), file.path.read_bytes()
+    made.lane = Views(host) if kind == "views" else Copies(SECTIONS, host, torch.device("cpu"), made.most)
+    for tensor in made.tensors(0).values():
+        tensor.zero_()
+    for block in (1, 2, 3):
+        made.tensors(block)
+    assert all(torch.equal(made.tensors(0)[name], tensor) for name, tensor in tensors(0).items())
+    assert file.path.read_bytes() == before
+
+
 @pytest.mark.parametrize("inference", [False, True])
 def test_a_saved_tensor_of_a_buffer_that_was_used_again_raises(inference: bool) -> None:
     made = slots(None)

@@ -83,10 +83,13 @@ def test_what_a_run_would_refuse_is_said(tmp_path: Path) -> None:
 
 def test_rows_on_both_sides_are_said_first(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", GOOD)
-    held_out = write(tmp_path / "eval.jsonl", GOOD[:2])
+    new = [{"text": f"another {i}", "label": "bad"} for i in range(2)]
+    held_out = write(tmp_path / "eval.jsonl", [*GOOD[:2], *new])
     result = check(train, "--eval-data", held_out)
     assert result.exit_code == 0
-    assert "2 held-out rows are among the training rows too" in result.output.splitlines()[1]
+    assert "2 of 4 held-out rows are among the training rows too" in result.output.splitlines()[1]
+    result = check(train, "--eval-data", write(tmp_path / "eval.jsonl", GOOD[:2]))
+    assert result.exit_code == 1 and "data.eval: 2 of 2 held-out rows are among the training rows too" in result.output
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """The loop on a toy: what is delivered, when it stops, and that accumulation never changes the objective."""
 
+import errno
 import math
+import os
+import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pefttool import events, train
+from pefttool import durable, events, keeping, train
 from pefttool.attach import Adapted
 from pefttool.batches import encode
-from pefttool.errors import RunError
+from pefttool.errors import Interrupted, RunError
 from pefttool.interfaces import Adapter, Task
 from pefttool.optimisation import make_optimizer, make_schedule
 from pefttool.settings import TrainSettings
@@ -87,10 +90,11 @@ class Recorder:
 ACCELERATOR = SimpleNamespace(
     num_processes=1, process_index=0, is_main_process=True, no_sync=lambda model: nullcontext()
 )
-CPU = SimpleNamespace(device="cpu", autocast=None, grad_scaler=False)
+CPU = SimpleNamespace(device="cpu", dtype="float32", autocast=None, grad_scaler=False)
 
 
 def fit(tmp_path, held_out=(), stop_at=None, at_step=None, rows=None, **settings):
+    tmp_path.mkdir(exist_ok=True)
     torch.manual_seed(0)
     model = torch.nn.Linear(1, 1)
     task, adapter, emit = Line(), Whole(), Recorder(dict(at_step or {}))
@@ -181,6 +185,119 @@ def test_the_first_loss_that_is_not_finite_stops_the_run(tmp_path):
             fit(tmp_path, rows=rows, rehearse=rehearse)
 
 
+NAN, GOOD = float("nan"), [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1}, "rows.jsonl", i + 1) for i in range(7)]
+BAD = Row({"x": NAN, "y": 1, "n": 1}, "rows.jsonl", 8)
+
+
+def test_a_step_that_is_not_finite_is_named_with_its_rows(tmp_path):
+    with pytest.raises(
+        RunError, match=r"step \d: the loss is not finite .* with .*rows\.jsonl:8.*: mend the rows, .*skip"
+    ):
+        fit(tmp_path, rows=[*GOOD, BAD], rehearse=False)
+    with pytest.raises(
+        RunError, match=r"not finite \(loss nan, .*\) with rows\.jsonl:8: mend"
+    ):  # accumulated: its part
+        fit(tmp_path, rows=[*GOOD, BAD], rehearse=False, batch_size=1, gradient_accumulation=4)
+
+
+def test_such_steps_can_be_left_out(tmp_path):
+    """As if there were none: the steps between them are those of a run without, to the bit."""
+    run = fit(
+        tmp_path, rows=[*GOOD, BAD], non_finite="skip", epochs=2, batch_size=1, scheduler="constant", keep_best=False
+    )
+    told = [e for e in run.emit.of(events.Notice) if "left out" in e.text and e.text.startswith("step")]
+    assert [e.level for e in told] == ["warning"] * 2 and all("rows.jsonl:8" in e.text for e in told)
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+    losses = [e.loss for e in run.emit.of(events.StepDone)]
+    assert len(losses) == 16 and sum(math.isnan(loss) for loss in losses) == 2
+    left_out = {e.step for e in told}
+    order = train.Batches((1,) * 8, 1, 1, 0).steps()
+    parameter = torch.nn.Linear(1, 1)
+    torch.manual_seed(0)
+    parameter.reset_parameters()
+    optimizer = torch.optim.AdamW(parameter.parameters(), lr=0.05, weight_decay=0.0, fused=True)
+    for step in range(1, 17):
+        _, [[i]] = next(order)
+        if step not in left_out:
+            values = GOOD[i].values
+            loss = (parameter(torch.tensor([[values["x"]]])) - values["y"]).pow(2).sum()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert torch.equal(parameter.weight, run.model.weight) and torch.equal(parameter.bias, run.model.bias)
+
+
+def test_too_many_of_them_in_a_row_stop_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"step 3: the loss is not finite .*, as in the 3 steps before: lower"):
+        fit(tmp_path, rows=[BAD], non_finite="skip", epochs=9)
+
+
+def test_statistics_of_a_step_that_is_left_out_are_put_back():
+    from pefttool.non_finite import NonFinite
+    from pefttool.optimisation import StepResult
+
+    norm, told = torch.nn.BatchNorm1d(2), []
+    policy = NonFinite(norm.train(), [BAD], TrainSettings(non_finite="skip"), 0, told.append)
+    before = norm.running_mean.clone()
+    policy.begin()
+    norm(torch.full((4, 2), NAN))
+    assert norm.running_mean.isnan().all()
+    policy.judge(StepResult(NAN, NAN, 1.0, skipped=True, culprit=0), "step 1", [[0]], 1, False)
+    assert torch.equal(norm.running_mean, before) and norm.num_batches_tracked == 0 and "rows.jsonl:8" in told[0]
+
+
+def test_scaled_gradients_may_overflow_and_losses_may_not():
+    from pefttool.non_finite import MOST_SCALED_STEPS, NonFinite
+    from pefttool.optimisation import StepResult
+
+    told = []
+    policy = NonFinite(torch.nn.Linear(1, 1), [BAD], TrainSettings(), 0, told.append)
+    overflow = StepResult(1.0, math.inf, 1.0, skipped=True)
+    for _ in range(MOST_SCALED_STEPS):
+        policy.judge(overflow, "step 1", [[0]], 1, True)
+    with pytest.raises(RunError, match="21 steps in a row had gradients that are not finite"):
+        policy.judge(overflow, "step 21", [[0]], 1, True)
+    with pytest.raises(RunError, match="the loss is not finite"):
+        policy.judge(StepResult(math.inf, math.inf, 1.0, skipped=True, culprit=0), "step 1", [[0]], 1, True)
+    assert told == []
+
+
+def test_a_step_without_a_trained_token_stops_the_run(tmp_path, monkeypatch):
+    """Its rows announced some."""
+    nothing = lambda self, model, batch, setting: Loss(0 * model(batch["x"][:, None]).sum(), torch.tensor(0))  # noqa: E731
+    monkeypatch.setattr(Line, "loss", nothing)
+    with pytest.raises(
+        RunError, match=r"step 1: no token or label of this step is trained, and .* were announced: task 'line'"
+    ):
+        fit(tmp_path, rehearse=False)
+
+
+def test_a_loss_without_a_gradient_stops_the_run(tmp_path, monkeypatch):
+    loss = Line.loss
+
+    def cut_off(self, model, batch, setting):
+        found = loss(self, model, batch, setting)
+        return Loss(found.sum.detach(), found.weight)
+
+    monkeypatch.setattr(Line, "loss", cut_off)
+    with pytest.raises(RunError, match="step 1: the loss of task 'line' does not depend on anything that trains"):
+        fit(tmp_path, rehearse=False)
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(1, 1), (0.9, 1), (5, 1)])
+def test_a_learning_rate_of_zero_all_along_stops_the_run(tmp_path, warmup, steps):
+    with pytest.raises(RunError, match=r"the learning rate is 0 in all 1 steps: train\.warmup=\S+ leaves none"):
+        fit(tmp_path, warmup=warmup, max_steps=steps)
+    assert fit(tmp_path, warmup=warmup, max_steps=2).result.steps == 2
+
+
+def test_an_adapter_without_a_rate_stops_the_run(tmp_path, monkeypatch):
+    groups = lambda self, model, trainable, rate: [{"params": list(model.parameters()), "lr": 0.0}]  # noqa: E731
+    monkeypatch.setattr(Whole, "param_groups", groups)
+    with pytest.raises(RunError, match=r"gives all its parameters a learning rate of 0"):
+        fit(tmp_path)
+
+
 def test_checkpoints_every_n_steps(tmp_path):
     fit(tmp_path, checkpoint_every=5)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-5"]
@@ -239,23 +356,54 @@ def test_decay_spares_biases_and_heads_have_their_own_rate():
     assert {n: found[id(p)] for n, p in model.named_parameters()} == wanted
 
 
-def test_the_first_ctrl_c_saves_what_was_learnt_and_the_second_aborts(tmp_path):
-    import os
-    import signal
-
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)])
+def test_the_first_signal_ends_with_a_checkpoint_and_the_second_at_once(tmp_path, number, name, code):
     def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
 
-    before = signal.default_int_handler  # whatever a shell made of it for a process in its background
-    inherited = signal.signal(signal.SIGINT, before)
+    def handler(number, frame):
+        raise KeyboardInterrupt
+
+    inherited = signal.signal(number, handler)
     try:
-        run = fit(tmp_path, at_step={3: lambda: os.kill(os.getpid(), signal.SIGINT)})
-        assert run.result.steps == 3 and run.result.reason == "stopped: Ctrl-C"
-        assert len(run.emit.of(events.Evaluated)) == 1
-        assert signal.getsignal(signal.SIGINT) is before
+        with pytest.raises(Interrupted, match=f"{name} after step 3, with a checkpoint: go on with `pefttool") as found:
+            fit(tmp_path, at_step={3: lambda: os.kill(os.getpid(), number)})
+        assert found.value.exit_code == code
+        assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-3"]
+        assert signal.getsignal(number) is handler
         with pytest.raises(KeyboardInterrupt):
-            fit(tmp_path, at_step={2: twice})
-        assert signal.getsignal(signal.SIGINT) is before
+            fit(tmp_path / "other", at_step={2: twice})
+        assert signal.getsignal(number) is handler
     finally:
-        signal.signal(signal.SIGINT, inherited)
+        signal.signal(number, inherited)
+
+
+def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
+
+    def later():
+        now[0] += 50
+
+    saved = fit(tmp_path, checkpoint_minutes=2, keep_checkpoints=9, at_step={i: later for i in range(1, 13)})
+    assert [e.step for e in saved.emit.of(events.Saved)] == [4, 8, 12]
+    assert not fit(tmp_path / "b", checkpoint_minutes=None, at_step={3: later}).emit.of(events.Saved)
+
+
+def test_a_disk_that_is_full_ends_no_run(tmp_path, monkeypatch):
+    write, calls = durable.write, []
+
+    def full(path, content):
+        calls.append(path)
+        if "step-4" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(durable, "write", full)
+    run = fit(tmp_path, checkpoint_every=2, keep_checkpoints=9)
+    (notice,) = [e.text for e in run.emit.of(events.Notice) if "checkpoint" in e.text]
+    assert notice.startswith("the checkpoint of step 4 cannot be written (No space left on device): the run goes on")
+    assert notice.endswith("its newest checkpoint: step 2")
+    found = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert found == ["step-10", "step-12", "step-2", "step-6", "step-8"] and run.result.steps == 12

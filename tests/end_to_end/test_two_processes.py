@@ -11,6 +11,8 @@ import torch
 from real_run import CLASSIFY, ENVIRONMENT, EXACT, Finished, run
 from safetensors.torch import load_file
 
+from pefttool import registry as registries
+
 #: 10 steps of 8 rows; an epoch's last step has fewer micro-batches than ranks. No dropout: each rank draws its own.
 SHARED = (
     *(*CLASSIFY, *EXACT, "-o", "data.max_train_rows=68", "-o", "data.max_eval_rows=16"),
@@ -18,7 +20,7 @@ SHARED = (
 )
 
 
-@pytest.mark.parametrize("adapter", ["full", "head", "lora", "prefix"])
+@pytest.mark.parametrize("adapter", registries.build().adapters)
 def test_two_processes_equal_one(adapter: str, tmp_path: Path, no_dropout: Path) -> None:
     arguments = ("--adapter", adapter, "--model", str(no_dropout), "--data", "example:movie-snippets", *SHARED)
     one = run(tmp_path / "one", *arguments, "-o", "train.gradient_accumulation=2")
@@ -38,6 +40,8 @@ def test_two_processes_equal_one(adapter: str, tmp_path: Path, no_dropout: Path)
     finished = Finished(two, {})
     assert finished.json("environment.json")["world_size"] == 2
     assert [e["type"] for e in finished.events].count("TrainStarted") == 1
+    steps = [[(e["loss"], e["grad_norm"]) for e in f.events if e["type"] == "StepDone"] for f in (one, finished)]
+    assert len(steps[0]) == 10 and steps[0] == [pytest.approx(step, rel=1e-5) for step in steps[1]]
     names = sorted(p.name for p in (two / "adapter").glob("*.safetensors"))
     assert names == sorted(p.name for p in (one.folder / "adapter").glob("*.safetensors")) != []
     for name in names:

@@ -56,6 +56,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("llama", "chat", "head", PADDED),
         ("llama", "causal-lm", "head", LAST),
         ("llama", "causal-lm", "full", LAST),
+        ("llama", "causal-lm", "lora", {"adapter__target_modules": ["*.layers.2.*"]}),
+        ("bert", CLASSIFY, "lora", {"adapter__target_modules": ["*.layer.2.*"]}),
         ("llama", "chat", "full", {**LAST, **PADDED}),
         ("gpt2", "causal-lm", "full", {**LAST, "train__batch_tokens": 120}),
         ("gpt2", "chat", "head", PADDED),

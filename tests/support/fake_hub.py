@@ -181,7 +181,7 @@ from pefttool.errors import PefttoolError
 reports = []
 try:
     found = hub.resolve(sys.argv[1], SimpleNamespace(sources={}), weights=sys.argv[2] == "weights",
-                        progress=lambda *report: reports.append(report))
+                        code=sys.argv[2] == "code", progress=lambda *report: reports.append(report))
     print(json.dumps({"path": str(found.path), "id": found.id, "revision": found.revision,
                       "notices": found.notices, "reference": found.reference, "reports": reports}))
 except PefttoolError as error:

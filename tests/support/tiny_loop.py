@@ -75,7 +75,13 @@ def rows(count: int, longest: int = 17) -> list[dict[str, Any]]:
 
 
 def build(
-    folder: Path, packed: bool, dropout: float = 0.0, count: int = 24, scaled: bool = False, **settings: Any
+    folder: Path,
+    packed: bool,
+    dropout: float = 0.0,
+    count: int = 24,
+    scaled: bool = False,
+    resume: Path | None = None,
+    **settings: Any,
 ) -> train.Loop:
     """A loop over `count` rows; `loop.run()` trains. `loop.emit` is an Emitter, `loop.plan.task` a Noting."""
     torch.manual_seed(0)
@@ -99,7 +105,7 @@ def build(
         recipe=SimpleNamespace(train=chosen),
         task=Noting(),
         adapter=adapter,
-        choice=SimpleNamespace(device="cpu", autocast=None, grad_scaler=scaled),
+        choice=SimpleNamespace(device="cpu", dtype="float32", autocast=None, grad_scaler=scaled),
         facts=SimpleNamespace(parameters=0),
         base_is_mapped=False,
     )
@@ -108,7 +114,7 @@ def build(
     data, held_out = (Encoded(tuple(rows(n)), (Row({}),) * n, ()) for n in (count, 7))
     emit: Any = Emitter()
     accelerator: Any = ALONE
-    return train.Loop(plan, base, adapted, data, held_out, emit, accelerator, folder)
+    return train.Loop(plan, base, adapted, data, held_out, emit, accelerator, folder, resume=resume)
 
 
 def weights(loop: train.Loop) -> dict[str, Tensor]:

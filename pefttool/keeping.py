@@ -1,0 +1,118 @@
+"""When the loop's state is written, what of it, and how a run goes on from it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from pefttool import checkpoint, random_state
+from pefttool.checkpoint import Beside, Live, Progress
+from pefttool.errors import Interrupted, RunError
+from pefttool.events import Notice, Resumed, Saved
+from pefttool.rehearsal import STATISTIC
+from pefttool.run_folder import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pefttool.train import Loop
+
+
+class Keeper:
+    """Of one loop. Rank 0 writes; every rank must call `save`, `interrupted` and `restore` when one does."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.folder = loop.folder / CHECKPOINTS
+        self.newest: int | None = None
+        self._saved = time.monotonic()
+        #: As the base was loaded: what differs from them later is written.
+        self._buffers = {name: buffer.clone() for name, buffer in self._statistics().items()}
+
+    @property
+    def overdue(self) -> bool:
+        """By this rank's clock; only rank 0's counts."""
+        minutes = self.loop.settings.checkpoint_minutes
+        timed = minutes is not None and self.loop.accelerator.is_main_process
+        return timed and time.monotonic() - self._saved >= 60 * (minutes or 0)
+
+    def live(self) -> Live:
+        return Live(self.loop.parameters, self.loop.optimizer, self.loop.scheduler, self.loop.scaler)
+
+    def save(self, progress: Progress) -> bool:
+        """A checkpoint of this step; False, and a notice, where the disk fails: the run goes on."""
+        loop = self.loop
+        random = random_state.of_ranks(loop.accelerator)
+        self._saved = time.monotonic()
+        if not loop.accelerator.is_main_process:
+            return True
+        progress = Progress(
+            progress.step,
+            progress.position,
+            loop.best,
+            progress.evaluated,
+            dict(loop.metrics),
+            loop.halvings,
+            loop.non_finite.in_a_row,
+        )
+        beside = Beside(
+            best=loop.best_parameters if loop.best.step != progress.step else {},
+            buffers={n: b for n, b in self._statistics().items() if not b.equal(self._buffers.get(n, b))},
+            adapter=loop.plan.adapter.training_state(loop.adapted.model),
+            random=random,
+            identity=loop.identity(),
+        )
+        try:
+            path = checkpoint.save(self.folder, progress, self.live(), beside)
+        except OSError as error:
+            known = f"step {self.newest}" if self.newest is not None else "none"
+            what = f"the checkpoint of step {progress.step} cannot be written ({error.strerror or error})"
+            text = f"{what}: the run goes on; make room; its newest checkpoint: {known}"
+            loop.emit(Notice(text=text, level="warning"))
+            return False
+        self.newest = progress.step
+        checkpoint.prune(self.folder, loop.settings.keep_checkpoints)
+        loop.emit(Saved(path=str(path), what="checkpoint"))
+        return True
+
+    def interrupted(self, progress: Progress) -> NoReturn:
+        """End the run after a signal, so that it can go on. Raises Interrupted."""
+        saved, name, number = self.save(progress), self.loop.heard.name, self.loop.heard.number or 0
+        if not number:  # another rank's
+            name, number = "a signal", 2
+        folder = self.loop.folder
+        if saved or self.newest is not None:
+            at = f"after step {progress.step}, with a checkpoint" if saved else f"after step {progress.step}"
+            raise Interrupted(f"{name} {at}: go on with `pefttool resume {folder}`", number)
+        raise Interrupted(f"{name} after step {progress.step}, and no checkpoint could be written: start again", number)
+
+    def restore(self) -> Progress:
+        """Put the checkpoint's state into the loop. Raises RunError where it does not fit."""
+        import torch
+
+        loop = self.loop
+        assert loop.resume is not None
+        progress, beside = checkpoint.load(loop.resume, self.live(), loop.accelerator.process_index)
+        buffers = self._statistics()
+        unknown = sorted(set(beside.buffers) - set(buffers))
+        if unknown:
+            raise RunError(f"checkpoint {loop.resume} holds {unknown[0]!r}, which this model lacks: restore the base")
+        with torch.no_grad():
+            for name, value in beside.buffers.items():
+                buffers[name].copy_(value)
+        loop.plan.adapter.restore_training_state(loop.adapted.model, beside.adapter)
+        loop.best, loop.metrics = progress.best, progress.metrics
+        loop.halvings, loop.non_finite.in_a_row = progress.halvings, progress.skipped
+        loop.watch.resumed(progress.step)
+        loop.best_parameters = dict(beside.best)
+        if not beside.best and loop.settings.keep_best and progress.best.step == progress.step < loop.total_steps:
+            loop.best_parameters = {name: p.detach().to("cpu", copy=True) for name, p in loop.parameters.items()}
+        self.newest = progress.step
+        loop.emit.step = progress.step
+        loop.emit(Resumed(checkpoint=str(loop.resume)))
+        return progress
+
+    def _statistics(self) -> dict[str, Tensor]:
+        """Buffers that may be statistics of training (BatchNorm's), by their size: not a quantised base's."""
+        buffers = self.loop.adapted.model.named_buffers()
+        return {name: b for name, b in buffers if b.numel() <= STATISTIC and not b.is_meta}

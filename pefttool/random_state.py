@@ -1,0 +1,80 @@
+"""The state of every random generator that training may draw from, as text: no pickle, and ranks can exchange it."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+
+def seed(number: int) -> None:
+    """All of them: what a plugin draws from Python or NumPy is a part of the run as much as PyTorch's draws."""
+    import numpy
+    import torch
+
+    torch.manual_seed(number)
+    random.seed(number)
+    numpy.random.seed(number)
+
+
+def capture() -> str:
+    """PyTorch's (of the CPU and of each CUDA device), Python's and NumPy's, as JSON."""
+    import numpy
+    import torch
+
+    drawn: Any = numpy.random.get_state(legacy=True)
+    name, keys, position, has_gauss, gauss = drawn
+    version, internal, following = random.getstate()
+    return json.dumps(
+        {
+            "cpu": _text(torch.get_rng_state()),
+            "cuda": [_text(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+            "python": [version, list(internal), following],
+            "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+        }
+    )
+
+
+def restore(text: str) -> None:
+    """Put back what `capture` found. CUDA's only where there are as many devices as there were."""
+    import numpy
+    import torch
+
+    state: dict[str, Any] = json.loads(text)
+    torch.set_rng_state(_tensor(state["cpu"]))
+    if state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all([_tensor(part) for part in state["cuda"]])
+    version, internal, following = state["python"]
+    random.setstate((version, tuple(internal), following))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, gauss))
+
+
+def of_ranks(accelerator: Accelerator) -> list[str]:
+    """`capture` of every process, in the order of ranks: all of them must call it."""
+    own = capture()
+    if accelerator.num_processes == 1:
+        return [own]
+    import torch
+
+    device = accelerator.device
+    data = torch.frombuffer(bytearray(own.encode()), dtype=torch.uint8).to(device)
+    sizes: list[int] = accelerator.gather(torch.tensor([len(data)], device=device)).tolist()
+    padded = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
+    padded[: len(data)] = data
+    found: Tensor = accelerator.gather(padded).cpu().view(len(sizes), -1)
+    return [bytes(found[rank, :size].tolist()).decode() for rank, size in enumerate(sizes)]
+
+
+def _text(state: Tensor) -> str:
+    return bytes(state.tolist()).hex()
+
+
+def _tensor(text: str) -> Tensor:
+    import torch
+
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)

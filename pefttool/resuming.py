@@ -1,0 +1,95 @@
+"""What a run depends on besides its own checkpoint: written into every one, and compared before a run goes on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pefttool import artefacts, checkpoint, run_folder
+from pefttool import recipe as recipes
+from pefttool.corpus import Corpus
+from pefttool.errors import Refused
+from pefttool.fingerprint import weight_files
+from pefttool.plan import Plan
+from pefttool.recipe import Recipe
+from pefttool.registry import Registry
+from pefttool.validation import short
+
+ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A run to go on with: where, from which checkpoint, and what its own identity was."""
+
+    folder: Path
+    checkpoint: Path
+    skipped: tuple[str, ...] = ()
+    allow_changed: bool = False
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find(folder: Path, registry: Registry, allow_changed: bool = False) -> tuple[Resume, Recipe]:
+    """The run of this folder and its recipe. Raises UsageError or Refused where it cannot be gone on with."""
+    newest, skipped = run_folder.to_resume(folder)
+    identity = checkpoint.read(newest)["identity"]
+    resolved = recipes.resolve(recipes.read(folder / run_folder.RECIPE), registry)
+    return Resume(folder, newest, skipped, allow_changed, identity), resolved
+
+
+def identity(plan: Plan, rows: Corpus, processes: int, skip_bad_rows: bool) -> dict[str, Any]:
+    """Everything that decides on a run's numbers, as plain values."""
+    import torch
+
+    registry, quantizer = plan.registry, plan.quantizer
+    owners = {
+        plan.adapter.name: registry.adapters.owner(plan.adapter.name),
+        plan.task.name: registry.tasks.owner(plan.task.name),
+        **({quantizer.name: registry.quantizers.owner(quantizer.name)} if quantizer else {}),
+    }
+    return {
+        "recipe": plan.recipe.as_document(),
+        "data": rows.sha256,
+        "base": weight_files(plan.model.path),
+        "python": platform.python_version(),
+        "packages": {name: artefacts.package_version(name) for name in artefacts.PACKAGES},
+        "plugins": {name: f"{owner.distribution} {owner.version}" for name, owner in owners.items()},
+        "device": plan.choice.device,
+        "dtype": plan.choice.dtype,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "skip_bad_rows": skip_bad_rows,
+    }
+
+
+def check(resume: Resume, now: Mapping[str, Any]) -> list[str]:
+    """What differs from when the checkpoint was written, a line each, where the user allowed that.
+
+    Raises Refused with every difference where not: the run would not end where it would have ended.
+    """
+    found = [f"{key}: {_say(then)} then, {_say(value)} now" for key, then, value in differences(resume.identity, now)]
+    if found and not resume.allow_changed:
+        raise Refused([*found, f"{resume.folder} would not go on as it began: undo that, or add --allow-changed"])
+    return found
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key, value then, value now) of each key whose value is another; ABSENT where there is none."""
+    for key in dict.fromkeys((*then, *now)):
+        old, new = then.get(key, ABSENT), now.get(key, ABSENT)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}", old, new
+
+
+def _say(value: Any) -> str:
+    return "nothing" if value is ABSENT else value[:12] if _is_hash(value) else short(value)
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")

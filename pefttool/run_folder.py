@@ -1,0 +1,104 @@
+"""Whose a run folder is and how far it got: one command at a time, started over, gone on with, or left alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pefttool import checkpoint
+from pefttool.errors import UsageError
+
+RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS = (
+    "recipe.yaml",
+    "plan.json",
+    "environment.json",
+    "events.jsonl",
+    "metrics.json",
+    "adapter",
+    "bad_rows.jsonl",
+)
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
+#: What a run writes, beside hidden files that it works in: a folder that holds anything else is not only a run's.
+OURS = {RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECKPOINTS}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other command works in this folder meanwhile. The lock ends with the process, however that ends.
+
+    Raises UsageError where another has it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(
+            f"{folder} is in use by another pefttool command: wait until that ends, or choose another --out"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"out: {folder} cannot be written: {error.strerror}; choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_finished(folder: Path) -> bool:
+    """Metrics are written last."""
+    return (folder / METRICS).is_file()
+
+
+def may_start(folder: Path) -> None:
+    """Raises UsageError unless a run can start in this folder: there is none, or what is there is of no use.
+
+    A run without a complete checkpoint has nothing to go on from, and is started over.
+    """
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if not names or names == {LOCK}:
+        return
+    hidden = {name for name in names if name.startswith(".")}
+    if LOCK not in names or names - hidden - OURS or is_finished(folder):
+        raise UsageError(f"out: {folder} exists and is not empty: choose another --out, or remove it")
+    newest, _ = checkpoint.newest(folder / CHECKPOINTS)
+    if newest is not None:
+        raise UsageError(
+            f"out: {folder} holds an unfinished run, whose newest checkpoint is {newest.name}: go on with"
+            f" `pefttool resume {folder}`, or choose another --out, or remove it"
+        )
+
+
+def clear(folder: Path) -> bool:
+    """Remove what an unfinished run left; whether there was any. Only after `may_start`, and `locked`."""
+    found = [path for path in folder.iterdir() if path.name != LOCK]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return bool(found)
+
+
+def to_resume(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """The checkpoint to go on from, and why newer ones are passed over. Raises UsageError where there is none."""
+    if not (folder / RECIPE).is_file():
+        raise UsageError(f"{folder} is no run folder: it has no {RECIPE}; give the folder that `pefttool run` printed")
+    if is_finished(folder):
+        raise UsageError(
+            f"{folder} is finished: there is nothing to resume; use it with `pefttool predict {folder}`, or train on"
+            " with another `pefttool run`"
+        )
+    newest, skipped = checkpoint.newest(folder / CHECKPOINTS)
+    if newest is None:
+        damaged = f" that is whole ({skipped[0]})" if skipped else ""
+        raise UsageError(
+            f"{folder} has no checkpoint{damaged}: start again with"
+            f" `pefttool run {folder / RECIPE} --out ANOTHER_FOLDER`"
+        )
+    return newest, skipped
