@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiment import examples, load
+from experiment import Experiment, examples, load
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
@@ -35,7 +35,7 @@ def write_page(page: Path = PAGE) -> None:
     page.write_text(f"{text[:begin]}\n{table()}\n{text[end:]}", encoding="utf-8")
 
 
-def shortcomings(result: Mapping[str, Any]) -> list[str]:
+def shortcomings(result: Mapping[str, Any], experiment: Experiment) -> list[str]:
     """Which baselines the tuned models do not beat by more than the spread of their seeds; a model from scratch that is
     declared to be as good is none of them."""
     tuned = result["tuned"]
@@ -45,7 +45,7 @@ def shortcomings(result: Mapping[str, Any]) -> list[str]:
         result["base"]["what"]: best(result["base"]["values"]),
         result["trivial"]["what"]: result["trivial"]["value"],
     }
-    if isinstance(result["scratch"], dict) and not result.get("scratch_as_good"):
+    if isinstance(result["scratch"], dict) and experiment.scratch_as_good is None:
         baselines["the same model from scratch"] = best(result["scratch"]["values"])
     lines = []
     for name, value in baselines.items():
@@ -67,11 +67,15 @@ def table() -> str:
             found = measured.get(experiment.name)
             title = f"[{example}](../examples/{example}/README.md): {experiment.name}"
             title += " (*synthetic*)" if experiment.synthetic else ""
-            lines.append(line(title, found) if found else f"| {title} | {experiment.metric} | *not measured yet* |||||")
+            lines.append(
+                line(title, found, experiment)
+                if found
+                else f"| {title} | {experiment.metric} | *not measured yet* |||||"
+            )
     return "\n".join(lines)
 
 
-def line(title: str, result: Mapping[str, Any]) -> str:
+def line(title: str, result: Mapping[str, Any], experiment: Experiment) -> str:
     scratch = result["scratch"]
     cells = [
         title,
@@ -80,16 +84,16 @@ def line(title: str, result: Mapping[str, Any]) -> str:
         f"{result['trivial']['value']:.3f} ({result['trivial']['what']})",
         figures(scratch) if isinstance(scratch, dict) else f"none: {scratch}",
         f"**{figures(result['tuned'])}**",
-        verdict(result),
+        verdict(result, experiment),
         f"{result['cpu_seconds_of_a_run']:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def verdict(result: Mapping[str, Any]) -> str:
-    if shortcomings(result):
+def verdict(result: Mapping[str, Any], experiment: Experiment) -> str:
+    if shortcomings(result, experiment):
         return "**no**"
-    reason = result.get("scratch_as_good")
+    reason = experiment.scratch_as_good
     return f"**all but from scratch**: {reason}" if reason else "yes"
 
 

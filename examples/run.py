@@ -61,7 +61,7 @@ def main() -> None:
                     continue
                 found = measure(name, experiment)
                 results.store(HERE / name, found)
-                failed += [f"{name} {experiment.name}: {line}" for line in results.shortcomings(found)]
+                failed += [f"{name} {experiment.name}: {line}" for line in results.shortcomings(found, experiment)]
     if not arguments.miniature:
         results.write_page()
     for line in failed:
@@ -91,7 +91,6 @@ def measure(example: str, experiment: Experiment) -> dict[str, Any]:
         "base": {"what": experiment.before, **summary([run.before[metric] for run in tuned])},
         "trivial": {"what": name, "value": value},
         "scratch": summary([run.after[metric] for run in from_scratch]) if from_scratch else experiment.why_no_scratch,
-        "scratch_as_good": experiment.scratch_as_good,
         "tuned": summary([run.after[metric] for run in tuned]),
         "all_metrics": [dict(run.after) for run in tuned],
         "seeds": list(experiment.seeds),

@@ -91,13 +91,6 @@ def shuttle() -> list[dict[str, str]]:
 
 def make_breast_cancer(folder: Path) -> None:
     """Wisconsin diagnostic breast cancer: 30 measurements of the cell nuclei of a biopsy, malignant or benign."""
-    rows = biopsies()
-    _write(folder / "train.csv", rows[:CANCER_TRAIN])
-    _write(folder / "eval.csv", rows[CANCER_TRAIN:])
-
-
-def biopsies() -> list[dict[str, Any]]:
-    """All 569, in a fixed random order."""
     from sklearn.datasets import load_breast_cancer
 
     found = load_breast_cancer()
@@ -107,7 +100,8 @@ def biopsies() -> list[dict[str, Any]]:
         for values, target in zip(found.data, found.target, strict=True)
     ]
     random.Random(0).shuffle(rows)
-    return rows
+    _write(folder / "train.csv", rows[:CANCER_TRAIN])
+    _write(folder / "eval.csv", rows[CANCER_TRAIN:])
 
 
 def make_open_bandit(folder: Path) -> None:

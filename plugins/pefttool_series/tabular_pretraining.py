@@ -1,10 +1,8 @@
-"""A small transformer that knows a table before it is told a class: pretrained by guessing hidden cells, and by telling
-which cells do not belong to their row.
+"""A small transformer that knows a table before it is told a class: pretrained by guessing hidden cells.
 
-For tables with many rows and few labels. Hidden cells teach how columns hang together (as masked words do a language
-model), cells swapped in from other rows what is odd in a row (as replaced words do ELECTRA, arXiv:2003.10555). What is
-saved is a BERT whose tokens are cells: its config (`table`) says where the bins of its columns end, and its token
-embeddings are the vectors of values and, behind them, of columns, as `tabular-classification` adds them up.
+For tables with many rows and few labels. What is saved is a BERT whose tokens are cells: its config (`table`) says
+where the bins of its columns end, and its token embeddings are the vectors of values and, behind them, of columns, as
+`tabular-classification` adds them up.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy
 
 from pefttool import Row
 from pefttool.pretrained import quiet_loading
@@ -34,16 +32,12 @@ def pretrain(
     width: int = 64,
     layers: int = 3,
     bins: int = 16,
-    swapped: float = 0.0,
     steps: int = 2_000,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> None:
-    """Train on all columns of `rows` (no label among them, unless it is to be guessed, too) and save to `folder`.
-
-    `swapped` is the share of the cells that come from another row, and are to be told from those that do not.
-    """
+    """Train on all columns of `rows` (no label among them, unless it is to be guessed, too) and save to `folder`."""
     from transformers import BertConfig, BertModel
 
     found = columns.fit([Row(row, "rows", i) for i, row in enumerate(rows, 1)], list, bins)
@@ -65,7 +59,7 @@ def pretrain(
             table={"columns": [column.as_json() for column in found]},
         )
         model = TabularModel(BertModel(config, add_pooling_layer=False), sizes, binned, classes=2)
-        _learn(model, index, fraction, swapped, steps, batch_size, learning_rate)
+        _guess_hidden_cells(model, index, fraction, steps, batch_size, learning_rate)
         saved = BertModel(config)  # with a pooler, which whoever loads a BERT looks for
     saved.load_state_dict(model.backbone.state_dict(), strict=False)
     with torch.no_grad():
@@ -74,23 +68,14 @@ def pretrain(
         saved.eval().save_pretrained(folder)
 
 
-def _learn(
-    model: TabularModel,
-    index: Tensor,
-    fraction: Tensor,
-    swapped: float,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
+def _guess_hidden_cells(
+    model: TabularModel, index: Tensor, fraction: Tensor, steps: int, batch_size: int, learning_rate: float
 ) -> None:
-    """Steps on `[N, F]` places: hidden cells are given as missing, and which vector they had is to be told; of the
-    cells that are seen, which ones have another row's value."""
+    """Steps on `[N, F]` places: hidden cells are given as missing, and which vector they had is to be told."""
     owner, first = model.columns.owner, model.columns.first
     missing = torch.cat([first[1:], first.new_tensor([len(owner)])]) - 1
     guess = nn.Linear(model.config.hidden_size, len(owner))
-    odd = [nn.Linear(model.config.hidden_size, 1)] if swapped else []
-    heads = [parameter for head in (guess, *odd) for parameter in head.parameters()]
-    optimizer = torch.optim.AdamW([*model.parameters(), *heads], lr=learning_rate)
+    optimizer = torch.optim.AdamW([*model.parameters(), *guess.parameters()], lr=learning_rate)
     for step in range(1, steps + 1):
         rate = min(step / (WARM_UP * steps), (steps - step) / (steps * (1 - WARM_UP)))
         optimizer.param_groups[0]["lr"] = learning_rate * rate
@@ -98,20 +83,10 @@ def _learn(
         hidden = torch.rand(batch_size, index.shape[1]) < HIDDEN
         given = torch.where(hidden, missing.expand(batch_size, -1), index[chosen])
         parts = torch.where(hidden, 1.0, fraction[chosen])
-        seen = ~hidden
-        if swapped:
-            foreign = seen & (torch.rand(hidden.shape) < swapped)
-            others = torch.randint(len(index), hidden.shape), torch.arange(index.shape[1])
-            given = torch.where(foreign, index[others], given)
-            parts = torch.where(foreign, fraction[others], parts)
-        states = model.states(given, parts)
         wanted = index[chosen][hidden]
-        scores = guess(states[hidden])
+        scores = guess(model.states(given, parts)[hidden])
         scores = scores.masked_fill(owner != owner[wanted].unsqueeze(1), float("-inf"))
         loss = cross_entropy(scores, wanted)
-        for tell in odd:
-            differs = (given != index[chosen]) | (parts != fraction[chosen])
-            loss = loss + binary_cross_entropy_with_logits(tell(states[seen]).squeeze(-1), differs[seen].float())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

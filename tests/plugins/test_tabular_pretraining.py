@@ -67,23 +67,6 @@ def test_it_has_learnt_how_cells_hang_together(folder):
     assert float(max(within)) < float(distances[:3, 3:].mean())
 
 
-def test_a_model_that_was_told_of_swapped_cells_sees_what_is_odd(tmp_path):
-    """A few labels tell odd rows (`b` is not `a`) from the others, though every cell by itself is usual."""
-    TASK.pretrain(table(300), tmp_path, width=32, layers=1, bins=4, swapped=0.3, steps=400, batch_size=32)
-    model, processor, setting = loaded(tmp_path, ROWS)
-    good = table(60)
-    odd = [{**row, "b": other["b"]} for row, other in zip(good, reversed(good), strict=True)]
-    odd = [row for row in odd if abs(row["a"] - row["b"]) > 4]
-    rows = [Row({**row, "label": "x"}) for row in (*odd, *good[: len(odd)])]
-    batch = TASK.collate([TASK.encode(row, processor, setting) for row in rows], processor, setting)
-    with torch.no_grad():
-        states = model.eval().states(batch["index"], batch["fraction"]).mean(1)
-    apart = states[: len(odd)].mean(0) - states[len(odd) :].mean(0)
-    scores = states @ apart
-    ahead = (scores[: len(odd), None] > scores[None, len(odd) :]).float().mean()
-    assert len(odd) > 20 and float(ahead) > 0.95
-
-
 def test_the_same_rows_give_the_same_model(folder, tmp_path):
     TASK.pretrain(table(300), tmp_path, width=32, layers=1, bins=4, steps=250, batch_size=32)
     assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()

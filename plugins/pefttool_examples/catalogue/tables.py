@@ -6,11 +6,6 @@ from pefttool_examples import carriers, recommender, table_models, tables
 from pefttool_examples.example import Example
 
 MODELS = {
-    "biopsies-tiny": Example(
-        "a BERT of 0.2M parameters that knows 300 biopsies without their labels, pretrained here (about a minute)",
-        table_models.make_biopsies_model,
-        (carriers.SKLEARN,),
-    ),
     "campaign-tiny": Example(
         "a BERT of 0.2M parameters that knows 20,000 SYNTHETIC customers of an earlier campaign, pretrained here (about"
         " a minute)",
@@ -22,7 +17,6 @@ MODELS = {
         " (about a minute)",
         table_models.make_shuttle_model,
         (tables.RIVER,),
-        recipe=2,
     ),
     "recommender-tiny": Example(
         "a Llama of 0.2M parameters whose tokens are films, pretrained here on the earlier users of MovieLens-100K"
