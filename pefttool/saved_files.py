@@ -55,11 +55,12 @@ def check(folder: Path, adapted: Adapted) -> str:
 
 
 def _names(name: str) -> list[str]:
-    """What a live parameter may be called in a file: as it is, without peft's name for the adapter, or without the
-    name of the model's only part."""
+    """What a live parameter may be called in a file: as it is, without peft's names for the adapter and for a head's
+    trained copy, or without the name of the model's only part."""
     plain = name.replace(".default.", ".").removesuffix(".default")
     bare = peft_folder.plain_name(name)
-    return [name, plain, plain.removesuffix(".weight"), name.partition(".")[2], *([bare] if bare else [])]
+    shorter = [plain, plain.removesuffix(".weight"), plain.replace(".modules_to_save.", "."), name.partition(".")[2]]
+    return [name, *shorter, *([bare] if bare else [])]
 
 
 def _same(stored: Tensor, trained: Tensor) -> bool:
