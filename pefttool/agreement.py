@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Positions whose probabilities are in memory at once.
-TOGETHER = 64
+TOGETHER = 16
 #: A single difference may be as many times as large as is allowed for all of them together.
 RARE = 5
 #: How far two models that should be one may be apart, by the coarser of the dtypes that weights are stored in and sums

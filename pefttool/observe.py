@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Fields of a model's output that are not its answer: what lies on the way there.
 INSIDE = re.compile(r"hidden|attention|past_key|loss|cache")
 #: Positions of a row's answer that are looked at, the last ones: a vocabulary's logits are large.
-POSITIONS = 128
+POSITIONS = 64
 
 Outputs = dict[str, "Tensor"]
 
