@@ -158,6 +158,7 @@ def run(document: Mapping[str, Any], out: Path, metric: str) -> Outcome:
     recipe = out.with_suffix(".yaml")
     recipe.write_text(yaml.safe_dump(dict(document)), encoding="utf-8")
     command = [sys.executable, "-m", "pefttool", "run", str(recipe), "--out", str(out), "--json"]
+    command += ["-o", "check=files"]
     with out.with_suffix(".err").open("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)  # this child's own peak, which `getrusage` mixes with others'

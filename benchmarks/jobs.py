@@ -51,6 +51,7 @@ class Job:
             "train.sequence_length": self.sequence_length,
             "train.warmup": 0,  # in a few steps a share of them is rounded up by one side and down by the other
             "train.keep_best": "false",  # the last step's adapter, as the peer's
+            "check": "files",  # the peer does not load its adapter again either
         }
         if self.kind != "lm":
             options["train.head_learning_rate"] = self.learning_rate

@@ -114,7 +114,7 @@ def _save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Pat
         tensors = {name: p.detach().cpu().contiguous() for name, p in heads.items()}
         peft_folder.write_head(aside, tensors, base.facts.head_modules)
     write_json(aside / ADAPTER_FACTS, adapter_facts(plan, base))
-    _save_processor(base.processor, aside)
+    save_processor(base.processor, aside)
     for path in aside.rglob("*"):
         if path.is_file():
             durable.sync(path)
@@ -124,7 +124,7 @@ def _save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Pat
     return target
 
 
-def _save_processor(processor: Any, folder: Path) -> None:
+def save_processor(processor: Any, folder: Path) -> None:
     """Write the processor. Tokenizers keep how they were last called, which depends on what a cache held: not that."""
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:

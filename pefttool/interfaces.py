@@ -32,6 +32,9 @@ class Adapter(ABC):
     trains_base: ClassVar[bool] = False
     #: Rows that lie one behind another in one sequence stay apart (a prefix in front of the sequence is the first's).
     packs: ClassVar[bool] = True
+    #: `load` and `merge` also take a part of the model: plain linear layers by their own names and nothing else, with a
+    #: folder in peft's layout that holds only what is theirs. So a merge never has the whole model in memory.
+    merges_in_parts: ClassVar[bool] = False
 
     def keeps_rows_apart(self, options: Any, facts: Facts) -> bool:
         """`packs`, for an adapter with which it depends on these."""
@@ -313,6 +316,8 @@ class Quantizer(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]] = Options
+    #: Such layers compute something coarser where pefttool is not there to multiply (they round their inputs, too).
+    rounds_more_elsewhere: ClassVar[bool] = False
     #: `stored` and `stream` are there: frozen blocks can be fetched when they are needed (`memory.stream`).
     streams: ClassVar[bool] = False
 
@@ -346,6 +351,13 @@ class Quantizer(ABC):
     @abstractmethod
     def dequantize(self, linear: nn.Module) -> Tensor:
         """The weight that a quantised linear multiplies by: `[out_features, in_features]`."""
+
+    def round_trip(self, weight: Tensor, options: Any) -> Tensor:
+        """What `dequantize` gives, bit by bit, of a linear that was loaded with this weight: for merging.
+
+        `weight` is in the dtype of the run, and on its device.
+        """
+        raise NotImplementedError(f"quantizer {self.name!r} does not say what becomes of a weight")
 
 
 class DataFormat(ABC):

@@ -109,7 +109,7 @@ def load(
     peft = load_peft()
     from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
-    found = _read_config(folder)["peft_type"]
+    found = read_config(folder)["peft_type"]
     if method is not None and found != method:
         raise ModelError(f"{folder / CONFIG}: peft_type {found!r} is not {method!r}: restore the adapter folder")
     tensors = read_tensors(folder / WEIGHTS)
@@ -149,7 +149,7 @@ def write_head(folder: Path, tensors: Mapping[str, Tensor], head_modules: Iterab
         earlier = read_tensors(folder / HEAD) if (folder / HEAD).is_file() else {}
         write_tensors(folder / HEAD, {**earlier, **tensors})
         return
-    config = _read_config(folder)
+    config = read_config(folder)
     prefix = _stored_root(config)
     stored = read_tensors(folder / WEIGHTS)
     write_tensors(folder / WEIGHTS, {**stored, **{prefix + name: tensor for name, tensor in tensors.items()}})
@@ -160,12 +160,21 @@ def write_head(folder: Path, tensors: Mapping[str, Tensor], head_modules: Iterab
 def read_head(folder: Path) -> dict[str, Tensor]:
     """What `write_head` stored, by plain name, on the CPU; from head.safetensors, with the adapter's own tensors."""
     if (folder / CONFIG).is_file():
-        config = _read_config(folder)
+        config = read_config(folder)
         prefix = _stored_root(config)
         heads = tuple(f"{prefix}{module}." for module in config.get("modules_to_save") or ())
         stored = read_tensors(folder / WEIGHTS)
         return {n.removeprefix(prefix): t for n, t in stored.items() if heads and n.startswith(heads)}
     return read_tensors(folder / HEAD) if (folder / HEAD).is_file() else {}
+
+
+def cut(folder: Path, target: Path, module: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write to `target` the adapter of `folder` as if it changed this one module: with these tensors, no head."""
+    from safetensors.torch import save_file
+
+    config = {**read_config(folder), "target_modules": [module], "modules_to_save": None}
+    (target / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    save_file(dict(tensors), target / WEIGHTS)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -192,7 +201,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json. Raises ModelError if it is missing or damaged."""
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -52,9 +52,9 @@ class LocalPretrained(Pretrained):
         try:
             if self.abstract:
                 with torch.device("meta"):
-                    built: nn.Module = auto_class.from_config(
-                        config, dtype=self.arguments.get("dtype"), trust_remote_code=self.trusted
-                    )
+                    # Said to what may look for code: left open, transformers would ask at the terminal.
+                    trust = {"trust_remote_code": self.trusted} if hasattr(auto_class, "_model_mapping") else {}
+                    built: nn.Module = auto_class.from_config(config, dtype=self.arguments.get("dtype"), **trust)
                 _set_generation(built, self.path)
                 return built
             with quiet_loading():

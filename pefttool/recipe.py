@@ -48,6 +48,7 @@ class Recipe:
     generation: GenerationSettings
     device: str
     dtype: str
+    check: str = "process"
     quantize: str | None = None
     task: str | None = None
     task_options: Options | None = None
@@ -72,6 +73,7 @@ class Recipe:
             "generation": _dump(self.generation),
             "device": self.device,
             "dtype": self.dtype,
+            "check": self.check,
         }
 
     def as_yaml(self) -> str:
@@ -222,6 +224,7 @@ def resolve(
         generation=core.generation,
         device=core.device,
         dtype=core.dtype,
+        check=core.check,
         out=core.out,
         trust_remote_code=core.trust_remote_code,
     )

@@ -16,7 +16,8 @@ from pefttool.batches import Encoded
 from pefttool.errors import ModelError, Refused, UsageError
 from pefttool.evaluate import inference
 from pefttool.fingerprint import weight_files
-from pefttool.interfaces import Adapter, Task
+from pefttool.interfaces import Adapter, Quantizer, Task
+from pefttool.model_files import check_folder
 from pefttool.named_columns import describe
 from pefttool.registry import Registry
 from pefttool.run_folder import ADAPTER
@@ -26,6 +27,8 @@ from pefttool.values import Facts, Setting
 if TYPE_CHECKING:
     from torch import nn
 
+#: In a merged model's `pefttool.json`: what was merged into what, and the hash of the result.
+MERGED = "merged"
 NULL = type(None)
 #: What `pefttool.json` has to hold, and of what kind, to be loaded by.
 FACTS: Mapping[str, type | tuple[type, ...]] = {
@@ -70,7 +73,11 @@ class Reloaded:
         """The rows with what the base says about them, where the task wants to know: without the adapter, that is."""
         if not reference.asks(self.task):
             return data
-        assert self.adapter is not None and self.load_base is not None
+        assert self.load_base is not None
+        if self.adapter is None:
+            raise UsageError(
+                f"{self.folder} is merged, and task {self.task.name!r} compares with the base's answers: give the run"
+            )
         off = self.adapter.switches_off
         model = self.model if off else self.load_base()
         with self.adapter.disabled(model) if off else nullcontext():
@@ -90,6 +97,58 @@ class Reloaded:
         return packed if reason is None else self.setting
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An adapter folder (or a merged model's), read and found fit, before any weight is loaded.
+
+    `path` is the base's folder. `adapter` is None for a merged model, which is its own base.
+    """
+
+    folder: Path
+    stored: Mapping[str, Any]
+    task: Task
+    adapter: Adapter | None
+    quantizer: Quantizer | None
+    choice: devices.Choice
+    setting: Setting
+    path: Path
+    known: Facts
+    trusted: bool = False
+
+    def base(self, quantized: bool = True) -> tuple[nn.Module, Any, tuple[str, ...]]:
+        """(model, processor, missing), without the adapter; not `quantized`: its original weights."""
+        quantizer = self.quantizer if quantized else None
+        known = self.known if quantized else replace(self.known, quantizer=None)
+        return load_model(
+            self.path, self.task, self.setting, quantizer, known, self.choice.device, self.choice.dtype, self.trusted
+        )
+
+    def model(self, quantized: bool = True) -> Reloaded:
+        """Base, head and adapter. Raises ModelError if the adapter's files are damaged or do not fit the base."""
+        model, processor, _ = self.base(quantized)
+        heads = facts.inspect(model, self.task).head_modules
+        if self.adapter is not None:
+            model = self.adapter.load(model, self.folder)
+        if self.adapter is not None or (self.folder / peft_folder.HEAD).is_file():
+            load_head(model, heads, peft_folder.read_head(self.folder), self.folder)
+        model.eval()
+        stored = self.stored
+        return Reloaded(
+            model,
+            processor,
+            self.task,
+            self.setting,
+            self.choice,
+            self.folder,
+            bool(stored.get("packing", False)),
+            int(stored.get("batch_size", Reloaded.batch_size)),
+            stored.get("format"),
+            stored.get("format_options", {}),
+            self.adapter,
+            lambda: self.base(quantized)[0],
+        )
+
+
 def reload(
     run: Path,
     registry: Registry,
@@ -100,12 +159,25 @@ def reload(
 ) -> Reloaded:
     """Load the adapter of a run folder (or an adapter folder) onto its base, in the precision it was trained in.
 
-    Raises UsageError if `run` is no such folder, ModelError if the base is missing or is not the one it was.
+    A merged model's folder is loaded alone. Raises UsageError if `run` is no such folder, ModelError if the base is
+    missing or is not the one it was.
     """
+    return open_folder(run, registry, device, dtype, generation, trust_remote_code).model()
+
+
+def open_folder(
+    run: Path,
+    registry: Registry,
+    device: str = "auto",
+    dtype: str | None = None,
+    generation: dict[str, Any] | None = None,
+    trust_remote_code: str | None = None,
+) -> Opened:
+    """What is needed to load what `run` holds, without loading it. Raises as `reload` does."""
     folder = run / ADAPTER if (run / ADAPTER / ADAPTER_FACTS).is_file() else run
     stored = _read(folder, run)
-    task, adapter = registry.tasks[stored["task"]], registry.adapters[stored["adapter"]]
-    quantizer = registry.quantizers[stored["quantize"]] if stored["quantize"] else None
+    merged = MERGED in stored
+    task = registry.tasks[stored["task"]]
     choice = _choose(device, dtype, stored["dtype"])
     setting = Setting(
         options=_options(task, stored["task_options"], folder / ADAPTER_FACTS),
@@ -116,30 +188,28 @@ def reload(
         generation={**stored["generation"], **(generation or {})},
         seed=stored["seed"],
     )
-    local = _base(stored["base"], registry)
-    trusted = remote_code.allowed(local, trust_remote_code, registry)
-    known = Facts(
-        architecture="",
-        quantizer=stored["quantize"],
-        device=choice.device,
-        dtype=choice.dtype,
-        head_modules=tuple(stored["head_modules"]),
-        output_modules=tuple(stored["output_modules"]),
-    )
-
-    def load_base() -> tuple[nn.Module, Any, tuple[str, ...]]:
-        return load_model(local.path, task, setting, quantizer, known, choice.device, choice.dtype, trusted)
-
-    model, processor, _ = load_base()
-    heads = facts.inspect(model, task).head_modules
-    model = adapter.load(model, folder)
-    stored_head = peft_folder.read_head(folder)
-    _load_head(model, heads, stored_head, folder)
-    model.eval()
-    packing, batch_size = bool(stored.get("packing", False)), int(stored.get("batch_size", Reloaded.batch_size))
-    data = stored.get("format"), stored.get("format_options", {})
-    return Reloaded(
-        model, processor, task, setting, choice, folder, packing, batch_size, *data, adapter, lambda: load_base()[0]
+    if merged:
+        local = _merged(folder, stored)
+    else:
+        local = _base(stored["base"], registry)
+    return Opened(
+        folder,
+        stored,
+        task,
+        None if merged else registry.adapters[stored["adapter"]],
+        registry.quantizers[stored["quantize"]] if stored["quantize"] else None,
+        choice,
+        setting,
+        local.path,
+        Facts(
+            architecture="",
+            quantizer=stored["quantize"],
+            device=choice.device,
+            dtype=choice.dtype,
+            head_modules=tuple(stored["head_modules"]),
+            output_modules=tuple(stored["output_modules"]),
+        ),
+        remote_code.allowed(local, trust_remote_code, registry),
     )
 
 
@@ -206,7 +276,16 @@ def _base(base: dict[str, Any], registry: Registry) -> hub.LocalModel:
     return local
 
 
-def _load_head(model: nn.Module, heads: tuple[str, ...], stored: dict[str, Any], folder: Path) -> None:
+def _merged(folder: Path, stored: Mapping[str, Any]) -> hub.LocalModel:
+    check_folder(folder, str(folder))
+    _check(stored, {MERGED: dict}, folder / ADAPTER_FACTS)
+    if weight_files(folder) != stored[MERGED].get("sha256"):
+        raise ModelError(f"{folder} is not as it was merged (its hash differs): restore it, or merge again")
+    return hub.LocalModel(folder, str(folder))
+
+
+def load_head(model: nn.Module, heads: tuple[str, ...], stored: Mapping[str, Any], folder: Path) -> None:
+    """Put the task heads' `stored` tensors (plain names) into `model`, wrapped or not. Raises ModelError."""
     import torch
 
     live = peft_folder.head_parameters(model, heads)

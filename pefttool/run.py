@@ -27,6 +27,7 @@ from pefttool import (
     reference,
     resuming,
     run_folder,
+    saved_files,
     sizes,
     store,
     techniques,
@@ -164,6 +165,7 @@ def _run(
             reason=result.reason,
             memory=forecast.compare(planned, loaded.setting, data, result.rehearsed, emit),
         )
+        saved_files.report(adapter, adapted, planned.recipe.check, emit)
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
     talks = evaluate.talks(planned.task, loaded.setting.options)

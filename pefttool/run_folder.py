@@ -10,7 +10,7 @@ from pathlib import Path
 from pefttool import checkpoint
 from pefttool.errors import UsageError
 
-RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS = (
+RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK = (
     "recipe.yaml",
     "plan.json",
     "environment.json",
@@ -18,10 +18,11 @@ RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS = (
     "metrics.json",
     "adapter",
     "bad_rows.jsonl",
+    "check.json",
 )
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 #: What a run writes, beside hidden files that it works in: a folder that holds anything else is not only a run's.
-OURS = {RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECKPOINTS}
+OURS = {RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK, CHECKPOINTS}
 
 
 @contextmanager

@@ -120,4 +120,9 @@ class Document(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of the frozen weights and the arithmetic"
     )
+    check: Literal["process", "files", "none"] = Field(
+        "process",
+        description="what is done with a saved adapter: `files` compares it with what was trained, bit for bit; with"
+        " `process`, `pefttool run` also loads it in a process without pefttool, as `pefttool check` does",
+    )
     out: str | None = Field(None, description="the run folder; default: runs/ADAPTER-TASK-NUMBER")

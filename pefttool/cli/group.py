@@ -29,6 +29,8 @@ VERBS = {
     "eval": Verb("pefttool.cli.use:evaluate", "Held-out metrics of a finished run."),
     "predict": Verb("pefttool.cli.use:predict", "Answers as JSON lines on standard output."),
     "chat": Verb("pefttool.cli.use:chat", "Talk to a chat model."),
+    "merge": Verb("pefttool.cli.merge:merge", "Fold an adapter into its base's weights, and compare."),
+    "check": Verb("pefttool.cli.check:check", "Load an adapter in a clean process with plain peft, and compare."),
     "adapters": Verb("pefttool.cli.kinds:adapters", "List the adapters."),
     "tasks": Verb("pefttool.cli.kinds:tasks", "List the tasks."),
     "quantizers": Verb("pefttool.cli.kinds:quantizers", "List the quantizers."),

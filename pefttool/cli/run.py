@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
+from pefttool.errors import PefttoolError
 
 if TYPE_CHECKING:
+    from pefttool.checking import Checked
     from pefttool.recipe import Recipe
     from pefttool.registry import Registry
     from pefttool.resuming import Resume
+    from pefttool.run import Finished
 
 
 @click.command("run")
@@ -37,16 +40,37 @@ def fine_tune(
     # Who streams has little memory; who does not is faster with what was freed.
     _ = allocator.give_back_freed_memory() if recipe.memory.stream else allocator.keep_freed_memory()
     finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows, resume=resume)
-    if not finished.main_process:
-        return
+    if finished.main_process:
+        report(finished, recipe, registry, as_json)
+
+
+def report(finished: Finished, recipe: Recipe, registry: Registry, as_json: bool) -> None:
+    """Check the adapter, print what the run brought, and raise what the check found: said last, so nothing is lost."""
+    checked: Checked | str | None = None
+    wrong: PefttoolError | None = None
+    if recipe.check == "process":
+        from pefttool import checking
+
+        try:
+            checked = checking.after_run(finished.folder, registry, recipe)
+        except PefttoolError as error:
+            wrong = error
+    _print(finished, checked, as_json)
+    if wrong is not None:
+        raise wrong
+
+
+def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> None:
     if as_json:
-        document = {
+        document: dict[str, Any] = {
             "folder": str(finished.folder),
             "adapter": str(finished.adapter),
             "before": dict(finished.before),
             "after": dict(finished.after),
             "samples": list(finished.samples),
         }
+        if checked is not None:
+            document["check"] = checked if isinstance(checked, str) else checked.as_json()
         click.echo(json.dumps(document, ensure_ascii=False))
         return
     _print_samples(finished.samples)
@@ -54,6 +78,8 @@ def fine_tune(
     for name in finished.after:
         click.echo(f"held-out {name}: {finished.before[name]:.4f} before, {finished.after[name]:.4f} after")
     click.echo(f"adapter: {finished.adapter}")
+    if checked is not None:
+        click.echo(f"checked: {checked if isinstance(checked, str) else checked.line()}")
     given = "--text TEXT" if any("text" in sample["row"] for sample in finished.samples) else "--data FILE"
     verb = f"chat {finished.folder}" if finished.talks else f"predict {finished.folder} {given}"
     click.echo(f"use it:  pefttool {verb}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +72,12 @@ def evaluate(
 ) -> None:
     """Held-out metrics of a finished run."""
     registry = current_registry()
-    from pefttool import batches, recipe, rows
+    from pefttool import batches, held_out
     from pefttool.evaluate import evaluate as measure
     from pefttool.reload import reload
 
     loaded = reload(run, registry, device, dtype, None, trust_remote_code)
-    if data is not None:
-        chosen = tuple(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_row, data_format))
-        arranged = loaded.task.arrange((), chosen, 1.0, loaded.setting.options)
-        chosen = chosen if arranged is None else arranged.eval
-    else:
-        from pefttool import corpus
-
-        path = run / "recipe.yaml"
-        if not path.is_file():
-            raise UsageError(f"{run} has no recipe.yaml that says what its held-out rows were: give --data FILE")
-        chosen = corpus.load(recipe.resolve(recipe.read(path), registry), registry, skip_bad_rows=True).eval
+    chosen = held_out.of(run, registry, loaded, data, data_format)
     encoded = loaded.prepared(batches.encode(chosen, loaded.task, loaded.processor, loaded.setting))
     order = batches.by_length([e["length"] for e in encoded.examples], batch_size or loaded.batch_size)
     metrics, _ = measure(
@@ -134,44 +123,26 @@ def predict(
     if (data is None) == (not texts):
         raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
     registry = current_registry()
-    from pefttool import rows
+    from pefttool import held_out, rows
     from pefttool.evaluate import predict as answer
     from pefttool.reload import reload
 
     generation = _generation(overrides)
     loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
     if data is not None:
-        chosen = list(_good_rows(rows.resolve(data, registry), registry, loaded, loaded.task.check_input, data_format))
+        path, check = rows.resolve(data, registry), loaded.task.check_input
+        chosen = list(held_out.given(path, registry, loaded, check, data_format))
     else:
         column = getattr(loaded.setting.options, "text_column", None) or "text"
         chosen = [Row({column: text}) for text in texts]
         for row in chosen:
-            _refuse(row, loaded.task.check_input(row.values, loaded.setting.options))
+            complaint = loaded.task.check_input(row.values, loaded.setting.options)
+            if complaint:
+                raise DataError(f"{row.place}: {complaint}; mend it")
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
         for prediction in answer(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice):
             click.echo(json.dumps(prediction, ensure_ascii=False))
-
-
-def _good_rows(path: Path, registry: Any, loaded: Any, check: Any, given: str | None) -> Iterator[Row]:
-    from pefttool import rows
-
-    files = rows.find_files(path, rows.item_suffixes(registry))
-    how = (loaded.format, loaded.format_options) if given in (None, loaded.format) else (given, {})
-    reading = rows.read([*files.train, *files.eval], registry, *how)
-    for problem in reading.problems:
-        raise DataError(str(problem))
-    if not reading.rows:
-        raise DataError(f"{path} has no rows: give a file with at least one")
-    options = loaded.setting.options
-    for row in (loaded.task.locate(row, options) for row in reading.rows):
-        _refuse(row, check(row.values, options))
-        yield row
-
-
-def _refuse(row: Row, complaint: str | None) -> None:
-    if complaint:
-        raise DataError(f"{row.place}: {complaint}; mend it")
 
 
 @click.command("chat")

@@ -15,7 +15,7 @@ from typing import Any
 
 from pefttool import artefacts, attach, base, packing, peft_folder, recipe, reference, reload, techniques
 from pefttool.batches import Encoded, encode
-from pefttool.errors import NotMergeable, Refused
+from pefttool.errors import NotMergeable, Refused, RunError
 from pefttool.evaluate import predict
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.plan import Plan, make
@@ -26,6 +26,7 @@ from pefttool.testing.models import model_folder
 from pefttool.testing.tasks import same_values
 from pefttool.testing.tensors import changes, snapshot
 from pefttool.values import Row
+from pefttool.watch import UPDATES, Watch
 
 #: A refusal says what to do instead in one of these words.
 WAYS_OUT = ("use ", "drop ", "remove ", "add ")
@@ -111,6 +112,7 @@ class _Pair:
         """Everything; whether the saved adapter is in peft's layout."""
         head = attach.head_values(self.adapted)
         self.one_step()
+        self.without_alarm()
         trained = self.answers(self.adapted.model)
         peft = self.saved_and_loaded(trained)
         self.switched_off(head)
@@ -150,6 +152,43 @@ class _Pair:
         self.require(not idle, f"{idle[:1]} gets no gradient")
         drifted = [name for name in changes(old, snapshot(self.adapted.model)) if name not in parameters]
         self.require(not drifted, f"{drifted[:1]} does not train, and changed")
+
+    def without_alarm(self) -> None:
+        """Further steps as a run takes them: its watch has nothing to say. Then everything is as it was before."""
+        model, parameters, settings = self.adapted.model, self.adapted.parameters(), self.plan.recipe.train
+        values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        optimizer = make_optimizer(self.adapted, self.plan.adapter, settings)
+        told: list[str] = []
+        watch = Watch(self.adapted, optimizer, told.append, self.plan.adapter.trains_base)
+        batch = self.plan.task.collate(self.data.examples, self.base.processor, self.base.setting)
+        weight = float(sum(example["weight"] for example in self.data.examples))
+        model.train()
+        for module in self.adapted.still:
+            module.eval()
+        try:
+            for _ in range(UPDATES):
+                optimizer_step(
+                    model,
+                    list(parameters.values()),
+                    [(batch, True)],
+                    weight,
+                    self.plan.task,
+                    self.base.setting,
+                    self.plan.choice,
+                    optimizer,
+                    grad_scaler(self.plan.choice),
+                    settings.max_grad_norm,
+                )
+            watch.finished()
+        except RunError as error:
+            told.append(str(error))
+        self.require(not told, f"raises an alarm: {told[:1]}")
+        model.eval()
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(values[name])
 
     def saved_and_loaded(self, trained: Sequence[Mapping[str, Any]]) -> bool:
         """By the core's own ways, onto a base that is read from disk again."""

@@ -49,6 +49,9 @@ def _check_layer(quantizer: Quantizer, what: str, layer: nn.Module, original: An
     require(tuple(weight.shape) == shape, what, f"dequantize gives {tuple(weight.shape)}, expected {shape}")
     off = close(original.weight, weight.float())
     require(off < WEIGHT, what, f"the dequantised weight differs by {off:.2f} from the original")
+    if type(quantizer).round_trip is not Quantizer.round_trip:
+        again = quantizer.round_trip(original.weight.detach(), quantizer.Options())
+        require(again.equal(weight), what, "round_trip gives another weight than dequantize of the loaded layer")
     x = torch.randn(3, original.in_features, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         layer.eval()

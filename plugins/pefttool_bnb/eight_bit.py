@@ -22,6 +22,7 @@ class Int8(Quantizer):
     name = "int8"
     Options = EightBitOptions
     streams = True
+    rounds_more_elsewhere = True
 
     def refuses(self, options: EightBitOptions, facts: Facts) -> str | None:
         return loading.refusal(self.name, facts)
@@ -58,6 +59,12 @@ class Int8(Quantizer):
     def dequantize(self, linear: nn.Module) -> Tensor:
         """`[out_features, in_features]`, float32."""
         dequantized: Tensor = loading.bitsandbytes().functional.int8_vectorwise_dequant(*_stored(linear))
+        return dequantized
+
+    def round_trip(self, weight: Tensor, options: EightBitOptions) -> Tensor:
+        library = loading.bitsandbytes()
+        stored = library.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(weight.device)
+        dequantized: Tensor = library.functional.int8_vectorwise_dequant(stored.CB, stored.SCB)
         return dequantized
 
 

@@ -68,6 +68,14 @@ class FourBit(Quantizer):
         dequantized: Tensor = loading.bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state)
         return dequantized
 
+    def round_trip(self, weight: Tensor, options: FourBitOptions) -> Tensor:
+        library = loading.bitsandbytes()
+        stored = library.nn.Params4bit(
+            weight, requires_grad=False, quant_type=self.name, compress_statistics=options.double_quant
+        ).to(weight.device)
+        dequantized: Tensor = library.functional.dequantize_4bit(stored.data, stored.quant_state)
+        return dequantized
+
 
 class NF4(FourBit):
     name = "nf4"

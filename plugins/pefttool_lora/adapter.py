@@ -24,6 +24,7 @@ class LoraAdapter(Adapter):
 
     name = "lora"
     Options = LoraOptions
+    merges_in_parts = True
 
     def defaults(self, task: Task) -> Mapping[str, Any]:
         return GENERATIVE if task.generative else OTHER

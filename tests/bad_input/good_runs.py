@@ -16,6 +16,7 @@ ROWS = [{"text": text, "label": label} for text, label in zip("abcdefgh", "xyxyx
 SMALL = (
     *("--task", "text-classification", "-o", "train.max_steps=1", "-o", "train.rehearse=false"),
     *("-o", "data.cache=false", "-o", "device=cpu", "-o", "dtype=float32", "-o", "train.sequence_length=16"),
+    *("-o", "check=files"),
 )
 
 

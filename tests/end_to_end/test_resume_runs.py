@@ -22,6 +22,7 @@ SETTINGS = (
     *("--adapter", "lora", "--task", "text-classification", "-o", "device=cpu", "-o", "dtype=float32"),
     *("-o", "train.batch_size=2", "-o", "train.evaluate_every=5", "-o", "train.checkpoint_every=1"),
     *("-o", "train.keep_checkpoints=99", "-o", "adapter.r=2", "-o", "adapter.lora_dropout=0.3"),
+    *("-o", "check=files"),
 )
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "pefttool")
 

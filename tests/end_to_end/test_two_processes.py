@@ -28,7 +28,7 @@ def test_two_processes_equal_one(adapter: str, tmp_path: Path, no_dropout: Path)
     launched = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-            *("-m", "pefttool", "run", "--out", str(two), *arguments),
+            *("-m", "pefttool", "run", "--out", str(two), *arguments, "-o", "check=files"),
         ],
         capture_output=True,
         text=True,

@@ -36,6 +36,7 @@ RECIPE = (
     *("--adapter", "lora", "--task", "text-classification"),
     *("-o", "device=cpu", "-o", "dtype=float32", "-o", "train.checkpoint_every=1", "-o", "train.max_steps=12"),
     *("-o", "train.evaluate_every=4", "-o", "train.batch_size=4", "-o", "train.rehearse=false", "-o", "adapter.r=2"),
+    *("-o", "check=files"),
 )
 
 

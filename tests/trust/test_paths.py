@@ -89,4 +89,4 @@ def test_an_adapters_config_names_no_module(tmp_path: Path) -> None:
     config = {"peft_type": "LORA", "megatron_config": {"a": 1}, "megatron_core": "evil"}
     (tmp_path / peft_folder.CONFIG).write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"'megatron_config'.*which is not done: remove it"):
-        peft_folder._read_config(tmp_path)
+        peft_folder.read_config(tmp_path)

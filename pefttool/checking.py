@@ -1,0 +1,205 @@
+"""`pefttool check`: a saved adapter is whole, changes its base's answers, and answers alike without pefttool."""
+
+from __future__ import annotations
+
+import gc
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pefttool import agreement, clean_process, held_out, observe, peft_folder, peft_versions, reload, sizes
+from pefttool.agreement import TOLERANCE, Agreement
+from pefttool.artefacts import write_json
+from pefttool.errors import ModelError, PefttoolError, UsageError
+from pefttool.events import Notice
+from pefttool.judge import Judge
+from pefttool.observers import Emitter
+from pefttool.precision import torch_dtype
+from pefttool.recipe import Recipe
+from pefttool.registry import Registry
+from pefttool.reload import Opened, Reloaded
+from pefttool.run_folder import CHECK, EVENTS
+from pefttool.safetensors_stream import Reader
+from pefttool.values import Row
+
+#: As much as two ways to compute the same may differ: below it the adapter has changed nothing.
+NOTHING = 1e-6
+#: Rows that are asked after a run.
+AFTER_RUN = 4
+#: Bytes of a process that has imported torch, transformers and peft.
+LIBRARIES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found of an adapter that passed.
+
+    effect      the adapter's answers and those of its base
+    clean       pefttool's answers and those of a process without it, or why there is none
+    versions    of the libraries in that process
+    since       the first peft that takes the folder's format; None for a folder that is not in peft's layout
+    """
+
+    folder: Path
+    adapter: str
+    tensors: int
+    heads: tuple[str, ...]
+    effect: Agreement
+    clean: Agreement | str
+    versions: dict[str, str]
+    since: str | None
+
+    def line(self) -> str:
+        """All of it in one line, for the end of a run."""
+        changes = f"it changes the base's outputs by up to {self.effect.largest:.2g}"
+        if isinstance(self.clean, str):
+            return f"the saved adapter is whole; {changes}; {self.clean}"
+        return f"the saved adapter answers alike without pefttool ({self.clean}); {changes}"
+
+    def as_json(self) -> dict[str, Any]:
+        alike = isinstance(self.clean, Agreement)
+        return {
+            "folder": str(self.folder),
+            "adapter": self.adapter,
+            "tensors": self.tensors,
+            "heads": list(self.heads),
+            "effect": self.effect.largest,
+            "relative_effect": self.effect.relative,
+            "clean_process": self.clean.as_json() if isinstance(self.clean, Agreement) else None,
+            "no_clean_process_because": None if alike else self.clean,
+            "versions": self.versions,
+            "peft_since": self.since,
+            "peft_tested": peft_versions.tested(),
+        }
+
+
+def check(
+    run: Path,
+    registry: Registry,
+    device: str = "auto",
+    dtype: str | None = None,
+    data: str | None = None,
+    data_format: str | None = None,
+    rows: int = 16,
+    trust_remote_code: str | None = None,
+) -> Checked:
+    """Reload the adapter of a run or adapter folder, here and in a process without pefttool, and compare.
+
+    Raises ModelError with what is wrong: a damaged file, a missing or strange key, a missing head, another base,
+    fields that peft does not know, an adapter that changes nothing, answers that differ.
+    """
+    opened = reload.open_folder(run, registry, device, dtype, None, trust_remote_code)
+    if opened.adapter is None:
+        raise UsageError(f"{run} is merged, and holds no adapter: check the run that it was made from")
+    since = _format(opened) if (opened.folder / peft_folder.CONFIG).is_file() else None
+
+    def chosen(loaded: Reloaded) -> Sequence[Row]:
+        return held_out.of(run, registry, loaded, data, data_format)
+
+    with tempfile.TemporaryDirectory(prefix="pefttool-check-") as name:
+        folder = Path(name)
+        judge = Judge(folder, chosen, rows)
+        sources: list[str | None] = []
+        answers, base = judge.ask(
+            "adapter",
+            opened,
+            look=lambda loaded: sources.append(clean_process.script(opened, loaded.model, folder)),
+        )
+        if base is None:
+            base = judge.ask_base("base", opened)
+        effect = agreement.compare(base, answers, None, judge.classes)
+        if effect.relative <= NOTHING:
+            raise ModelError(
+                f"{opened.folder} changes nothing: on {effect.rows} rows the outputs are the base's; train again (with"
+                " a higher train.learning_rate or for more steps), or restore the folder"
+            )
+        clean: Agreement | str = "transformers and peft alone cannot build this model, so only pefttool loads it"
+        versions: dict[str, str] = {}
+        if sources[0] is not None:
+            observe.write(folder, judge.calls)
+            found = clean_process.run(sources[0], folder)
+            if found.warnings:
+                raise ModelError(f"{opened.folder}: plain peft warns: {' '.join(found.warnings[0].split())[:300]}")
+            clean, versions = agreement.compare(answers, found.answers, None, judge.classes), found.versions
+            apart = opened.quantizer is not None and opened.quantizer.rounds_more_elsewhere
+            allowed = TOLERANCE["bfloat16" if apart else opened.choice.dtype]
+            if not clean.within(allowed):
+                raise ModelError(
+                    f"{opened.folder} answers otherwise without pefttool: {clean}, where {allowed:g} is allowed;"
+                    " please report this"
+                )
+    count = sum(len(Reader(path).shapes) for path in opened.folder.glob("*.safetensors"))
+    heads = tuple(opened.stored["head_modules"])
+    return Checked(opened.folder, opened.adapter.name, count, heads, effect, clean, versions, since)
+
+
+def after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
+    """`check` on a few rows, once nothing of the run is in memory any more; or why it is left to the user.
+
+    What was found stays in the run folder: in check.json, and in one line of its events. Raises as `check` does.
+    """
+    emit = Emitter(registry.plugins)
+    emit.open(run / EVENTS)
+    try:
+        found = _after_run(run, registry, recipe)
+        emit(Notice(text=found if isinstance(found, str) else found.line()))
+    except PefttoolError as error:
+        emit(Notice(text=str(error), level="error"))
+        raise
+    finally:
+        emit.close()
+    return found
+
+
+def _after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
+    gc.collect()
+    later = f"it was not loaded again, for {{}}: `pefttool check {run}` does it"
+    if recipe.memory.stream or recipe.memory.offload:
+        return later.format("the base is not all in the device's memory")
+    trusted = recipe.trust_remote_code
+    opened = reload.open_folder(run, registry, recipe.device, trust_remote_code=trusted)
+    needed, free = _size(opened), _free(opened.choice.device)
+    if needed > free:
+        return later.format(f"that takes {sizes.show(needed)} of memory, and {sizes.show(free)} are free")
+    found = check(run, registry, recipe.device, rows=AFTER_RUN, trust_remote_code=trusted)
+    write_json(run / CHECK, found.as_json())
+    return found
+
+
+def _size(opened: Opened) -> int:
+    """Bytes that the base takes where nothing is quantised, and what a process takes besides."""
+    width = torch_dtype(opened.choice.dtype).itemsize
+    readers = (Reader(path) for path in opened.path.glob("*.safetensors"))
+    return LIBRARIES + sum(math.prod(shape.shape) * width for reader in readers for shape in reader.shapes.values())
+
+
+def _free(device: str) -> int:
+    import psutil
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _format(opened: Opened) -> str:
+    """The first peft that takes the folder. Raises ModelError if its adapter_config.json says what does not hold."""
+    path = opened.folder / peft_folder.CONFIG
+    config = peft_folder.read_config(opened.folder)
+    strange = peft_versions.unknown(config)
+    if strange:
+        raise ModelError(
+            f"{path} has the field {strange[0]!r}, which peft {peft_versions.installed()} does not know and would pass"
+            f" over (tested: {peft_versions.tested()}): install the peft that wrote it, or restore the file"
+        )
+    named, base = config.get("base_model_name_or_path"), opened.stored["base"]
+    same = named in (None, base["path"], base["id"], base["reference"])  # None: of a model that is the task's own
+    if not same and Path(str(named)).resolve() != opened.path.resolve():
+        raise ModelError(
+            f"{path} names the base {named!r}, and the adapter was trained on {base['path']!r}: plain peft would be"
+            " given another model; restore the file"
+        )
+    return peft_versions.first(config)

@@ -1,0 +1,51 @@
+"""Rows to judge a finished run by: its own held-out rows, or a file of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pefttool import corpus, recipe, rows
+from pefttool.artefacts import ADAPTER_FACTS
+from pefttool.errors import DataError, UsageError
+from pefttool.registry import Registry
+from pefttool.reload import Reloaded
+from pefttool.run_folder import ADAPTER, RECIPE
+from pefttool.values import Row
+
+Complaint = Callable[[Mapping[str, Any], Any], str | None]
+
+
+def of(run: Path, registry: Registry, loaded: Reloaded, data: str | None, data_format: str | None) -> tuple[Row, ...]:
+    """Rows with answers: those of `data` (a file, a folder, SOURCE:REFERENCE), or without it the run's own.
+
+    Raises DataError for a bad row, UsageError where nothing says what the run's rows were.
+    """
+    if data is not None:
+        chosen = tuple(given(rows.resolve(data, registry), registry, loaded, loaded.task.check_row, data_format))
+        arranged = loaded.task.arrange((), chosen, 1.0, loaded.setting.options)
+        return chosen if arranged is None else arranged.eval
+    folders = (run, run.parent) if run.name == ADAPTER and (run / ADAPTER_FACTS).is_file() else (run,)
+    path = next((folder / RECIPE for folder in folders if (folder / RECIPE).is_file()), None)
+    if path is None:
+        raise UsageError(f"{run} has no {RECIPE} that says what its held-out rows were: give --data FILE")
+    return corpus.load(recipe.resolve(recipe.read(path), registry), registry, skip_bad_rows=True).eval
+
+
+def given(path: Path, registry: Registry, loaded: Reloaded, check: Complaint, data_format: str | None) -> Iterator[Row]:
+    """The rows of a file or folder, in the run's own format unless another is asked for. Raises DataError."""
+    files = rows.find_files(path, rows.item_suffixes(registry))
+    named = data_format is not None and data_format != loaded.format
+    how = (data_format, {}) if named else (loaded.format, loaded.format_options)
+    reading = rows.read([*files.train, *files.eval], registry, *how)
+    for problem in reading.problems:
+        raise DataError(str(problem))
+    if not reading.rows:
+        raise DataError(f"{path} has no rows: give a file with at least one")
+    options = loaded.setting.options
+    for row in (loaded.task.locate(row, options) for row in reading.rows):
+        complaint = check(row.values, options)
+        if complaint:
+            raise DataError(f"{row.place}: {complaint}; mend it")
+        yield row

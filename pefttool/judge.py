@@ -1,0 +1,65 @@
+"""Asks models that come one after another the same rows. Their answers wait in files: one model fills the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pefttool import batches, observe
+from pefttool.observe import Call, Spilled
+from pefttool.recovery import release
+from pefttool.reload import Opened, Reloaded
+from pefttool.values import Row
+
+#: Rows that are compared, where nothing else is said.
+ROWS = 16
+
+
+class Judge:
+    """`rows` gives the rows to ask, once the first model is loaded. `classes`: its logits are of exclusive classes."""
+
+    def __init__(self, folder: Path, rows: Callable[[Reloaded], Sequence[Row]], most: int = ROWS) -> None:
+        self.folder = folder
+        self.calls: Sequence[Call] = ()
+        self.classes = True
+        self._rows, self._most = rows, most
+
+    def ask(
+        self,
+        name: str,
+        opened: Opened,
+        quantized: bool = True,
+        look: Callable[[Reloaded], object] = lambda loaded: None,
+    ) -> tuple[Spilled, Spilled | None]:
+        """(its answers, those of its base, where the adapter can be switched off). The model is gone afterwards.
+
+        `look` is called while it is there.
+        """
+        loaded = opened.model(quantized)
+        model, choice, adapter = loaded.model, loaded.choice, opened.adapter
+        if not self.calls:
+            self._record(loaded)
+        answers = Spilled(self.folder, name, observe.made(model, self.calls, choice))
+        base = None
+        if adapter is not None and adapter.switches_off:
+            with adapter.disabled(model):
+                base = Spilled(self.folder, f"{name}-base", observe.made(model, self.calls, choice))
+        look(loaded)
+        del loaded, model
+        release(choice.device)
+        return answers, base
+
+    def ask_base(self, name: str, opened: Opened) -> Spilled:
+        """The answers of the base alone, with a new head where the task has one: as before the first step."""
+        model, _, _ = opened.base()
+        answers = Spilled(self.folder, name, observe.made(model, self.calls, opened.choice))
+        del model
+        release(opened.choice.device)
+        return answers
+
+    def _record(self, loaded: Reloaded) -> None:
+        rows = self._rows(loaded)[: self._most]
+        task, processor, setting = loaded.task, loaded.processor, loaded.setting
+        encoded = loaded.prepared(batches.encode(rows, task, processor, setting))
+        self.calls = observe.calls(loaded.model, task, encoded.examples, processor, setting, loaded.choice)
+        self.classes = observe.exclusive(loaded.model)
