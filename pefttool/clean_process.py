@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,6 +112,7 @@ def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
             folder=str(folder), name=name, base=str(opened.path.resolve()), adapter=str(adapter), arguments=arguments
         )
     elif loaders:
+        _require_ours(opened, model, loaders[0], folder)
         made = LOADER.format(loader=str(loaders[0]))
     elif theirs and (adapter / SINGLE).is_file() and (adapter / CONFIG).is_file():
         made = WHOLE.format(name=name, adapter=str(adapter), arguments=arguments)
@@ -128,6 +130,23 @@ def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
         autocast=choice.autocast is not None,
         report=REPORT,
     )
+
+
+def _require_ours(opened: Opened, model: nn.Module, loader: Path, folder: Path) -> None:
+    """Raise ModelError unless this Python file is, to the byte, what the adapter would write now.
+
+    An adapter's folder is data: what somebody else wrote into it is not run.
+    """
+    assert opened.adapter is not None
+    fresh = folder / "own"
+    opened.adapter.save(model, fresh)
+    own = fresh / loader.name
+    if not own.is_file() or own.read_bytes() != loader.read_bytes():
+        raise ModelError(
+            f"{loader} is not what pefttool writes for this adapter on this base, and is not run: restore the file, or"
+            " read it and run it yourself"
+        )
+    shutil.rmtree(fresh)
 
 
 def _without_quantisation(model: Any, folder: Path) -> dict[str, Any] | None:

@@ -33,10 +33,11 @@ def check(folder: Path, adapted: Adapted) -> str:
         reader = Reader(path)
         stored |= {name: (reader, name) for name in reader.shapes}
     left, found = dict(stored), 0
+    root = peft_folder.root(adapted.model)
     others: list[Tensor] = []
     for name, parameter in adapted.parameters().items():
         value = parameter.detach().cpu()
-        key = next((k for k in _names(name) if k in stored), None)
+        key = next((k for k in _names(name, root) if k in stored), None)
         if key is None:
             if name in adapted.head:
                 raise _wrong(folder, f"lacks the task head's {name!r}")
@@ -54,12 +55,13 @@ def check(folder: Path, adapted: Adapted) -> str:
     return f"the saved adapter holds every trained value, bit for bit ({found + len(others)} tensors)"
 
 
-def _names(name: str) -> list[str]:
-    """What a live parameter may be called in a file: as it is, without peft's name for the adapter, or without the
-    name of the model's only part."""
+def _names(name: str, root: str) -> list[str]:
+    """What a live parameter may be called in a file: as it is, without peft's name for the adapter, without the name
+    of the model's only part, or plainly; `root` is what peft put before all names of this model."""
     plain = name.replace(".default.", ".").removesuffix(".default")
-    bare = peft_folder.plain_name(name)
-    return [name, plain, plain.removesuffix(".weight"), name.partition(".")[2], *([bare] if bare else [])]
+    bare = peft_folder.plain_name(name, root)
+    inside = [bare, f"{root}{bare}"] if bare else []
+    return [name, plain, plain.removesuffix(".weight"), name.partition(".")[2], *inside]
 
 
 def _same(stored: Tensor, trained: Tensor) -> bool:

@@ -4,113 +4,17 @@ import errno
 import math
 import os
 import signal
-from contextlib import nullcontext
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
+from line_loop import Whole, fit
 
-from pefttool import durable, events, keeping, train
+from pefttool import durable, events, keeping
 from pefttool.attach import Adapted
-from pefttool.batches import encode
 from pefttool.errors import Interrupted, RunError
-from pefttool.interfaces import Adapter, Task
 from pefttool.optimisation import make_optimizer, make_schedule
 from pefttool.settings import TrainSettings
-from pefttool.values import Attached, Loss, Row, Setting
-
-
-class Line(Task):
-    """Fit y = w·x with rows that weigh differently; `held_out` scripts what each evaluation finds."""
-
-    name = "line"
-    primary = ("score", "max")
-    held_out: list[float]
-
-    def recognise(self, columns, sample):
-        return None
-
-    def check_row(self, values, options):
-        return None
-
-    def load(self, source, setting):
-        raise NotImplementedError
-
-    def encode(self, row, processor, setting):
-        return {**row.values, "weight": row.values["n"], "length": row.values["n"], "trained": 1, "truncated": False}
-
-    def collate(self, examples, processor, setting):
-        return {k: torch.tensor([float(e[k]) for e in examples]) for k in ("x", "y", "n")}
-
-    def loss(self, model, batch, setting):
-        error = model(batch["x"][:, None])[:, 0] - batch["y"]
-        return Loss((batch["n"] * error**2).sum(), batch["n"].sum())
-
-    def predict(self, model, rows, processor, setting):
-        return [{} for _ in rows]
-
-    def metrics(self, predictions, rows, loss, setting):
-        return {"score": self.held_out.pop(0) if self.held_out else -loss, "loss": loss}
-
-
-class Whole(Adapter):
-    name = "whole"
-    steps: list[int]
-
-    def __init__(self):
-        self.steps = []
-
-    def attach(self, model, options, facts, name="default"):
-        return Attached(model, frozenset(n for n, _ in model.named_parameters()))
-
-    def save(self, model, folder, name="default"):
-        folder.mkdir(parents=True)
-
-    def load(self, model, folder, name="default"):
-        raise NotImplementedError
-
-    def after_step(self, model, step):
-        self.steps.append(step)
-
-
-class Recorder:
-    def __init__(self, at_step):
-        self.seen, self.step, self.control, self.at_step = [], 0, events.Control(), at_step
-
-    def __call__(self, event):
-        self.seen.append(replace(event, step=self.step))
-        if isinstance(event, events.StepDone) and self.step in self.at_step:
-            self.at_step[self.step]()
-
-    def of(self, kind):
-        return [e for e in self.seen if isinstance(e, kind)]
-
-
-ACCELERATOR = SimpleNamespace(
-    num_processes=1, process_index=0, is_main_process=True, no_sync=lambda model: nullcontext()
-)
-CPU = SimpleNamespace(device="cpu", dtype="float32", autocast=None, grad_scaler=False)
-
-
-def fit(tmp_path, held_out=(), stop_at=None, at_step=None, rows=None, **settings):
-    tmp_path.mkdir(exist_ok=True)
-    torch.manual_seed(0)
-    model = torch.nn.Linear(1, 1)
-    task, adapter, emit = Line(), Whole(), Recorder(dict(at_step or {}))
-    if stop_at is not None:
-        emit.at_step[stop_at] = lambda: emit.control.stop("enough")
-    task.held_out = list(held_out)
-    defaults = {"batch_size": 2, "epochs": 3, "learning_rate": 0.05, "warmup": 0.0, "max_grad_norm": 1e9}
-    recipe = SimpleNamespace(train=TrainSettings(**{**defaults, **settings}))
-    choices = {"choice": CPU, "facts": SimpleNamespace(parameters=2), "base_is_mapped": False}
-    plan = SimpleNamespace(recipe=recipe, task=task, adapter=adapter, **choices)
-    base = SimpleNamespace(processor=None, setting=Setting(None))
-    rows = rows or [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1 + i % 3}) for i in range(8)]
-    data = encode(rows, task, None, base.setting)
-    adapted = Adapted(model, ("weight", "bias"), (), True)
-    result = train.train(plan, base, adapted, data, data, emit, ACCELERATOR, tmp_path)
-    return SimpleNamespace(model=model, result=result, emit=emit, adapter=adapter)
+from pefttool.values import Row
 
 
 def test_loss_falls_and_every_step_is_told(tmp_path):
@@ -183,119 +87,6 @@ def test_the_first_loss_that_is_not_finite_stops_the_run(tmp_path):
     for rehearse, where in ((True, "rehearsal"), (False, "step 1")):
         with pytest.raises(RunError, match=rf"{where}: the loss is not finite .* lower train\.learning_rate"):
             fit(tmp_path, rows=rows, rehearse=rehearse)
-
-
-NAN, GOOD = float("nan"), [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1}, "rows.jsonl", i + 1) for i in range(7)]
-BAD = Row({"x": NAN, "y": 1, "n": 1}, "rows.jsonl", 8)
-
-
-def test_a_step_that_is_not_finite_is_named_with_its_rows(tmp_path):
-    with pytest.raises(
-        RunError, match=r"step \d: the loss is not finite .* with .*rows\.jsonl:8.*: mend the rows, .*skip"
-    ):
-        fit(tmp_path, rows=[*GOOD, BAD], rehearse=False)
-    with pytest.raises(
-        RunError, match=r"not finite \(loss nan, .*\) with rows\.jsonl:8: mend"
-    ):  # accumulated: its part
-        fit(tmp_path, rows=[*GOOD, BAD], rehearse=False, batch_size=1, gradient_accumulation=4)
-
-
-def test_such_steps_can_be_left_out(tmp_path):
-    """As if there were none: the steps between them are those of a run without, to the bit."""
-    run = fit(
-        tmp_path, rows=[*GOOD, BAD], non_finite="skip", epochs=2, batch_size=1, scheduler="constant", keep_best=False
-    )
-    told = [e for e in run.emit.of(events.Notice) if "left out" in e.text and e.text.startswith("step")]
-    assert [e.level for e in told] == ["warning"] * 2 and all("rows.jsonl:8" in e.text for e in told)
-    assert all(torch.isfinite(p).all() for p in run.model.parameters())
-    losses = [e.loss for e in run.emit.of(events.StepDone)]
-    assert len(losses) == 16 and sum(math.isnan(loss) for loss in losses) == 2
-    left_out = {e.step for e in told}
-    order = train.Batches((1,) * 8, 1, 1, 0).steps()
-    parameter = torch.nn.Linear(1, 1)
-    torch.manual_seed(0)
-    parameter.reset_parameters()
-    optimizer = torch.optim.AdamW(parameter.parameters(), lr=0.05, weight_decay=0.0, fused=True)
-    for step in range(1, 17):
-        _, [[i]] = next(order)
-        if step not in left_out:
-            values = GOOD[i].values
-            loss = (parameter(torch.tensor([[values["x"]]])) - values["y"]).pow(2).sum()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    assert torch.equal(parameter.weight, run.model.weight) and torch.equal(parameter.bias, run.model.bias)
-
-
-def test_too_many_of_them_in_a_row_stop_the_run(tmp_path):
-    with pytest.raises(RunError, match=r"step 3: the loss is not finite .*, as in the 3 steps before: lower"):
-        fit(tmp_path, rows=[BAD], non_finite="skip", epochs=9)
-
-
-def test_statistics_of_a_step_that_is_left_out_are_put_back():
-    from pefttool.non_finite import NonFinite
-    from pefttool.optimisation import StepResult
-
-    norm, told = torch.nn.BatchNorm1d(2), []
-    policy = NonFinite(norm.train(), [BAD], TrainSettings(non_finite="skip"), 0, told.append)
-    before = norm.running_mean.clone()
-    policy.begin()
-    norm(torch.full((4, 2), NAN))
-    assert norm.running_mean.isnan().all()
-    policy.judge(StepResult(NAN, NAN, 1.0, skipped=True, culprit=0), "step 1", [[0]], 1, False)
-    assert torch.equal(norm.running_mean, before) and norm.num_batches_tracked == 0 and "rows.jsonl:8" in told[0]
-
-
-def test_scaled_gradients_may_overflow_and_losses_may_not():
-    from pefttool.non_finite import MOST_SCALED_STEPS, NonFinite
-    from pefttool.optimisation import StepResult
-
-    told = []
-    policy = NonFinite(torch.nn.Linear(1, 1), [BAD], TrainSettings(), 0, told.append)
-    overflow = StepResult(1.0, math.inf, 1.0, skipped=True)
-    for _ in range(MOST_SCALED_STEPS):
-        policy.judge(overflow, "step 1", [[0]], 1, True)
-    with pytest.raises(RunError, match="21 steps in a row had gradients that are not finite"):
-        policy.judge(overflow, "step 21", [[0]], 1, True)
-    with pytest.raises(RunError, match="the loss is not finite"):
-        policy.judge(StepResult(math.inf, math.inf, 1.0, skipped=True, culprit=0), "step 1", [[0]], 1, True)
-    assert told == []
-
-
-def test_a_step_without_a_trained_token_stops_the_run(tmp_path, monkeypatch):
-    """Its rows announced some."""
-    nothing = lambda self, model, batch, setting: Loss(0 * model(batch["x"][:, None]).sum(), torch.tensor(0))  # noqa: E731
-    monkeypatch.setattr(Line, "loss", nothing)
-    with pytest.raises(
-        RunError, match=r"step 1: no token or label of this step is trained, and .* were announced: task 'line'"
-    ):
-        fit(tmp_path, rehearse=False)
-
-
-def test_a_loss_without_a_gradient_stops_the_run(tmp_path, monkeypatch):
-    loss = Line.loss
-
-    def cut_off(self, model, batch, setting):
-        found = loss(self, model, batch, setting)
-        return Loss(found.sum.detach(), found.weight)
-
-    monkeypatch.setattr(Line, "loss", cut_off)
-    with pytest.raises(RunError, match="step 1: the loss of task 'line' does not depend on anything that trains"):
-        fit(tmp_path, rehearse=False)
-
-
-@pytest.mark.parametrize(("warmup", "steps"), [(1, 1), (0.9, 1), (5, 1)])
-def test_a_learning_rate_of_zero_all_along_stops_the_run(tmp_path, warmup, steps):
-    with pytest.raises(RunError, match=r"the learning rate is 0 in all 1 steps: train\.warmup=\S+ leaves none"):
-        fit(tmp_path, warmup=warmup, max_steps=steps)
-    assert fit(tmp_path, warmup=warmup, max_steps=2).result.steps == 2
-
-
-def test_an_adapter_without_a_rate_stops_the_run(tmp_path, monkeypatch):
-    groups = lambda self, model, trainable, rate: [{"params": list(model.parameters()), "lr": 0.0}]  # noqa: E731
-    monkeypatch.setattr(Whole, "param_groups", groups)
-    with pytest.raises(RunError, match=r"gives all its parameters a learning rate of 0"):
-        fit(tmp_path)
 
 
 def test_checkpoints_every_n_steps(tmp_path):

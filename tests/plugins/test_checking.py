@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,3 +276,14 @@ def test_a_run_whose_files_are_wrong_fails(registry: Registry, tmp_path: Path, m
     with pytest.raises(RunError, match=r"holds other values for .*lora_B.* than were trained"):
         Runs(registry, tmp_path)["lora"]
     assert (tmp_path / "runs" / "lora" / "metrics.json").is_file()
+
+
+def test_a_loader_that_somebody_changed_is_not_run(
+    runs: Runs, registry: Registry, tmp_path: Path, nobody: None
+) -> None:
+    """The folder of an adapter is data, its loader included."""
+    run = Path(shutil.copytree(runs["head-classes"], tmp_path / "run"))
+    loader = run / "adapter" / "load_head.py"
+    loader.write_text(loader.read_text() + "\nimport os\n")
+    with pytest.raises(ModelError, match=r"load_head\.py is not what pefttool writes .* is not run: restore the file"):
+        checking.check(run, registry, "cpu", rows=3)

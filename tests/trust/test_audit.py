@@ -17,7 +17,6 @@ from audited import Act
 from fake_hub import COMMIT, REPOSITORY, Client, FakeHub
 from fake_plugins import ADAPTER, HOOK, Install
 
-from pefttool.cli.group import VERBS
 from pefttool.plugins import ALLOW_LIST
 
 AUDITED = Path(__file__).parents[1] / "support" / "audited.py"
@@ -46,11 +45,7 @@ CHECK = Allowed("subprocess.Popen", "", sys.executable, CLEAN, "pefttool.clean_p
 ALLOWED: tuple[Allowed, ...] = (
     Allowed("exec", "torch", "<string>", SIMULATING),
     Allowed("compile", "torch", "<string>", SIMULATING),
-    *(
-        [Allowed("subprocess.Popen", "", sys.executable, CLEAN, "pefttool.clean_process:run")]
-        if "check" in VERBS
-        else []
-    ),
+    CHECK,
 )
 #: What libraries do while they are imported, whoever imports them.
 ALLOWED_AT_IMPORT: tuple[Allowed, ...] = ()
@@ -96,8 +91,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Watched, Path]:
     finally:
         hub.close()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    settings = ("train.max_steps=2", "train.checkpoint_every=1", "train.batch_size=2", "train.sequence_length=16")
-    options = [part for one in (*settings, "device=cpu", "data.eval_fraction=0.3") for part in ("-o", one)]
+    settings = (
+        "train.max_steps=2",
+        "train.checkpoint_every=1",
+        "train.batch_size=2",
+        "train.sequence_length=16",
+        "check=files",
+    )
+    options = [
+        part for one in (*settings, "check=files", "device=cpu", "data.eval_fraction=0.3") for part in ("-o", one)
+    ]
     given = ["--adapter", "lora", "--model", REPOSITORY, "--data", "rows.jsonl", "--task", "text-classification"]
     commands = [
         ["data", "check", "rows.jsonl", "--task", "text-classification"],
@@ -107,13 +110,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Watched, Path]:
         ["predict", "out", "--text", "a"],
         ["unfinish", "out", "again"],
         ["resume", "again"],
-        *([verb, *more] for verb, more in LATER.items() if verb in VERBS),
+        ["merge", "out", "--out", "merged"],
+        ["check", "out"],
     ]
     return watched(commands, folder, {**client.environment, "HF_HUB_OFFLINE": "1"}), folder
-
-
-#: Verbs that use what a run left, where this version has them.
-LATER = {"merge": ("out", "--out", "merged"), "check": ("out",)}
 
 
 def unexplained(acts: list[Act], allowed: Sequence[Allowed]) -> list[Act]:
