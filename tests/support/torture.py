@@ -108,6 +108,7 @@ class Torture:
             while not self.once(folder):
                 pass
             self.ends += 1
+            print(f"{self.kills} kills, {self.ends} runs ended", flush=True)
             found = _hashes(folder)
             self.require(found == self.expected, f"{folder} ended with other files: {found} and not {self.expected}")
 
