@@ -152,4 +152,28 @@ def _verbs() -> Iterator[Entry]:
     yield spoilt("an empty run", lambda run: (shutil.rmtree(run), run.mkdir()), "no finished run", "give the folder")
 
 
-ENTRIES = [*_facts(), *_files(), *_verbs()]
+def _going_on() -> Iterator[Entry]:
+    """`resume`, `merge` and `check` of what is no such run."""
+
+    def unfinished(run: Path) -> None:
+        (run / "metrics.json").unlink()
+
+    def there(run: Path) -> None:
+        (run / "merged").mkdir()
+        (run / "merged" / "file").write_text("mine")
+
+    resume, merge, check = ("resume",), ("merge",), ("check",)
+    yield spoilt("resume/finished", lambda run: None, "is finished", "pefttool predict", verb=resume)
+    yield spoilt("resume/no checkpoint", unfinished, "has no checkpoint", "start again with", verb=resume)
+    yield spoilt("resume/no recipe", remove("recipe.yaml"), "is no run folder", "give the folder", verb=resume)
+    yield spoilt("resume/no run", shutil.rmtree, "is no run folder", "give the folder", verb=resume)
+    yield spoilt("merge/no run", shutil.rmtree, "no finished run", "give the folder", verb=merge)
+    yield spoilt("merge/a full folder", there, "merged", "choose another --out", verb=merge)
+    yield spoilt("merge/truncated weights", cut(WEIGHTS, -10), "cannot be read", "restore", verb=merge)
+    yield spoilt("check/no run", shutil.rmtree, "no finished run", "give the folder", verb=check)
+    yield spoilt("check/truncated weights", cut(WEIGHTS, -10), "cannot be read", "restore", verb=check)
+    yield spoilt("check/another rank", change(CONFIG, r=3), "does not fit this base model", verb=check)
+    yield spoilt("check/a strange field", change(CONFIG, acme=1), "'acme'", verb=check)
+
+
+ENTRIES = [*_facts(), *_files(), *_verbs(), *_going_on()]

@@ -14,7 +14,8 @@ Make = Callable[[Path], Sequence[str]]
 NEXT_STEP = re.compile(
     r"\b(add|align|allowed|choose|close|convert|copy|did you mean|download|drop|get|give|install"
     r"|leave (it|one|them) out|load (it|the)|mend|name (another|it|one|others|your|yours)|pip install|put|quote"
-    r"|reinstall|remove|restore|resume with|run (once|`)|save it|say|such as|train again|uninstall|update|use|write)\b",
+    r"|reinstall|remove|restore|resume with|run (once|`)|save it|say|start again|such as|train again|uninstall|update"
+    r"|use|write)\b",
     re.IGNORECASE,
 )
 #: What no answer may hold: a traceback, an apology for a bug, an object's address.

@@ -91,16 +91,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Watched, Path]:
     finally:
         hub.close()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    settings = (
-        "train.max_steps=2",
-        "train.checkpoint_every=1",
-        "train.batch_size=2",
-        "train.sequence_length=16",
-        "check=files",
-    )
-    options = [
-        part for one in (*settings, "check=files", "device=cpu", "data.eval_fraction=0.3") for part in ("-o", one)
-    ]
+    settings = ("train.max_steps=2", "train.checkpoint_every=1", "train.batch_size=2", "train.sequence_length=16")
+    small = (*settings, "check=files", "device=cpu", "data.eval_fraction=0.3")
+    options = [part for one in small for part in ("-o", one)]
     given = ["--adapter", "lora", "--model", REPOSITORY, "--data", "rows.jsonl", "--task", "text-classification"]
     commands = [
         ["data", "check", "rows.jsonl", "--task", "text-classification"],
