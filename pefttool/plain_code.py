@@ -16,7 +16,8 @@ def constructor(model: Any) -> str | None:
     config = model.config
     arguments: dict[str, Any] = {"dtype": "float32"}
     labels = getattr(config, "id2label", None)
-    if architecture.endswith("Classification") and labels:
+    if architecture.endswith(("Classification", "ObjectDetection")) and labels:
+        arguments["ignore_mismatched_sizes"] = True  # a pretrained head for other classes
         arguments["id2label"] = dict(labels)
         arguments["label2id"] = {label: index for index, label in labels.items()}
     if not getattr(config, "tie_word_embeddings", True):

@@ -25,6 +25,10 @@ PARTS = ["lora", "dora", "lora-nf4", "lora-int8", "lora-classes", "lora-pooled"]
 WHOLE = ["head", "head-classes", "full-classes", "lora-seq2seq"]
 
 
+def slow(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def runs(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(registry, tmp_path_factory.mktemp("merging"))
@@ -44,7 +48,7 @@ def outputs(model: Any) -> torch.Tensor:
     return found.float()
 
 
-@pytest.mark.parametrize("name", [*PARTS, *WHOLE])
+@pytest.mark.parametrize("name", [*PARTS, *WHOLE[:2], *(slow(name) for name in WHOLE[2:])])
 def test_the_merged_model_answers_as_the_adapter(name: str, runs: Runs, registry: Registry, tmp_path: Path) -> None:
     """To rounding, in float32; by transformers alone, where it has a class for the model."""
     done = merging.merge(runs[name], registry, tmp_path / "m", save_as="float32")
@@ -66,7 +70,7 @@ def test_the_merged_model_answers_as_the_adapter(name: str, runs: Runs, registry
     assert tokenizer("a gem")["input_ids"]
 
 
-@pytest.mark.parametrize("name", ["dora", "lora-nf4", "lora-pooled"])
+@pytest.mark.parametrize("name", ["lora-nf4", "lora-pooled", slow("dora")])
 def test_in_parts_and_as_a_whole_are_the_same(
     name: str, runs: Runs, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +89,7 @@ def test_in_parts_and_as_a_whole_are_the_same(
     assert configs[0] == configs[1]
 
 
-@pytest.mark.parametrize("name", ["lora-nf4", "lora-int8", "full-classes"])
+@pytest.mark.parametrize("name", ["lora-nf4", slow("lora-int8"), slow("full-classes")])
 def test_sixteen_bits_are_within_the_tolerance(name: str, runs: Runs, registry: Registry, tmp_path: Path) -> None:
     done = merging.merge(runs[name], registry, tmp_path / "m", save_as="bfloat16")
     assert 1e-4 < done.agreement.typical < done.tolerance == TOLERANCE["bfloat16"]
@@ -141,7 +145,7 @@ def left(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-@pytest.mark.parametrize(("name", "whole"), [("lora-nf4", False), ("lora-nf4", True), ("lora-int8", False)])
+@pytest.mark.parametrize(("name", "whole"), [("lora-nf4", False), slow("lora-nf4", True), slow("lora-int8", False)])
 def test_a_merge_into_other_weights_is_found(
     name: str, whole: bool, runs: Runs, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
