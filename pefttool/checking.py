@@ -159,12 +159,11 @@ def _after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
     later = f"it was not loaded again, for {{}}: `pefttool check {run}` does it"
     if recipe.memory.stream or recipe.memory.offload:
         return later.format("the base is not all in the device's memory")
-    trusted = recipe.trust_remote_code
-    opened = reload.open_folder(run, registry, recipe.device, trust_remote_code=trusted)
+    opened = reload.open_folder(run, registry, recipe.device, None, None, recipe.trust_remote_code)
     needed, free = _size(opened), _free(opened.choice.device)
     if needed > free:
         return later.format(f"that takes {sizes.show(needed)} of memory, and {sizes.show(free)} are free")
-    found = check(run, registry, recipe.device, rows=AFTER_RUN, trust_remote_code=trusted)
+    found = check(run, registry, recipe.device, None, None, None, AFTER_RUN, recipe.trust_remote_code)
     write_json(run / CHECK, found.as_json())
     return found
 

@@ -77,7 +77,9 @@ def test_commands_are_accepted(
     if words[0] == "run":
         assert entry.execute(["recipe", *words[1:]]) == 0, capsys.readouterr().err
         return
-    only_parsed = words[0] in ("eval", "predict", "chat") or (words[0] == "kernels" and len(words) > 1)
+    only_parsed = words[0] in ("eval", "predict", "chat", "merge", "check") or (
+        words[0] == "kernels" and len(words) > 1
+    )
     code = entry.execute([*words, "--help"] if only_parsed else words)
     assert code == 0, capsys.readouterr().err
 

@@ -22,13 +22,14 @@ from pefttool.cli.use import DEVICE, DTYPE, FORMAT, TRUST
 @TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def check(adapter: Path, as_json: bool, **options: Any) -> None:
-    """Load an adapter (a run's folder, or its adapter folder) again, and in a clean process with plain peft.
+    """Load an adapter in a clean process with plain peft, and compare.
 
-    Whatever is wrong is said in one line, with a non-zero exit status.
+    ADAPTER is a run's folder, or its adapter folder. Whatever is wrong is said in one line, and the exit status is 1.
     """
     registry = current_registry()
-    from pefttool import checking, peft_versions
+    from pefttool import allocator, checking, peft_versions
 
+    allocator.give_back_freed_memory()  # one model comes after another
     found = checking.check(adapter, registry, **options)
     if as_json:
         print_json(found.as_json())

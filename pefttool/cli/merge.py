@@ -41,13 +41,14 @@ from pefttool.cli.use import DEVICE, DTYPE, FORMAT, RUN, TRUST
 @TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def merge(run: Path, as_json: bool, **options: Any) -> None:
-    """Fold an adapter into its base's weights, and compare the two on held-out rows.
+    """Fold an adapter into its base's weights, and compare.
 
-    Nothing is left behind where they differ.
+    The two answer the same held-out rows; where they differ, nothing is left behind.
     """
     registry = current_registry()
-    from pefttool import merging
+    from pefttool import allocator, merging
 
+    allocator.give_back_freed_memory()  # one model comes after another
     done = merging.merge(run, registry, **options)
     if as_json:
         print_json(done.as_json())
