@@ -58,7 +58,6 @@ ALLOWED: dict[Use, str] = {
     Use("kernels/pefttool_kernels/cpu/native.py", "ctypes"): "the compiled CPU code that the wheel itself brings",
     Use("pefttool/pretrained.py", "trust_remote_code=trusted"): "what --trust-remote-code allows: see remote_code.py",
     Use("pefttool/pretrained.py", "trust_remote_code=self.trusted"): "the same",
-    Use("pefttool/checking.py", "trust_remote_code=trusted"): "hands on what the run was trusted with",
     Use("pefttool/recipe.py", "trust_remote_code=core.trust_remote_code"): "the recipe's key, REPO@REVISION or null",
     Use("pefttool/model_files.py", "torch.load("): "a command that is printed for the user, with weights_only=True",
 }
