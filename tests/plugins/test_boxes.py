@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pefttool_vision.boxes import (
@@ -89,8 +89,18 @@ def test_suppression_keeps_what_the_definition_keeps(
     assert suppress(boxes, scores, classes.long(), threshold).tolist() == kept
 
 
+BETWEEN_CELLS = [
+    (0.0, 0.0, 1.0, 1.0),
+    (0.0, 0.0, 1.0, 1.0),
+    (0.0, 0.0, 1.0, 4.5),
+    (0.0, 2.625, 8.0, 4.5),
+    (0.0, 0.0, 4.5, 8.0),
+]
+
+
 @settings(max_examples=100)
 @given(st.lists(inside(), max_size=12), st.integers(2, 9), st.integers(2, 9))
+@example([(box, 8, 8) for box in BETWEEN_CELLS], 8, 2)
 def test_every_box_has_a_cell_that_answers_for_it(
     drawn: list[tuple[tuple[float, float, float, float], int, int]], rows: int, columns: int
 ) -> None:
@@ -101,9 +111,11 @@ def test_every_box_has_a_cell_that_answers_for_it(
     assert chosen.shape == (rows * columns,) and int(chosen.max()) < len(units)
     away = ((centres[:, None] - units[None, :, :2]) / cell).square().sum(-1)
     answered = set(chosen.tolist())
-    for i, nearest in enumerate(away.argmin(0).tolist() if len(units) else []):
+    # Between two cells, rounding decides which of them is the nearest.
+    nearest = away <= away.min(0).values + 1e-6 if len(units) else away.bool()
+    for i in range(len(units)):
         # Only a later box whose nearest cell is the same one may have taken it.
-        others = [j for j in range(len(units)) if j != i and int(away[:, j].argmin()) == nearest]
+        others = [j for j in range(len(units)) if j != i and bool((nearest[:, i] & nearest[:, j]).any())]
         assert i in answered or others
 
 

@@ -269,7 +269,7 @@ def ask(kind: str, trained: tuple[str, ...]) -> tuple[Stack, frozen.Found]:
     known = SimpleNamespace(layers=("layers.0", "layers.1", "layers.2"), output_modules=())
     planned: Any = SimpleNamespace(task=Toy(), choice=cpu, adapter=adapter, recipe=eager, facts=known)
     loaded: Any = SimpleNamespace(processor=None, setting=None)
-    adapted: Any = SimpleNamespace(model=model)
+    adapted: Any = SimpleNamespace(model=model, still=())
     examples = tuple({"ids": list(range(i, i + 4)), "length": 4} for i in range(5))
     data = batches.Encoded(examples, (), ())
     state = torch.get_rng_state()

@@ -218,7 +218,7 @@ def fine_tune(folder: Path, model: Path, **train: Any) -> run.Finished:
         "model": str(model),
         "adapter": {"name": train.pop("adapter")},
         "task": {"name": "seq2seq"},
-        "data": {"train": str(rows), "eval": str(rows), "max_eval_rows": 4},
+        "data": {"train": str(rows), "eval": str(rows), "max_eval_rows": 4, "allow_overlap": True},
         "train": {"batch_size": 8, "sequence_length": 64, "rehearse": False, "evaluate_every": 1000, **train},
         "generation": {"max_new_tokens": 8},
         "device": "cpu",
