@@ -76,7 +76,7 @@ def table() -> str:
 
 
 def line(title: str, result: Mapping[str, Any], experiment: Experiment) -> str:
-    scratch = result["scratch"]
+    scratch, seconds = result["scratch"], result["cpu_seconds_of_a_run"]
     cells = [
         title,
         f"{result['metric']}, {'higher' if result['direction'] == 'max' else 'lower'} is better",
@@ -85,7 +85,7 @@ def line(title: str, result: Mapping[str, Any], experiment: Experiment) -> str:
         figures(scratch) if isinstance(scratch, dict) else f"none: {scratch}",
         f"**{figures(result['tuned'])}**",
         verdict(result, experiment),
-        f"{result['cpu_seconds_of_a_run']:.0f}",
+        "" if seconds is None else f"{seconds:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 

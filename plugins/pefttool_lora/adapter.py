@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: The rate of the adapter is an order above full fine-tuning's: B starts at zero.
 GENERATIVE = {"learning_rate": 1e-3}
 OTHER = {"learning_rate": 1e-3, "head_learning_rate": 1e-3}
+#: peft's class for this task type drops `token_type_ids` on the way to the model; its general class hands them on, and
+#: finds the head by `modules_to_save` as well.
+FORGETS = "QUESTION_ANS"
 
 
 class LoraAdapter(Adapter):
@@ -54,7 +57,7 @@ class LoraAdapter(Adapter):
         # Without a task type peft leaves the task head alone: the core trains it in place. Plain peft, which loads the
         # saved folder, needs the type.
         adapted = peft_folder.wrap(model, config, name)
-        config.task_type = facts.peft_task_type
+        config.task_type = None if facts.peft_task_type == FORGETS else facts.peft_task_type
         _fuse(adapted)
         trainable = frozenset(n for n, p in adapted.named_parameters() if p.requires_grad)
         return Attached(adapted, trainable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,3 +258,23 @@ def test_trains_in_float32_beside_a_bfloat16_base(models: Path, kind: str) -> No
 
 def test_it_is_found_through_its_entry_point(registry: Any) -> None:
     assert isinstance(registry.adapters["lora"], LoraAdapter)
+
+
+def test_plain_peft_is_told_which_text_a_token_of_a_question_belongs_to(models: Path, tmp_path: Path) -> None:
+    """peft's own class for question answering drops `token_type_ids`."""
+    import peft
+    from transformers import AutoModelForQuestionAnswering
+
+    model = AutoModelForQuestionAnswering.from_pretrained(models / "bert", num_labels=2).eval()
+    base = copy.deepcopy(model)
+    facts = replace(tiny.known(model, "bert"), head_modules=("qa_outputs",), peft_task_type="QUESTION_ANS")
+    adapted = ADAPTER.attach(model, LoraOptions(), facts).model.eval()
+    ADAPTER.save(adapted, tmp_path)
+    inputs = tiny.batch()
+    kinds = {"token_type_ids": inputs["attention_mask"].cumsum(1).gt(4).long() * inputs["attention_mask"]}
+    plain = peft.PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    with torch.no_grad():
+        answers = [found(**inputs, **kinds).start_logits for found in (adapted, plain)]
+        other = adapted(**inputs).start_logits
+    torch.testing.assert_close(*answers)
+    assert not torch.allclose(answers[0], other, atol=1e-3)
