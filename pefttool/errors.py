@@ -8,7 +8,7 @@
     ├── ModelError       a model cannot be had, or is not what it should be  exit 1
     ├── RunError         training or saving cannot go on                     exit 1
     ├── NotMergeable     an adapter that cannot be folded into the weights   exit 1
-    └── Interrupted      Ctrl-C or SIGTERM ended the run                     exit 130 or 143
+    └── Interrupted      Ctrl-C (or SIGTERM: 143) ended the run              exit 130
 
 A message names the thing, the value given, the values allowed and the next step, in one line.
 """
@@ -51,6 +51,8 @@ class NotMergeable(PefttoolError):
 
 class Interrupted(PefttoolError):
     """No mistake: the user, or the system, ended the run. The exit code is the shell's for that signal."""
+
+    exit_code = 130
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)

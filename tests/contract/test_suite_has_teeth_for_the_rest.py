@@ -190,6 +190,11 @@ class Scales(NF4):
         return super().dequantize(linear) * 1.05
 
 
+class RoundsOtherwise(NF4):
+    def round_trip(self, weight: Any, options: Any) -> Any:
+        return weight
+
+
 class QuantisesNothing(NF4):
     def load_arguments(self, options: Any, facts: Any) -> dict[str, Any]:
         return {}
@@ -244,6 +249,7 @@ BROKEN_QUANTIZERS = [
     (Transposes, "dequantize gives|differs by .* from the original"),
     (Scales, "differs by .* from x times the dequantised weight"),
     (QuantisesNothing, r"outputs differ by 0\.00"),
+    (RoundsOtherwise, "round_trip gives another weight than dequantize"),
     (RefusesNothing, "refuses a model without linear layers with None"),
     (CutsGradients, "no gradient passes through it"),
     (ChangesTheScales, r"evaluation and training changed .*quant_state\.absmax"),
