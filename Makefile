@@ -1,6 +1,6 @@
 # make demo     a virtual environment in .venv, then the built-in example: `pefttool run --adapter lora`
 # make test     ruff, mypy and the tests, all but the slow ones: what CI runs
-# make test-all the slow ones too          make lint     ruff and mypy alone
+# make test-all the slow ones too, and new random cases          make lint     ruff and mypy alone
 # make gates    every Triton kernel compiled for five kinds of card, its machine code held against limits (in make test)
 # make bench    pefttool against transformers.Trainer + peft + bitsandbytes, side by side: about 20 minutes
 # make torture  200 kills of runs that go on, each of which must end as the undisturbed one: about 10 minutes
@@ -28,7 +28,7 @@ test: lint fetch
 	$(PYTEST) -m 'not slow'
 
 test-all: lint fetch
-	$(PYTEST)
+	HYPOTHESIS_PROFILE=searching $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

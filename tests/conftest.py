@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pefttool import registry as registries
 from pefttool.registry import Registry
@@ -20,6 +21,11 @@ sys.path.append(str(Path(__file__).with_name("support")))  # modules that severa
 
 from fake_plugins import Install
 from terminal import Terminal
+
+# `make test` tries the same cases every time: what it says depends on the code alone. `make test-all` tries new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("searching", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture
