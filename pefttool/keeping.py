@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from pefttool import checkpoint, random_state
@@ -46,14 +47,12 @@ class Keeper:
         self._saved = time.monotonic()
         if not loop.accelerator.is_main_process:
             return True
-        progress = Progress(
-            progress.step,
-            progress.position,
-            loop.best,
-            progress.evaluated,
-            dict(loop.metrics),
-            loop.halvings,
-            loop.non_finite.in_a_row,
+        progress = replace(
+            progress,
+            best=loop.best,
+            metrics=dict(loop.metrics),
+            halvings=loop.halvings,
+            skipped=loop.non_finite.in_a_row,
         )
         beside = Beside(
             best=loop.best_parameters if loop.best.step != progress.step else {},

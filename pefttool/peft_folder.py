@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttool import durable
 from pefttool.errors import ModelError
 from pefttool.quiet import quiet_imports
 
@@ -154,7 +154,7 @@ def write_head(folder: Path, tensors: Mapping[str, Tensor], head_modules: Iterab
     stored = read_tensors(folder / WEIGHTS)
     write_tensors(folder / WEIGHTS, {**stored, **{prefix + name: tensor for name, tensor in tensors.items()}})
     config["modules_to_save"] = sorted({*(config.get("modules_to_save") or ()), *head_modules})
-    _replace(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    durable.replace(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_head(folder: Path) -> dict[str, Tensor]:
@@ -182,7 +182,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save
 
     ready = {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
-    _replace(path, save(ready, metadata={"format": "pt"}))
+    durable.replace(path, save(ready, metadata={"format": "pt"}))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -224,12 +224,3 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _stored_root(config: Mapping[str, Any]) -> str:
     """peft names the tensors of prompt methods after one wrapper, the others' after two."""
     return PROMPT_ROOT if "num_virtual_tokens" in config else TUNER_ROOT
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
