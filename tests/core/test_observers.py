@@ -1,11 +1,13 @@
 """Events: the file first, then every observer, and one that fails takes nobody with it."""
 
+import errno
 import json
 from types import SimpleNamespace
 
 import pytest
 
-from pefttool import events
+from pefttool import artefacts, durable, events
+from pefttool.errors import RunError
 from pefttool.observers import Emitter
 
 
@@ -88,3 +90,33 @@ def test_every_event_is_json(kind):
     assert document["type"] == kind.__name__
     assert {"type", "time", "monotonic", "step"} <= set(document)
     assert "control" not in document
+
+
+def test_a_full_disk_is_told_once_and_the_observers_go_on(tmp_path):
+    seen = []
+    emit = Emitter(plugins(watch=lambda event: seen.append(event)))
+    emit.open(tmp_path / "e")
+
+    def full(lines):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    emit._file.close()
+    emit._file = SimpleNamespace(write=full, name="e", close=lambda: None)
+    emit(events.Saved(path="a", what="x"))
+    emit(events.Saved(path="b", what="x"))
+    assert sorted(type(e).__name__ for e in seen) == ["Notice", "Saved", "Saved"]
+    (notice,) = [e.text for e in seen if isinstance(e, events.Notice)]
+    assert notice == "e cannot be written (No space left on device): the run goes on, unrecorded from here"
+    emit.close()
+
+
+def test_metrics_that_cannot_be_written_leave_a_run_to_go_on_with(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable, "write", full)
+    with pytest.raises(
+        RunError, match=r"metrics\.json cannot be written \(No space left.*: make room, then go on with"
+    ):
+        artefacts.write_metrics(tmp_path, {}, {}, [])
+    assert not list(tmp_path.iterdir())
