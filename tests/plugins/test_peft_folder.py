@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import logging
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,10 @@ def test_a_folder_without_a_head_has_none(models: Path, tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (saved / "adapter_model.safetensors").read_bytes()
 
-    def full(self: Path, target: Path) -> Path:
+    def full(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         peft_folder.write_head(saved, {"classifier.bias": torch.zeros(3)}, ("classifier",))
     assert (saved / "adapter_model.safetensors").read_bytes() == before
