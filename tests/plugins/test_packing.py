@@ -244,7 +244,19 @@ def test_a_model_that_forgets_positions_is_found_out():
 
     model.model.embed_tokens.register_forward_hook(place)
     reason = packed.check(model, [{"input_ids": list(range(5, 5 + n))} for n in (4, 9)])
-    assert reason is not None and "differ from those alone" in reason
+    assert reason is not None and "depend on its place" in reason
+
+
+def test_a_model_that_sees_what_follows_is_found_out():
+    model = model_of("llama-grouped").eval()
+
+    def ahead(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        """Every position takes part in those before it, and nothing in those behind."""
+        return output + output.flip(1).cumsum(1).flip(1)
+
+    model.model.embed_tokens.register_forward_hook(ahead)
+    reason = packed.check(model, [{"input_ids": list(range(5, 5 + n))} for n in (4, 9)])
+    assert reason is not None and "depend on its neighbour" in reason
 
 
 def test_models_with_attention_of_their_own_are_refused():
