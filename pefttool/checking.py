@@ -22,7 +22,7 @@ from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.reload import Opened, Reloaded
 from pefttool.run_folder import CHECK, EVENTS
-from pefttool.safetensors_stream import Reader
+from pefttool.tensor_file import Reader
 from pefttool.values import Row
 
 #: As much as two ways to compute the same may differ: below it the adapter has changed nothing.
@@ -172,7 +172,7 @@ def _size(opened: Opened) -> int:
     """Bytes that the base takes where nothing is quantised, and what a process takes besides."""
     width = torch_dtype(opened.choice.dtype).itemsize
     readers = (Reader(path) for path in opened.path.glob("*.safetensors"))
-    return LIBRARIES + sum(math.prod(shape.shape) * width for reader in readers for shape in reader.shapes.values())
+    return LIBRARIES + sum(math.prod(shape) * width for reader in readers for _, shape in reader.shapes.values())
 
 
 def _free(device: str) -> int:

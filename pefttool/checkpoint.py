@@ -159,11 +159,11 @@ def save(folder: Path, progress: Progress, live: Live, beside: Beside = Beside()
     aside.mkdir()
     try:
         manifest = {
-            f"{name}.safetensors": durable.write(aside / f"{name}.safetensors", tensor_file.pieces(held))
+            f"{name}.safetensors": durable.write(aside / f"{name}.safetensors", tensor_file.whole(held))
             for name, held in files.items()
             if held or name == PARAMETERS
         }
-        manifest[STATE] = durable.write(aside / STATE, tensor_file.pieces(tensors))
+        manifest[STATE] = durable.write(aside / STATE, tensor_file.whole(tensors))
         manifest[DOCUMENT] = durable.write(aside / DOCUMENT, [json.dumps(document).encode()])
         mark = durable.write(aside / MANIFEST, [json.dumps(manifest, indent=1).encode()])
         durable.sync_folder(aside)

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import facts, peft_folder
+from pefttool import facts, peft_folder, tensor_file
 from pefttool.interfaces import Adapter
 from pefttool.model_files import INDEX, SINGLE, read_index
 from pefttool.model_parts import transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
 from pefttool.reload import Opened
-from pefttool.safetensors_stream import Reader, Shape, write
+from pefttool.tensor_file import Reader
 
 if TYPE_CHECKING:
     import torch
@@ -104,9 +104,9 @@ def _places(
     files: dict[str, tuple[str, ...]] = {}
     for file, reader in readers.items():
         names = []
-        for stored, shape in reader.shapes.items():
+        for stored, (_, shape) in reader.shapes.items():
             for name in (stored, prefix + stored, stored.removeprefix(prefix)):
-                if name in state and name not in places and tuple(state[name].shape) == shape.shape:
+                if name in state and name not in places and tuple(state[name].shape) == shape:
                     places[name] = (reader, stored)
                     names.append(name)
                     break
@@ -168,9 +168,9 @@ class Writer:
         size = 0
         for file, names in self.layout.files.items():
             shapes = {name: self._shape(name) for name in names}
-            write(self.aside / file, shapes, self._tensor)
+            tensor_file.write(self.aside / file, shapes, self._tensor)
             index |= dict.fromkeys(names, file)
-            size += sum(shape.size for shape in shapes.values())
+            size += sum(map(tensor_file.size, shapes.values()))
         if len(self.layout.files) > 1:
             document = {"metadata": {"total_size": size}, "weight_map": index}
             (self.aside / INDEX).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -180,16 +180,13 @@ class Writer:
         part.config.dtype, part.config.architectures = self.dtype, [type(part).__name__]
         part.config.save_pretrained(self.aside)
 
-    def _shape(self, name: str) -> Shape:
+    def _shape(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         if name in self.layout.heads:
-            tensor = self.layout.heads[name]
-            return Shape(self._name_of(tensor.dtype), tuple(tensor.shape))
-        reader, stored = self.layout.places[name]
-        shape = reader.shapes[stored]
-        return Shape(self._name_of(torch_dtype(shape.dtype)), shape.shape)
-
-    def _name_of(self, dtype: torch.dtype) -> str:
-        return str(self.dtype if dtype.is_floating_point else dtype).removeprefix("torch.")
+            dtype, shape = self.layout.heads[name].dtype, tuple(self.layout.heads[name].shape)
+        else:
+            reader, stored = self.layout.places[name]
+            dtype, shape = reader.shapes[stored]
+        return self.dtype if dtype.is_floating_point else dtype, shape
 
     def _tensor(self, name: str) -> Tensor:
         """What is written under this name."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pefttool import agreement, durable, facts, held_out, merge_in_parts, peft_folder, reload
+from pefttool import agreement, durable, facts, held_out, merge_in_parts, peft_folder, reload, tensor_file
 from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.artefacts import ADAPTER_FACTS, save_processor, write_json
 from pefttool.errors import NotMergeable, RunError, UsageError
@@ -26,7 +26,6 @@ from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained, quiet_loading
 from pefttool.registry import Registry
 from pefttool.reload import MERGED, Opened, Reloaded
-from pefttool.safetensors_stream import Reader
 from pefttool.values import Row
 
 Into = Literal["trained-on", "original"]
@@ -150,9 +149,10 @@ def _saved_dtype(opened: Opened, quantized: bool) -> str:
     names = [SINGLE] if (opened.path / SINGLE).is_file() else sorted(read_index(opened.path / INDEX, str(opened.path)))
     sizes: Counter[str] = Counter()
     for name in names:
-        for shape in Reader(opened.path / name).shapes.values():
-            if shape.dtype in TOLERANCE:
-                sizes[shape.dtype] += shape.size
+        for spec in tensor_file.Reader(opened.path / name).shapes.values():
+            dtype = str(spec[0]).removeprefix("torch.")
+            if dtype in TOLERANCE:
+                sizes[dtype] += tensor_file.size(spec)
     stored = sizes.most_common(1)[0][0] if sizes else "float32"
     if quantized and stored == "float32":
         return opened.choice.dtype if opened.choice.dtype != "float32" else "bfloat16"

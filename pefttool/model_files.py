@@ -10,12 +10,11 @@ from shlex import quote
 from typing import Any
 
 from pefttool.errors import ModelError
+from pefttool.tensor_file import MAX_HEADER
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-#: The safetensors format's own limit on its JSON header.
-MAX_HEADER = 100_000_000
 #: Weights in formats that this tool does not open: most of them are pickles, which run code when they are read.
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 #: Those that are pickles, as a rule.

@@ -9,24 +9,20 @@ tensors are views whose pages come from disk when they are touched, and can be g
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pefttool.tensor_file import CODES, NAMES, content, framed, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ALIGNMENT = 64
 PADDING = "padding."
-KINDS = (("F", "float", (16, 32, 64)), ("BF", "bfloat", (16,)), ("U", "uint", (8,)), ("I", "int", (8, 16, 32, 64)))
-#: The format's codes for dtypes, and torch's names.
-DTYPES = {"BOOL": "bool"} | {f"{code}{bits}": f"{kind}{bits}" for code, kind, sizes in KINDS for bits in sizes}
-CODES = {name: code for code, name in DTYPES.items()}
 
 
 class Unreadable(ValueError):
@@ -95,8 +91,7 @@ def write(
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with aside.open("wb") as file:
-            header = _header(sections, metadata)
-            file.write(struct.pack("<Q", len(header)) + header)
+            file.write(_header(sections, metadata))
             for section in sections:
                 at = 0
                 for name, entry in section.entries.items():
@@ -112,17 +107,14 @@ def write(
 
 
 def _raw(name: str, entry: Entry, tensor: Tensor) -> memoryview:
-    import torch
-
     found = (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
     if found != (entry.dtype, entry.shape):
         raise ValueError(f"{name} is {found[0]} {found[1]}, expected {entry.dtype} {entry.shape}")
-    flat: Any = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return content(tensor)
 
 
 def _header(sections: Sequence[Section], metadata: Mapping[str, str]) -> bytes:
-    document: dict[str, Any] = {"__metadata__": dict(metadata)}
+    document: dict[str, Any] = {}
     base = padding = 0
     for section in sections:
         parts = [(e.start, e.end, name, CODES[e.dtype], list(e.shape)) for name, e in section.entries.items()]
@@ -132,8 +124,7 @@ def _header(sections: Sequence[Section], metadata: Mapping[str, str]) -> bytes:
         for start, end, name, code, shape in sorted(parts):
             document[name] = {"dtype": code, "shape": shape, "data_offsets": [base + start, base + end]}
         base += section.size
-    header = json.dumps(document).encode()
-    return header + b" " * (-(len(header) + 8) % mmap.PAGESIZE)
+    return framed(document, metadata, mmap.PAGESIZE)
 
 
 class PackedFile:
@@ -149,14 +140,11 @@ class PackedFile:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         try:
-            (length,) = struct.unpack("<Q", self._map[:8])
-            header = json.loads(self._map[8 : 8 + length])
-            self.metadata: dict[str, str] = header.pop("__metadata__")
+            header, self.metadata, self._base = read_header(self._map)
             self.entries = {n: _entry(e) for n, e in header.items() if not n.startswith(PADDING)}
             end = max(int(entry["data_offsets"][1]) for entry in header.values())
-        except (ValueError, KeyError, TypeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Unreadable(f"{path} has no header of a packed file") from error
-        self._base = 8 + length
         if len(self._map) != self._base + end:
             raise Unreadable(f"{path} has {len(self._map)} bytes, expected {self._base + end}")
 
@@ -193,4 +181,4 @@ class PackedFile:
 
 def _entry(found: Mapping[str, Any]) -> Entry:
     start, end = found["data_offsets"]
-    return Entry(DTYPES[found["dtype"]], tuple(found["shape"]), int(start), int(end))
+    return Entry(NAMES[found["dtype"]], tuple(found["shape"]), int(start), int(end))

@@ -10,7 +10,7 @@ from pefttool.attach import Adapted
 from pefttool.errors import RunError
 from pefttool.events import Notice
 from pefttool.observers import Emitter
-from pefttool.safetensors_stream import Reader
+from pefttool.tensor_file import Reader
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(merge_in_parts, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(UsageError, match="No space left on device: make room"):
         merging.merge(runs["lora"], registry, tmp_path / "m")
     assert left(tmp_path) == []
