@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -12,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pefttool import durable, peft_folder, run_folder
+from pefttool import durable, peft_folder, run_folder, strict_json
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.errors import RunError, UsageError
@@ -191,4 +190,4 @@ def write_metrics(
 
 def write_json(path: Path, document: Any) -> None:
     """A whole file, or the one that was there. Raises OSError."""
-    durable.replace(path, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+    durable.replace(path, (strict_json.dumps(document, indent=1) + "\n").encode())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from pefttool import strict_json
 
 
 class Control:
@@ -29,7 +30,7 @@ class Event:
 
     def as_json(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "control"}
-        return json.dumps({"type": type(self).__name__, **values}, ensure_ascii=False)
+        return strict_json.dumps({"type": type(self).__name__, **values})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pefttool import strict_json
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
 from pefttool.errors import PefttoolError
 
@@ -71,7 +71,7 @@ def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> 
         }
         if checked is not None:
             document["check"] = checked if isinstance(checked, str) else checked.as_json()
-        click.echo(json.dumps(document, ensure_ascii=False))
+        click.echo(strict_json.dumps(document))
         return
     _print_samples(finished.samples)
     click.echo()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pefttool import strict_json
 from pefttool.cli.common import current_registry
 from pefttool.errors import DataError, Refused, UsageError
 from pefttool.values import Row
@@ -91,7 +91,7 @@ def evaluate(
         loaded.choice,
     )
     if as_json:
-        click.echo(json.dumps({"rows": len(encoded.rows), **metrics}))
+        click.echo(strict_json.dumps({"rows": len(encoded.rows), **metrics}))
     else:
         click.echo(f"{len(encoded.rows)} rows")
         for name, value in metrics.items():
@@ -142,7 +142,7 @@ def predict(
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
         for prediction in answer(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice):
-            click.echo(json.dumps(prediction, ensure_ascii=False))
+            click.echo(strict_json.dumps(prediction))
 
 
 @click.command("chat")

@@ -120,3 +120,16 @@ def test_metrics_that_cannot_be_written_leave_a_run_to_go_on_with(tmp_path, monk
     ):
         artefacts.write_metrics(tmp_path, {}, {}, [])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    emit = Emitter(plugins())
+    emit.open(tmp_path / "e")
+    emit(
+        events.Evaluated(
+            metrics={"loss": float("nan"), "r2": float("-inf"), "accuracy": 0.5}, primary="loss", best=True
+        )
+    )
+    text = (tmp_path / "e").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text)["metrics"] == {"loss": None, "r2": None, "accuracy": 0.5}
