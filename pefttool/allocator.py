@@ -1,8 +1,8 @@
 """How the C library hands out memory: by default it gives large blocks back to the system at once, over and over.
 
-A training step allocates the same blocks of some MiB as the step before. glibc maps each from the system and unmaps it
-when it is freed (from 32 MiB on always), so that every step touches its memory for the first time: one page fault for
-4 KiB. Kept instead, a step on the CPU takes 10 to 15 % less time, and the process holds about a tenth more memory.
+A training step allocates the same blocks of some MiB as the step before. glibc maps a block from the system and unmaps
+it when it is freed, until its threshold has grown to that size (at most 32 MiB), and trims what it kept: steps touch
+their memory for the first time, over and over, one page fault for 4 KiB. docs/benchmarks.md has what keeping brings.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import platform
 from collections.abc import Mapping
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # mallopt's names for them: <malloc.h>
-#: Blocks up to here come from the heap; up to so much freed memory stays at its end. Logits of a large vocabulary are
-#: larger and still go back.
-KEPT_BLOCK = 256 << 20
+#: Blocks up to here come from the heap: where glibc's own threshold ends, from the start. With larger ones there, too,
+#: packed language models were slower (docs/benchmarks.md). Up to so much freed memory stays at the heap's end.
+KEPT_BLOCK = 32 << 20
 KEPT_TOTAL = 512 << 20
 #: Where memory is dear, blocks from here on are mapped, and unmapped when they are freed.
 GIVEN_BACK = 1 << 20
