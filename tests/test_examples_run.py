@@ -23,16 +23,6 @@ import run as runner  # noqa: E402
 CASES = [(name, found) for name in experiments.examples() for found in experiments.load(name)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def in_this_process(document: Mapping[str, Any], out: Path) -> runner.Run:
     from pefttool import recipe, registry
     from pefttool import run as stages

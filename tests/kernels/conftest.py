@@ -37,15 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """PyTorch computes with one thread: what libraries allocate for each is not counted by whoever states memory."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
 def two_threads() -> Iterator[None]:
     """PyTorch computes with two threads, though the suite runs with one: what is divided among them is tested, too."""
     before = torch.get_num_threads()

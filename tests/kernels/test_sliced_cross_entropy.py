@@ -73,7 +73,6 @@ def test_a_certain_token_keeps_its_small_loss():
     assert error(dh, exact) < 1e-4
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("gradient", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("tokens", "hidden", "vocabulary"), [(512, 256, 20_000), (300, 64, 60_000), (40, 512, 9000)])

@@ -33,7 +33,6 @@ ROWS, TOKENS = 1, 64
 WORDS = 20_000  # characters of text, more than any test reads
 
 Gradients = dict[str, Tensor]
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

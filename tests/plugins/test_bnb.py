@@ -16,7 +16,6 @@ from bnb_models import (
     llama,
     load,
     needs_avx512_bf16,
-    one_thread,
     quantised,
     same,
     save_llama,

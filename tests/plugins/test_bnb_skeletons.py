@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from bnb_models import QUANTIZERS, llama, load, one_thread, quantised, tensors
+from bnb_models import QUANTIZERS, llama, load, quantised, tensors
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode

@@ -14,7 +14,7 @@ import text_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from text_models import fit, one_thread, plain_peft_difference
+from text_models import fit, plain_peft_difference
 from tiny_models import run_without_pefttool
 
 from pefttool import Facts, ModelError, Row, Setting, registry

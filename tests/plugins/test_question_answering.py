@@ -10,7 +10,7 @@ import samples_text
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_models import fit, one_thread, plain_peft_difference
+from text_models import fit, plain_peft_difference
 
 from pefttool import Row
 from pefttool.testing import check_task

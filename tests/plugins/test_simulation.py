@@ -9,7 +9,6 @@ from itertools import product
 
 import pytest
 import real_step
-from bnb_models import one_thread  # oneDNN allocates scratch for each thread, outside the tensors
 
 from pefttool import simulate
 from pefttool.registry import Registry

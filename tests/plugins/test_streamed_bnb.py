@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bnb_models import QUANTIZERS, bnb, one_thread
+from bnb_models import QUANTIZERS, bnb
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM

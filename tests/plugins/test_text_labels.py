@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import samples_text
 import torch
-from text_models import fit, one_thread, plain_peft_difference
+from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting
 from pefttool.errors import DataError

@@ -46,15 +46,6 @@ def save_llama(folder, biases):
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are faster on one thread, on a busy machine by far."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     return save_llama(tmp_path_factory.mktemp("llama"), biases=True)

@@ -25,15 +25,6 @@ from pefttool.testing.models import model_folder
 CPU = Choice(device="cpu", dtype="float32", autocast=None, grad_scaler=False, reason="a test")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny matrices: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @dataclass
 class Tuned:
     """A trained model on rows, with all that it takes to ask it."""
