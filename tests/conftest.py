@@ -41,6 +41,13 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that no other test fills."""
+    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Installs a fake distribution, each into a folder of its own, as pip would: module, METADATA, entry_points.txt."""
     before = set(sys.modules)

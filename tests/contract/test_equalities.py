@@ -16,15 +16,11 @@ import torch
 from pefttool import registry as registries
 from pefttool.errors import Refused
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 REGISTRY = registries.build()
 #: Float32; features come from batches of other shapes than the steps', so that products are rounded in another order.
 ROUNDING = 2e-6
 KINDS = {"llama": "causal-lm", "bert": "text-classification"}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")

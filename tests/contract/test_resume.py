@@ -14,6 +14,7 @@ from pefttool.errors import Refused
 from pefttool.testing.models import model_folder
 from pefttool.testing.resumption import check_resume
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 REGISTRY = registries.build()
 #: Several steps an epoch, with an accumulation that is not full at its end, and an evaluation between two of them.
 TRAIN = {"batch_size": 2, "gradient_accumulation": 2, "max_steps": 4, "evaluate_every": 3, "sequence_length": 64}
@@ -36,11 +37,6 @@ def recipe(folder: Path, task: str, kind: str, adapter: str, **more: Any) -> dic
         "generation": {"max_new_tokens": 3, "do_sample": False},
         **more,
     }
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("adapter", REGISTRY.adapters)

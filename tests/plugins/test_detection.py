@@ -30,13 +30,9 @@ from pefttool_vision.dense import DenseDetector, dense_loss
 from pefttool_vision.detection import ObjectDetection
 from pefttool_vision.objects import Thing
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 TASK = ObjectDetection()
 REGISTRY = registries.build()
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "cache"))
 
 
 def setting(**options: Any) -> Setting:

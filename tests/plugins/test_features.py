@@ -16,17 +16,12 @@ from pefttool import batches, features, frozen
 from pefttool.registry import Registry
 
 #: Float32; a row's features come from a batch of other shape, so products are rounded in another order.
+pytestmark = pytest.mark.usefixtures("own_cache")
 ROUNDING = 2e-6
 CLASSIFY = "text-classification"
 LAST = {"adapter__train_last_layers": 1}
 PADDED = {"train__packing": False}
 MEAN, OWN = {"task__pooling": "mean"}, {"task__pooling": "model"}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "made"
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +97,7 @@ def test_a_second_run_encodes_nothing_and_leaves_the_backbone_alone(
         passes[count] = [seen.forwards["BertSelfAttention"] for seen in again]
     assert passes[22][1] == passes[60][1] < passes[22][0] < passes[60][0]
     assert passes[60][1] <= 7 * 3  # three blocks: twice traced, twice compared in two modes, asked for answers twice
-    assert len(list(own_cache.iterdir())) == 8  # rows and features, of training and held-out rows, of both
+    assert len(list((own_cache / "made").iterdir())) == 8  # rows and features, of training and held-out rows, of both
 
 
 def test_one_blocks_features_do_not_run_the_blocks_below(
@@ -128,7 +123,7 @@ def test_who_trains_from_the_first_block_on_has_no_features(
     for i in range(2):
         seen = runs.fine_tune(registry, tmp_path / str(i), models["llama"], rows, "causal-lm", adapter)
         assert "features" not in seen.progressed() and seen.encoded == (22, 0)[i]
-    assert len(list(own_cache.iterdir())) == 2
+    assert len(list((own_cache / "made").iterdir())) == 2
 
 
 def test_memory_that_runs_out_halves_the_batches_of_the_pass(
@@ -156,7 +151,7 @@ def test_without_the_cache_nothing_is_kept(
 ) -> None:
     rows = runs.write_rows(tmp_path, CLASSIFY)
     runs.fine_tune(registry, tmp_path / "out", models["bert"], rows, CLASSIFY, data__cache=False)
-    assert not own_cache.exists()
+    assert not (own_cache / "made").exists()
 
 
 def test_a_damaged_file_is_made_again(
@@ -164,12 +159,12 @@ def test_a_damaged_file_is_made_again(
 ) -> None:
     rows = runs.write_rows(tmp_path, CLASSIFY)
     first = runs.fine_tune(registry, tmp_path / "first", models["bert"], rows, CLASSIFY)
-    whole = {path: path.read_bytes() for path in own_cache.iterdir()}
+    whole = {path: path.read_bytes() for path in (own_cache / "made").iterdir()}
     for i, (path, content) in enumerate(whole.items()):
         path.write_bytes(content[: len(content) // 2] if i % 2 else content[:-1] + bytes([content[-1] ^ 1]))
     second = runs.fine_tune(registry, tmp_path / "second", models["bert"], rows, CLASSIFY)
     assert second.encoded == 22 and "features" in second.progressed() and second.losses == first.losses
-    assert {path: path.read_bytes() for path in own_cache.iterdir()} == whole
+    assert {path: path.read_bytes() for path in (own_cache / "made").iterdir()} == whole
 
 
 def test_a_cache_that_cannot_be_used_is_told_and_the_run_goes_on(

@@ -26,6 +26,7 @@ from pefttool_lora.options import LoraOptions, resolve
 from pefttool_vision.augmentation import augment
 from pefttool_vision.classification import ImageClassification
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 TASK = ImageClassification()
 REGISTRY = registries.build()
 SIZES: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -39,11 +40,6 @@ KINDS: dict[str, Any] = {
     "swin": transformers.SwinConfig(image_size=28, patch_size=2, **STAGES),
     "convnext": transformers.ConvNextConfig(depths=[1, 1], hidden_sizes=[16, 32], num_stages=2, image_size=28),
 }
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "cache"))
 
 
 def setting(**options: Any) -> Setting:

@@ -18,13 +18,9 @@ from pefttool.reload import reload
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 from pefttool.values import Row
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 TASK = "speech-recognition"
 TEXTS = ("ab", "abe", "bead", "a", "bad", "ebb", "dab", "bed", "add", "be", "deaf", "fade")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
