@@ -98,7 +98,7 @@ def save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Path
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(
-            f"{folder / ADAPTER} cannot be written ({reason}): make room, then go on with `pefttool resume {folder}`"
+            f"{folder / ADAPTER} cannot be written ({reason}): make room, then {run_folder.way_on(folder)}"
         ) from error
 
 
@@ -183,8 +183,7 @@ def write_metrics(
         write_json(folder / METRICS, {"before": dict(before), "after": dict(after), "samples": list(samples), **facts})
     except OSError as error:
         raise RunError(
-            f"{folder / METRICS} cannot be written ({error.strerror}): make room, then go on with"
-            f" `pefttool resume {folder}`"
+            f"{folder / METRICS} cannot be written ({error.strerror}): make room, then {run_folder.way_on(folder)}"
         ) from error
 
 

@@ -13,12 +13,13 @@ from typing import Any
 from pefttool import agreement, clean_process, held_out, observe, peft_folder, peft_versions, reload, sizes
 from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.artefacts import write_json
-from pefttool.errors import ModelError, PefttoolError, UsageError
+from pefttool.errors import ModelError, PefttoolError, RunError, UsageError
 from pefttool.events import Notice
 from pefttool.judge import Judge
 from pefttool.observers import Emitter
 from pefttool.precision import torch_dtype
 from pefttool.recipe import Recipe
+from pefttool.recovery import out_of_memory
 from pefttool.registry import Registry
 from pefttool.reload import Opened, Reloaded
 from pefttool.run_folder import CHECK, EVENTS
@@ -149,6 +150,14 @@ def after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
     except PefttoolError as error:
         emit(Notice(text=str(error), level="error"))
         raise
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RunError(
+            f"{run} is finished, but its adapter could not be loaded again ({reason}): make room, then"
+            f" `pefttool check {run}`"
+        ) from error
     finally:
         emit.close()
     return found

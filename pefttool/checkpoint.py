@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-OLDER = "use an older one"
+OLDER = "remove that folder to go on from an older one"
 MANIFEST, COMPLETE, DOCUMENT, STATE = "manifest.json", "COMPLETE", "state.json", "state.safetensors"
 #: Files of tensors by name, beside the optimiser's; `parameters` are always there.
 PARAMETERS, BEST, BUFFERS = "parameters", "best", "buffers"
@@ -38,6 +38,15 @@ class Best:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """Whether gradients and parameters were judged, and what was wrong in the end, if anything was."""
+
+    gradients: bool = False
+    parameters: bool = False
+    alarm: str | None = None
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run stands between two steps.
 
@@ -45,6 +54,7 @@ class Progress:
     metrics    of the best evaluation
     halvings   how often micro-batches were halved for lack of memory
     skipped    steps in a row whose scaled gradients were not finite
+    watched    what has been judged of the run by now, and what it was found to have wrong (watch.py)
     """
 
     step: int
@@ -54,6 +64,7 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
     halvings: int = 0
     skipped: int = 0
+    watched: Watched = field(default_factory=Watched)
 
 
 @dataclass(frozen=True)
@@ -178,11 +189,18 @@ def save(folder: Path, progress: Progress, live: Live, beside: Beside = Beside()
     return final
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints. Call it once the newest is complete."""
-    for path in _found(folder)[keep:]:
-        with suppress(OSError):
-            durable.remove(path, COMPLETE)
+def prune(folder: Path, keep: int, newest: int) -> None:
+    """Remove all but the last `keep` checkpoints up to step `newest`, which was just written and is whole.
+
+    What is of a later step was passed over when the run went on from an earlier one: it is damaged. What is not marked
+    was never whole.
+    """
+    found = {path: _step(path) <= newest and (path / COMPLETE).is_file() for path in _found(folder)}
+    kept = [path for path, whole in found.items() if whole][:keep]
+    for path in found:
+        if path not in kept:
+            with suppress(OSError):
+                durable.remove(path, COMPLETE)
 
 
 def load(folder: Path, live: Live, rank: int = 0) -> tuple[Progress, Beside]:
@@ -203,6 +221,7 @@ def load(folder: Path, live: Live, rank: int = 0) -> tuple[Progress, Beside]:
         state = unflatten(document["state"], _tensors(folder, "state"))
         progress = dict(document["progress"])
         progress.update(position=Position(**progress["position"]), best=Best(**progress["best"]))
+        progress.update(watched=Watched(**progress["watched"]))
         with torch.no_grad():
             for name, parameter in live.parameters.items():
                 parameter.copy_(stored[name])
@@ -214,7 +233,7 @@ def load(folder: Path, live: Live, rank: int = 0) -> tuple[Progress, Beside]:
         random_state.restore(random[rank if rank < len(random) else 0])
         beside = Beside(files[BEST], files[BUFFERS], state["adapter"], random, document["identity"])
         return Progress(**progress), beside
-    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RunError(f"checkpoint {folder} is not one of this version of pefttool ({reason}): {OLDER}") from error
 
@@ -225,7 +244,7 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"checkpoint {folder}: {DOCUMENT} is damaged: {error}: use an older one") from error
+        raise RunError(f"checkpoint {folder}: {DOCUMENT} is damaged: {error}: {OLDER}") from error
     if not isinstance(document, dict) or not isinstance(document.get("identity"), dict):
         raise RunError(
             f"checkpoint {folder} is not one of this version of pefttool: no 'identity' in {DOCUMENT}: {OLDER}"
@@ -233,13 +252,21 @@ def read(folder: Path) -> dict[str, Any]:
     return document
 
 
+def watched(document: Mapping[str, Any]) -> Watched:
+    """Of what `read` returned; as if nothing had been judged where that is not to be understood."""
+    try:
+        return Watched(**document["progress"]["watched"])
+    except (TypeError, LookupError):
+        return Watched()
+
+
 def verify(folder: Path) -> None:
     """Raises RunError unless the folder is complete and every file has the hash that its manifest states."""
     if not (folder / COMPLETE).is_file():
-        raise RunError(f"checkpoint {folder} is not complete: use an older one")
+        raise RunError(f"checkpoint {folder} is not complete: {OLDER}")
     try:
         if (folder / COMPLETE).read_text(encoding="ascii") != _hash(folder / MANIFEST):
-            raise RunError(f"checkpoint {folder}: {MANIFEST} or {COMPLETE} is damaged: use an older one")
+            raise RunError(f"checkpoint {folder}: {MANIFEST} or {COMPLETE} is damaged: {OLDER}")
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest.items():
             if "/" in name or "\\" in name or name in ("", ".", ".."):
@@ -252,7 +279,7 @@ def verify(folder: Path) -> None:
             unnamed = min(read - set(manifest))
             raise RunError(f"checkpoint {folder}: {MANIFEST} states no hash of {unnamed}: {OLDER}")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(f"checkpoint {folder} is damaged: {' '.join(str(error).split())}: use an older one") from error
+        raise RunError(f"checkpoint {folder} is damaged: {' '.join(str(error).split())}: {OLDER}") from error
 
 
 def newest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
@@ -262,7 +289,7 @@ def newest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
         try:
             verify(path)
         except RunError as error:
-            skipped.append(str(error))
+            skipped.append(str(error).removesuffix(f": {OLDER}"))
             continue
         return path, tuple(skipped)
     return None, tuple(skipped)
@@ -271,7 +298,11 @@ def newest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
 def _found(folder: Path) -> list[Path]:
     """Folders called `step-N`, the highest number first."""
     found = [p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdecimal()]
-    return sorted(found, key=lambda p: -int(p.name.removeprefix("step-")))
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _complete(folder: Path) -> bool:
@@ -290,9 +321,7 @@ def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
     try:
         return load_file(path) if path.is_file() else {}
     except SafetensorError as error:
-        raise RunError(
-            f"checkpoint {folder}: {path.name} is no safetensors file ({error}): use an older one"
-        ) from error
+        raise RunError(f"checkpoint {folder}: {path.name} is no safetensors file ({error}): {OLDER}") from error
 
 
 def _hash(file: Path) -> str:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pefttool.train import Loop
 
 
+#: Seconds of training that are worth a checkpoint at the end.
+WORTH = 60
+
+
 class Keeper:
     """Of one loop. Rank 0 writes; every rank must call `save`, `interrupted` and `restore` when one does."""
 
@@ -29,6 +33,12 @@ class Keeper:
         self._saved = time.monotonic()
         #: As the base was loaded: what differs from them later is written.
         self._buffers = {name: buffer.clone() for name, buffer in self._statistics().items()}
+
+    def worthwhile(self, progress: Progress) -> bool:
+        """At the end, for rank 0: what comes after the last step may fail, and so much would be trained again."""
+        wanted = self.loop.settings.checkpoint_minutes is not None or self.loop.settings.checkpoint_every is not None
+        known = self.newest == progress.step or not self.loop.accelerator.is_main_process
+        return wanted and not known and time.monotonic() - self._saved >= WORTH
 
     @property
     def overdue(self) -> bool:
@@ -41,8 +51,12 @@ class Keeper:
         return Live(self.loop.parameters, self.loop.optimizer, self.loop.scheduler, self.loop.scaler)
 
     def save(self, progress: Progress) -> bool:
-        """A checkpoint of this step; False, and a notice, where the disk fails: the run goes on."""
+        """A checkpoint of this step; False, and a notice, where the disk fails: the run goes on.
+
+        Raises RunError where the frozen base has changed: what was learnt beside it would not be told from what fits.
+        """
         loop = self.loop
+        loop.watch.saving()
         random = random_state.of_ranks(loop.accelerator)
         self._saved = time.monotonic()
         if not loop.accelerator.is_main_process:
@@ -53,6 +67,7 @@ class Keeper:
             metrics=dict(loop.metrics),
             halvings=loop.halvings,
             skipped=loop.non_finite.in_a_row,
+            watched=loop.watch.state,
         )
         beside = Beside(
             best=loop.best_parameters if loop.best.step != progress.step else {},
@@ -70,7 +85,7 @@ class Keeper:
             loop.emit(Notice(text=text, level="warning"))
             return False
         self.newest = progress.step
-        checkpoint.prune(self.folder, loop.settings.keep_checkpoints)
+        checkpoint.prune(self.folder, loop.settings.keep_checkpoints, progress.step)
         loop.emit(Saved(path=str(path), what="checkpoint"))
         return True
 
@@ -102,7 +117,7 @@ class Keeper:
         loop.plan.adapter.restore_training_state(loop.adapted.model, beside.adapter)
         loop.best, loop.metrics = progress.best, progress.metrics
         loop.halvings, loop.non_finite.in_a_row = progress.halvings, progress.skipped
-        loop.watch.resumed(progress.step)
+        loop.watch.resumed(progress.watched)
         loop.best_parameters = dict(beside.best)
         if not beside.best and loop.settings.keep_best and progress.best.step == progress.step < loop.total_steps:
             loop.best_parameters = {name: p.detach().to("cpu", copy=True) for name, p in loop.parameters.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -57,19 +58,27 @@ def split(batches: Sequence[Sequence[int]], lengths: Sequence[int], times: int) 
 
 
 class RandomState:
-    """PyTorch's random state, to be gone back to: of the CPU, and of the CUDA device that computes."""
+    """What a step may draw from, to be gone back to: PyTorch on the CPU and the device that computes, Python, NumPy.
+
+    Of one process and for a moment; `random_state` has what is stored.
+    """
 
     def __init__(self, device: str) -> None:
+        import numpy
         import torch
 
+        self.others = random.getstate(), numpy.random.get_state(legacy=True)
         self.cuda = torch.device(device) if torch.device(device).type == "cuda" else None
         self.states = [torch.get_rng_state()]
         if self.cuda is not None:
             self.states.append(torch.cuda.get_rng_state(self.cuda))
 
     def restore(self) -> None:
+        import numpy
         import torch
 
+        random.setstate(self.others[0])
+        numpy.random.set_state(self.others[1])
         torch.set_rng_state(self.states[0])
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.states[1], self.cuda)

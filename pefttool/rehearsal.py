@@ -26,13 +26,13 @@ from pefttool.model_parts import held_by
 from pefttool.optimisation import make_optimizer
 from pefttool.precision import grad_scaler
 from pefttool.recovery import RandomState, out_of_memory
+from pefttool.run_folder import REHEARSAL
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pefttool.train import Loop
 
-FOLDER = ".rehearsal"
 GIB = 1 << 30
 #: Elements of a buffer up to which it may be a statistic of training, and not something that was loaded.
 STATISTIC = 1 << 20
@@ -155,13 +155,13 @@ def undisturbed(loop: Loop) -> Iterator[None]:
     random = RandomState(loop.plan.choice.device)
     parameters = {name: p.detach().to("cpu", copy=True) for name, p in loop.parameters.items()}
     buffers = [(b, b.clone()) for b in loop.adapted.model.buffers() if b.numel() <= STATISTIC]
-    own = loop.optimizer, loop.scaler
+    own = loop.optimizer, loop.scaler, loop.non_finite.in_a_row
     loop.optimizer = make_optimizer(loop.adapted, loop.plan.adapter, loop.settings)
     loop.scaler = grad_scaler(loop.plan.choice)
     try:
         yield
     finally:
-        loop.optimizer, loop.scaler = own
+        loop.optimizer, loop.scaler, loop.non_finite.in_a_row = own
         with torch.no_grad():
             for name, parameter in loop.parameters.items():
                 parameter.copy_(parameters[name])
@@ -171,26 +171,38 @@ def undisturbed(loop: Loop) -> Iterator[None]:
 
 
 def check_disk(loop: Loop) -> None:
-    """Raises RunError unless the adapter and every checkpoint of this run have room beside what is there."""
+    """Raises RunError unless the adapter and every checkpoint of this run have room beside what is there.
+
+    Those that time alone may bring are only warned of: the run may be over before.
+    """
     state = {id(t): t for s in loop.optimizer.state.values() for t in s.values() if hasattr(t, "nbytes")}
     trained = sum(p.nbytes for p in loop.parameters.values())
     whole = sum(p.numel() * 4 for p in loop.adapted.model.parameters()) if loop.plan.adapter.trains_base else trained
-    every, keep = loop.settings.checkpoint_every, loop.settings.keep_checkpoints
-    checkpoints = min(loop.total_steps // every if every else 0, keep + 1)  # the oldest goes once the newest is there
-    needed = whole + max(1, checkpoints) * (trained + sum(t.nbytes for t in state.values()))
+    settings = loop.settings
+    each = trained * (2 if settings.keep_best else 1) + sum(t.nbytes for t in state.values())
+    most = settings.keep_checkpoints + 1  # the oldest goes once the newest is there
+    asked = loop.total_steps // settings.checkpoint_every if settings.checkpoint_every else 0
+    certain = max(1, min(asked, most))  # the rehearsal writes one in any case
+    possible = certain if settings.checkpoint_minutes is None else most
     free = shutil.disk_usage(loop.folder).free
-    if needed > free:
-        what = f"the adapter and {checkpoints} checkpoints" if checkpoints else "the adapter"
-        way_out = f"raise train.checkpoint_every ({every}), " if checkpoints else ""
-        raise RunError(
-            f"{loop.folder}: {what} need {needed / GIB:.2f} GiB, and {free / GIB:.2f} GiB are free: free some,"
-            f" {way_out}or choose another folder with --out"
+
+    def lacking(count: int) -> str:
+        needed = f"the adapter and {count} checkpoint{'s' * (count > 1)} need {(whole + count * each) / GIB:.2f} GiB"
+        lower = f"lower train.keep_checkpoints ({settings.keep_checkpoints}), " if count > 1 else ""
+        return (
+            f"{loop.folder}: {needed}, and {free / GIB:.2f} GiB are free: free some, {lower}or choose another folder"
+            " with --out"
         )
+
+    if whole + certain * each > free:
+        raise RunError(lacking(certain))
+    if whole + possible * each > free:
+        loop.emit(Notice(text=lacking(possible), level="warning"))
 
 
 def save(loop: Loop) -> None:
     """The adapter and a checkpoint, written and removed again. Raises RunError where they cannot be written."""
-    scratch: Path = loop.folder / FOLDER
+    scratch: Path = loop.folder / REHEARSAL
     try:
         loop.plan.adapter.save(loop.adapted.model, scratch / "adapter")
         progress = Progress(0, Position(), Best())

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, checkpoint, run_folder
+from pefttool import artefacts, checkpoint, fingerprint, run_folder
 from pefttool import recipe as recipes
 from pefttool.corpus import Corpus
-from pefttool.errors import Refused
-from pefttool.fingerprint import weight_files
+from pefttool.errors import Refused, UsageError
 from pefttool.plan import Plan
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
@@ -30,14 +29,23 @@ class Resume:
     skipped: tuple[str, ...] = ()
     allow_changed: bool = False
     identity: Mapping[str, Any] = field(default_factory=dict)
+    alarm: str | None = None
 
 
 def find(folder: Path, registry: Registry, allow_changed: bool = False) -> tuple[Resume, Recipe]:
     """The run of this folder and its recipe. Raises UsageError or Refused where it cannot be gone on with."""
     newest, skipped = run_folder.to_resume(folder)
-    identity = checkpoint.read(newest)["identity"]
+    document = checkpoint.read(newest)
     resolved = recipes.resolve(recipes.read(folder / run_folder.RECIPE), registry)
-    return Resume(folder, newest, skipped, allow_changed, identity), resolved
+    alarm = checkpoint.watched(document).alarm
+    return Resume(folder, newest, skipped, allow_changed, document["identity"], alarm), resolved
+
+
+def require_newest(resume: Resume) -> None:
+    """Once the folder is locked: raises UsageError where another command went on with the run since it was found."""
+    newest, _ = run_folder.to_resume(resume.folder)
+    if newest != resume.checkpoint:
+        raise UsageError(f"{resume.folder} has gone on meanwhile, to {newest.name}: give the command again")
 
 
 def identity(plan: Plan, rows: Corpus, processes: int, skip_bad_rows: bool) -> dict[str, Any]:
@@ -53,7 +61,9 @@ def identity(plan: Plan, rows: Corpus, processes: int, skip_bad_rows: bool) -> d
     return {
         "recipe": plan.recipe.as_document(),
         "data": rows.sha256,
-        "base": weight_files(plan.model.path),
+        **_contents(plan, rows),
+        "base": fingerprint.weight_files(plan.model.path),
+        "base_files": fingerprint.processor_files(plan.model.path),
         "python": platform.python_version(),
         "packages": {name: artefacts.package_version(name) for name in artefacts.PACKAGES},
         "plugins": {name: f"{owner.distribution} {owner.version}" for name, owner in owners.items()},
@@ -66,12 +76,23 @@ def identity(plan: Plan, rows: Corpus, processes: int, skip_bad_rows: bool) -> d
     }
 
 
+def _contents(plan: Plan, rows: Corpus) -> dict[str, str]:
+    """Hashes of the rows, in their order, and of the files that they name; nothing where they have no lasting form."""
+    both = (*rows.train, *rows.eval)
+    try:
+        files = (path for row in both for path in plan.task.files(row.values, rows.options))
+        return {"rows": fingerprint.rows(both), "files": fingerprint.files(files)}
+    except fingerprint.Unknowable:
+        return {}
+
+
 def check(resume: Resume, now: Mapping[str, Any]) -> list[str]:
-    """What differs from when the checkpoint was written, a line each, where the user allowed that.
+    """What differs from when the checkpoint was written, and what was wrong then, a line each, where the user allows.
 
     Raises Refused with every difference where not: the run would not end where it would have ended.
     """
-    found = [f"{key}: {_say(then)} then, {_say(value)} now" for key, then, value in differences(resume.identity, now)]
+    found = [f"it ended with: {resume.alarm}"] if resume.alarm else []
+    found += [f"{key}: {_say(then)} then, {_say(value)} now" for key, then, value in differences(resume.identity, now)]
     if found and not resume.allow_changed:
         raise Refused([*found, f"{resume.folder} would not go on as it began: undo that, or add --allow-changed"])
     return found

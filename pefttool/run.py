@@ -15,7 +15,6 @@ from pefttool import (
     base,
     batches,
     budget,
-    checkpoint,
     comparison,
     corpus,
     evaluate,
@@ -72,14 +71,8 @@ def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False, resume:
             emit(Notice(text=str(error), level="error"))
             raise
         except interrupts.Raised as signalled:
-            raise Interrupted(_way_on(emit.folder), signalled.number) from signalled
-
-
-def _way_on(folder: Path | None) -> str:
-    newest = None if folder is None else checkpoint.newest(folder / run_folder.CHECKPOINTS)[0]
-    if newest is None:
-        return "interrupted before the first checkpoint: start again with the same command"
-    return f"interrupted: go on with `pefttool resume {folder}`"
+            way_on = "start again with the same command" if emit.folder is None else run_folder.way_on(emit.folder)
+            raise Interrupted(f"interrupted: {way_on}", signalled.number) from signalled
 
 
 def _run(
@@ -100,9 +93,7 @@ def _run(
     writes = accelerator.is_main_process
     if writes:
         held.enter_context(run_folder.locked(folder))
-        if resume is None and artefacts.open_folder(folder, planned, accelerator.num_processes):
-            emit(Notice(text=f"{folder}: an unfinished run without a checkpoint was there: started over"))
-        emit.open(folder / run_folder.EVENTS)
+        _open(folder, planned, resume, accelerator.num_processes, emit)
     emit(RunStarted(folder=str(folder), adapter=planned.adapter.name, task=planned.task.name, model=planned.model.id))
     _notices(emit, planned.notices)
 
@@ -170,6 +161,15 @@ def _run(
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
     talks = evaluate.talks(planned.task, loaded.setting.options)
     return Finished(folder, adapter, before, result.metrics, samples, talks, writes)
+
+
+def _open(folder: Path, planned: plan.Plan, resume: Resume | None, processes: int, emit: Emitter) -> None:
+    """Once the folder is locked: is it still what it was taken for?"""
+    if resume is not None:
+        resuming.require_newest(resume)
+    elif artefacts.open_folder(folder, planned, processes):
+        emit(Notice(text=f"{folder}: an unfinished run without a checkpoint was there: started over"))
+    emit.open(folder / run_folder.EVENTS)
 
 
 def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:

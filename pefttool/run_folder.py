@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pefttool import checkpoint
+from pefttool.durable import PARTIAL
 from pefttool.errors import UsageError
 
 RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK = (
@@ -20,7 +21,7 @@ RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK = (
     "bad_rows.jsonl",
     "check.json",
 )
-CHECKPOINTS, LOCK = "checkpoints", ".lock"
+CHECKPOINTS, LOCK, REHEARSAL = "checkpoints", ".lock", ".rehearsal"
 #: What a run writes, beside hidden files that it works in: a folder that holds anything else is not only a run's.
 OURS = {RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK, CHECKPOINTS}
 
@@ -76,14 +77,31 @@ def may_start(folder: Path) -> None:
 
 
 def clear(folder: Path) -> bool:
-    """Remove what an unfinished run left; whether there was any. Only after `may_start`, and `locked`."""
-    found = [path for path in folder.iterdir() if path.name != LOCK]
+    """Remove what an unfinished run left; whether there was any. Only after `may_start`, and `locked`.
+
+    Hidden files that no run makes stay: somebody's notes, or their version control's.
+    """
+    found = [path for path in folder.iterdir() if path.name in OURS or _is_aside(path.name)]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
     return bool(found)
+
+
+def _is_aside(name: str) -> bool:
+    """What a run works in and takes away again."""
+    return name.startswith(".") and (name == REHEARSAL or name.endswith(PARTIAL))
+
+
+def way_on(folder: Path) -> str:
+    """What to do once a run in this folder has ended early."""
+    if is_finished(folder):
+        return f"it is finished, use it with `pefttool predict {folder}`"
+    if checkpoint.newest(folder / CHECKPOINTS)[0] is not None:
+        return f"go on with `pefttool resume {folder}`"
+    return "before the first checkpoint: start again with the same command"
 
 
 def to_resume(folder: Path) -> tuple[Path, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -62,7 +63,10 @@ def train(
     """
     loop = Loop(plan, base, adapted, data, held_out, emit, accelerator, folder, identity, resume)
     with interrupts.waiting() as loop.heard:
-        return loop.run()
+        result = loop.run()
+    if loop.heard.number is not None:  # after the last step
+        raise interrupts.Raised(loop.heard.number)
+    return result
 
 
 class Loop:
@@ -141,10 +145,12 @@ class Loop:
                 self.keeper.save(progress)
             if self.emit.control.reason is not None:
                 reason = f"stopped: {self.emit.control.reason}"
+                if not due:  # asked for since
+                    progress = self._evaluated(progress)
                 break
         if self._patience_ran_out():
             reason = f"no better {self.plan.task.judge(self.base.setting)[0]} in {self.best.since} evaluations"
-        self._check_what_came_of_it(progress)
+        self._ended(progress)
         delivered = self._deliver_best(progress.step)
         self.emit(TrainFinished(reason=reason, best_step=delivered, seconds=time.monotonic() - began))
         if self.halvings:
@@ -307,13 +313,17 @@ class Loop:
         )
         return tuple(totals.tolist())
 
-    def _check_what_came_of_it(self, progress: Progress) -> None:
+    def _ended(self, progress: Progress) -> None:
         """What was learnt is not delivered where it cannot be trusted, and not lost either."""
         try:
             self.watch.finished()
         except RunError:
             self.keeper.save(progress)
             raise
+        if self._signalled:
+            self.keeper.interrupted(progress)
+        if self._over_ranks(float(self.keeper.worthwhile(progress)))[0]:
+            self.keeper.save(progress)
 
     def _warn(self, text: str) -> None:
         self.emit(Notice(text=text, level="warning"))
@@ -333,7 +343,9 @@ class Loop:
         )
         name, direction = self.plan.task.judge(self.base.setting)
         value = metrics[name]
-        better = self.best.value is None or (value > self.best.value if direction == "max" else value < self.best.value)
+        if math.isnan(value):
+            self._warn(f"{name} of the held-out rows is no number after step {step}: it counts as worse than any other")
+        better = _is_better(value, self.best.value, direction)
         if better or not self.settings.keep_best:
             self.best = Best(step, value)
             self.metrics = metrics
@@ -363,3 +375,10 @@ class Loop:
         metric, _ = self.plan.task.judge(self.base.setting)
         self.emit(Notice(text=f"the adapter of step {self.best.step} is delivered: it has the best {metric}"))
         return self.best.step
+
+
+def _is_better(value: float, best: float | None, direction: str) -> bool:
+    """Than the best so far; None before the first. Anything is better than what is no number."""
+    if best is None or math.isnan(best):
+        return True
+    return value > best if direction == "max" else value < best  # what is no number is neither

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import fingerprint
 from pefttool.attach import Adapted
+from pefttool.checkpoint import Watched
 from pefttool.errors import RunError
 from pefttool.model_parts import CARRIED, tensors_of
 
@@ -51,6 +52,7 @@ class Watch:
         self.moved: set[str] = set()
         self.updates, self.rate = 0, 0.0
         self.warmed_up = self.judged = self.gradients_judged = self.evaluated_once = self.went_on = False
+        self.alarm: str | None = None
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._gradients()),
             optimizer.register_step_post_hook(lambda used, *_: self._updated(used)),
@@ -62,25 +64,40 @@ class Watch:
             self.evaluated_once = True
             self._check_base("after an evaluation")
 
-    def resumed(self, steps: int) -> None:
-        """A run goes on after so many steps: its updates were judged then, and its last ones may move nothing."""
-        self.judged = self.gradients_judged = self.went_on = steps >= UPDATES
+    @property
+    def state(self) -> Watched:
+        """What a checkpoint holds of this."""
+        return Watched(self.gradients_judged, self.judged, self.alarm)
+
+    def saving(self) -> None:
+        """Before a checkpoint, which knows of the base only what its files hold."""
+        if self.alarm is None:
+            self._check_base("before a checkpoint")
+
+    def resumed(self, state: Watched) -> None:
+        """A run goes on: what was judged is not judged again, and its last updates alone may move nothing."""
+        self.gradients_judged, self.judged, self.went_on = state.gradients, state.parameters, True
 
     def finished(self) -> None:
-        """After the last step."""
+        """After the last step. What is wrong then stays the run's `alarm`."""
         for hook in self._hooks:
             hook.remove()
-        if self.updates >= FEWEST and not self.went_on:
-            if not self.gradients_judged:
-                self._judge_gradients()
-            self._judge_parameters(last=True)
-        self._check_base("at the end")
+        try:
+            if self.updates >= FEWEST:
+                if not self.gradients_judged:
+                    self._judge_gradients()
+                if not self.went_on or not self.judged:
+                    self._judge_parameters(last=not self.went_on)
+            self._check_base("at the end")
+        except RunError as error:
+            self.alarm = str(error)
+            raise
 
     # ---- gradients and parameters
 
     def _gradients(self) -> None:
         """Before an update: note which parameters a gradient reaches. One look at the device for all of them."""
-        if self.gradients_judged:
+        if self.gradients_judged and self.judged:
             return
         if not self.before:
             self.before = _sums(self.parameters)

@@ -8,7 +8,6 @@ import click
 
 from pefttool import strict_json
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
-from pefttool.errors import PefttoolError
 
 if TYPE_CHECKING:
     from pefttool.checking import Checked
@@ -47,17 +46,13 @@ def fine_tune(
 def report(finished: Finished, recipe: Recipe, registry: Registry, as_json: bool) -> None:
     """Check the adapter, print what the run brought, and raise what the check found: said last, so nothing is lost."""
     checked: Checked | str | None = None
-    wrong: PefttoolError | None = None
-    if recipe.check == "process":
-        from pefttool import checking
+    try:
+        if recipe.check == "process":
+            from pefttool import checking
 
-        try:
             checked = checking.after_run(finished.folder, registry, recipe)
-        except PefttoolError as error:
-            wrong = error
-    _print(finished, checked, as_json)
-    if wrong is not None:
-        raise wrong
+    finally:
+        _print(finished, checked, as_json)
 
 
 def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> None:

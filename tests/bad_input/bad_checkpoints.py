@@ -20,7 +20,7 @@ from pefttool.checkpoint import Best, Live, Progress
 
 Spoil = Callable[[Path], object]
 PARAMETERS, STATE, DOCUMENT = "parameters.safetensors", "state.safetensors", "state.json"
-OLDER = "use an older one"
+OLDER = "older one"
 
 
 def training(width: int = 4) -> Live:

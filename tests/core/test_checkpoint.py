@@ -128,8 +128,31 @@ def test_the_one_of_this_step_is_written_once_and_a_damaged_one_anew(tmp_path):
 def test_the_oldest_go(tmp_path):
     for steps in (9, 10, 11):
         saved(tmp_path, steps=steps)
-    checkpoint.prune(tmp_path, 2)
+    checkpoint.prune(tmp_path, 2, newest=11)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-11"]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("harm", ["not marked", "damaged"])
+def test_what_was_passed_over_never_crowds_out_what_is_whole(tmp_path, keep, harm):
+    """A run that went on from step 4, below two that are of no use, and has just written step 6."""
+    for steps in (4, 8, 9, 6):
+        _, path = saved(tmp_path, steps=steps)
+        if steps > 6:
+            name = "COMPLETE" if harm == "not marked" else "parameters.safetensors"
+            (path / name).unlink()
+    checkpoint.prune(tmp_path, keep, newest=6)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-4", "step-6"][-keep:]
+    assert checkpoint.newest(tmp_path) == (tmp_path / "step-6", ())
+
+
+def test_what_was_never_whole_does_not_count(tmp_path):
+    for steps in (4, 5, 6):
+        _, path = saved(tmp_path, steps=steps)
+        if steps == 5:
+            (path / "COMPLETE").unlink()
+    checkpoint.prune(tmp_path, 2, newest=6)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-4", "step-6"]
 
 
 def test_every_generator_goes_on_where_it_was(tmp_path):

@@ -32,7 +32,7 @@ def save(folder: Path, step: int, keep: int = 1) -> None:
     """As the loop does: write it, then remove what is too old."""
     beside = Beside(best={"w": torch.arange(3)}, random=["{}"], identity={"data": "x"})
     checkpoint.save(folder, Progress(step, Position(0, step), Best(step, 0.5)), training(step), beside)
-    checkpoint.prune(folder, keep)
+    checkpoint.prune(folder, keep, step)
 
 
 def files(folder: Path) -> dict[str, bytes]:

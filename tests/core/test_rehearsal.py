@@ -108,21 +108,34 @@ def test_too_little_memory_shows_at_once(tmp_path: Path) -> None:
 
 
 def test_too_little_disk_shows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exactly what is needed is enough: the adapter, and what three checkpoints hold: two are kept."""
+    """Exactly what is needed is enough: the adapter, and what three checkpoints hold, the best's included: two stay."""
     loop = build(tmp_path, True, rehearse=True, checkpoint_every=1)
     trained_bytes = sum(p.nbytes for p in loop.parameters.values())
     state = 2 * trained_bytes + 4 * len(loop.parameters)
-    needed = trained_bytes + 3 * (trained_bytes + state)
+    needed = trained_bytes + 3 * (2 * trained_bytes + state)
     for free in (needed, needed - 1):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         if free == needed:
             rehearsal.rehearse(loop, loop.adapted.model)
             continue
         with pytest.raises(
-            RunError, match=r"the adapter and 3 checkpoints need .* raise train\.checkpoint_every \(1\)"
+            RunError, match=r"the adapter and 3 checkpoints need .* lower train\.keep_checkpoints \(2\)"
         ):
             loop.run()
     assert not list(tmp_path.iterdir()) and not loop.emit.of(events.StepDone)
+
+
+def test_checkpoints_that_may_never_come_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = build(tmp_path, True, rehearse=True, keep_best=False)
+    trained_bytes = sum(p.nbytes for p in loop.parameters.values())
+    one = trained_bytes + 3 * trained_bytes + 4 * len(loop.parameters)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=one))
+    rehearsal.rehearse(loop, loop.adapted.model)
+    (text,) = [e.text for e in loop.emit.of(events.Notice) if e.level == "warning"]
+    assert "the adapter and 3 checkpoints need" in text
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=one - 1))
+    with pytest.raises(RunError, match="the adapter and 1 checkpoint need"):
+        rehearsal.rehearse(loop, loop.adapted.model)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from tiny_loop import build, equal, weights
+from tiny_loop import Emitter, build, equal, weights
 
-from pefttool import events
+from pefttool import checkpoint, events, keeping
 from pefttool.errors import Interrupted
 from pefttool.train import Loop
 
@@ -98,6 +98,48 @@ def test_a_signal_loses_nothing(tmp_path: Path, step: int) -> None:
     assert tell(stopped) + tell(resumed) != []
     told = [line for line in (*tell(stopped), *tell(resumed))]
     assert sorted(map(repr, told)) == sorted(map(repr, tell(whole)))
+
+
+def test_an_observer_that_stops_at_a_checkpoint_is_delivered_what_was_judged(tmp_path: Path) -> None:
+    class Stops(Emitter):
+        def __call__(self, event: Any) -> None:
+            super().__call__(event)
+            if isinstance(event, events.Saved):
+                self.control.stop("time is up")
+
+    loop = build(tmp_path, True, checkpoint_every=2, evaluate_every=99)
+    loop.emit = Stops()  # type: ignore[assignment]
+    result = loop.run()
+    assert (result.steps, result.best_step, result.reason) == (2, 2, "stopped: time is up")
+    assert result.metrics["loss"] > 0
+
+
+@pytest.mark.parametrize("minutes", [10, None])
+def test_the_last_step_is_kept_where_it_would_be_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int | None
+) -> None:
+    """What comes after training (evaluation, writing the adapter) may fail or be interrupted."""
+    monkeypatch.setattr(keeping, "WORTH", 0)
+    whole = build(tmp_path, True, checkpoint_minutes=minutes)
+    steps = whole.run().steps
+    found = [path.name for path in tmp_path.glob("checkpoints/*")]
+    assert found == ([f"step-{steps}"] if minutes else [])
+    if minutes:
+        resumed = build(tmp_path, True, resume=tmp_path / "checkpoints" / f"step-{steps}")
+        assert resumed.run().steps == steps and equal(weights(resumed), weights(whole))
+
+
+def test_going_on_below_one_that_is_of_no_use(tmp_path: Path) -> None:
+    """Killed before step 4 was marked, gone on with from step 2, interrupted after step 3: that is the newest now."""
+    build(tmp_path, True, checkpoint_every=2, max_steps=4, keep_checkpoints=9).run()
+    (tmp_path / "checkpoints" / "step-4" / "COMPLETE").unlink()
+    resumed = build(tmp_path, True, keep_checkpoints=1, resume=tmp_path / "checkpoints" / "step-2")
+    emit: Any = resumed.emit
+    emit.after[3] = lambda: resumed.heard.__setattr__("number", signal.SIGINT)
+    with pytest.raises(Interrupted, match="Ctrl-C after step 3, with a checkpoint"):
+        resumed.run()
+    newest, skipped = checkpoint.newest(tmp_path / "checkpoints")
+    assert newest is not None and newest.name == "step-3" and skipped == ()
 
 
 def test_halved_batches_stay_halved(tmp_path: Path) -> None:

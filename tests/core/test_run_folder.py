@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from pefttool.batches import Position
 from pefttool.checkpoint import Best, Live, Progress
 from pefttool.errors import Refused, UsageError
 from pefttool.resuming import Resume
+from pefttool.values import Row
 
 
 def save(folder: Path, step: int) -> Path:
@@ -60,6 +63,9 @@ def test_without_a_checkpoint_it_is_started_over(tmp_path: Path) -> None:
     run_folder.may_start(folder)
     assert run_folder.clear(folder) and [p.name for p in folder.iterdir()] == [run_folder.LOCK]
     assert not run_folder.clear(folder)
+    (folder / ".git").mkdir()  # somebody's, and no run's
+    run_folder.may_start(folder)
+    assert not run_folder.clear(folder) and (folder / ".git").is_dir()
 
 
 def test_with_a_checkpoint_resume_is_named(tmp_path: Path) -> None:
@@ -84,6 +90,43 @@ def test_what_is_finished_is_finished(tmp_path: Path) -> None:
         run_folder.to_resume(folder)
     with pytest.raises(UsageError, match=r"is no run folder: it has no recipe\.yaml"):
         run_folder.to_resume(tmp_path)
+
+
+def test_the_way_on(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "run")
+    assert run_folder.way_on(folder) == "before the first checkpoint: start again with the same command"
+    save(folder, 2)
+    assert run_folder.way_on(folder) == f"go on with `pefttool resume {folder}`"
+    (folder / run_folder.METRICS).touch()
+    assert run_folder.way_on(folder) == f"it is finished, use it with `pefttool predict {folder}`"
+
+
+def test_who_found_an_older_checkpoint_asks_again(tmp_path: Path) -> None:
+    folder = unfinished(tmp_path / "run", 2)
+    resume = Resume(folder, folder / "checkpoints" / "step-2")
+    resuming.require_newest(resume)
+    save(folder, 4)
+    with pytest.raises(UsageError, match="has gone on meanwhile, to step-4: give the command again"):
+        resuming.require_newest(resume)
+    (folder / run_folder.METRICS).touch()
+    with pytest.raises(UsageError, match="is finished"):
+        resuming.require_newest(resume)
+
+
+def test_pictures_and_labels_are_part_of_the_data(tmp_path: Path) -> None:
+    """A table's bytes do not tell that a picture which it names was drawn anew, nor a folder's that one moved."""
+    picture = tmp_path / "a.png"
+    task: Any = SimpleNamespace(files=lambda values, options: [values["image"]])
+
+    def contents(label: str) -> dict[str, str]:
+        rows: Any = SimpleNamespace(train=(Row({"image": str(picture), "label": label}),), eval=(), options=None)
+        return resuming._contents(SimpleNamespace(task=task), rows)  # type: ignore[arg-type]
+
+    picture.write_bytes(b"one")
+    first = contents("a")
+    assert contents("a") == first and contents("b")["rows"] != first["rows"]
+    picture.write_bytes(b"another")
+    assert contents("a")["files"] != first["files"] and contents("a")["rows"] == first["rows"]
 
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:

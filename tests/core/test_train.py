@@ -39,6 +39,18 @@ def test_the_best_evaluation_is_delivered(tmp_path):
     assert [e.best for e in run.emit.of(events.Evaluated)] == [True, True, False]
 
 
+def test_what_is_no_number_is_never_the_best(tmp_path):
+    nan = float("nan")
+    run = fit(tmp_path, held_out=[nan, 0.3, 0.2, nan], epochs=4)
+    assert run.result.best_step == 8 and run.result.metrics["score"] == 0.3
+    told = [e.text for e in run.emit.of(events.Notice) if "no number" in e.text]
+    assert [text.partition(":")[0] for text in told] == [
+        "score of the held-out rows is no number after step 4",
+        "score of the held-out rows is no number after step 16",
+    ]
+    assert fit(tmp_path, held_out=[nan, nan, nan]).result.best_step == 12  # then the last one
+
+
 def test_without_keep_best_the_last_step_is_delivered(tmp_path):
     run = fit(tmp_path, held_out=[0.1, 0.9, 0.3], keep_best=False)
     assert run.result.best_step == 12 and run.result.metrics["score"] == 0.3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from tiny_loop import build
 from torch import nn
 
-from pefttool import events, fingerprint
+from pefttool import checkpoint, events, fingerprint, resuming
 from pefttool import registry as registries
 from pefttool.attach import Adapted, attach
-from pefttool.errors import RunError
+from pefttool.errors import Refused, RunError
+from pefttool.resuming import Resume
 from pefttool.testing.bench import AdapterCase, Bench
 from pefttool.watch import UPDATES, Watch
 
@@ -168,6 +170,39 @@ def test_what_was_learnt_beside_a_base_that_changed_late_is_kept_and_not_deliver
     with pytest.raises(RunError, match=r"have changed at the end"):
         run(tmp_path, late, max_steps=STEPS, evaluate_every=2)
     assert (tmp_path / "checkpoints" / f"step-{STEPS}" / "COMPLETE").is_file()
+
+
+def test_an_alarm_outlives_its_run(tmp_path: Path) -> None:
+    """A resumption would find the base as it was, and all steps done."""
+    path = tmp_path / "checkpoints" / f"step-{STEPS}"
+    with pytest.raises(RunError, match=r"have changed at the end"):
+        run(
+            tmp_path,
+            lambda loop: writes(loop, lambda loop: loop.emit.step == STEPS - 1 and torch.is_grad_enabled()),
+            evaluate_every=2,
+        )
+    alarm = checkpoint.watched(checkpoint.read(path)).alarm
+    assert alarm is not None and "have changed at the end" in alarm
+    resume = Resume(tmp_path, path, alarm=alarm)
+    with pytest.raises(Refused, match=r"it ended with: 1 of the \d+ tensors"):
+        resuming.check(resume, {})
+    assert resuming.check(replace(resume, allow_changed=True), {}) == [f"it ended with: {alarm}"]
+
+
+def test_no_checkpoint_is_taken_beside_a_base_that_changed(tmp_path: Path) -> None:
+    def late(loop: Any) -> None:
+        writes(loop, lambda loop: loop.emit.step == UPDATES + 1 and torch.is_grad_enabled())
+
+    with pytest.raises(RunError, match=r"have changed before a checkpoint"):
+        run(tmp_path, late, max_steps=STEPS, checkpoint_every=UPDATES + 1)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_who_goes_on_during_warm_up_is_judged_after_it(tmp_path: Path) -> None:
+    still = {"learning_rate": 1e-12, "warmup": 12, "max_steps": 20, "checkpoint_every": 6, "keep_checkpoints": 9}
+    for resume in (None, tmp_path / "checkpoints" / "step-6"):
+        with pytest.raises(RunError, match=r"step 13: none of the 28 parameters that train has changed"):
+            run(tmp_path, None, **still, resume=resume)
 
 
 class Statistics(nn.Module):

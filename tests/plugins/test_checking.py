@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from terminal import Terminal
 
 from pefttool import attach, checking, clean_process, peft_versions, saved_files
+from pefttool.cli.run import report
 from pefttool.errors import ModelError, RunError, UsageError
 from pefttool.registry import Registry
+from pefttool.run import Finished
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -287,3 +290,32 @@ def test_a_loader_that_somebody_changed_is_not_run(
     loader.write_text(loader.read_text() + "\nimport os\n")
     with pytest.raises(ModelError, match=r"load_head\.py is not what pefttool writes .* is not run: restore the file"):
         checking.check(run, registry, "cpu", rows=3)
+
+
+@pytest.mark.parametrize("met", [RunError("the answers differ"), KeyboardInterrupt()])
+def test_what_a_run_brought_is_printed_whatever_the_check_meets(
+    met: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], registry: Registry
+) -> None:
+    def check(*_: Any) -> None:
+        raise met
+
+    monkeypatch.setattr(checking, "after_run", check)
+    folder = Path("runs/x")
+    finished = Finished(folder, folder / "adapter", {"loss": 2.0}, {"loss": 1.0}, (), False, True)
+    recipe: Any = SimpleNamespace(check="process")
+    with pytest.raises(type(met)):
+        report(finished, recipe, registry, False)
+    assert "held-out loss: 2.0000 before, 1.0000 after" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("met", [OSError(28, "No space left on device"), MemoryError(), RuntimeError("out of memory")])
+def test_a_check_that_has_no_room_says_that_the_run_is_finished(
+    met: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, registry: Registry
+) -> None:
+    def check(*_: Any) -> None:
+        raise met
+
+    monkeypatch.setattr(checking, "_after_run", check)
+    recipe: Any = None
+    with pytest.raises(RunError, match=rf"is finished, but .* make room, then `pefttool check {tmp_path}`"):
+        checking.after_run(tmp_path, registry, recipe)
