@@ -81,7 +81,9 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
         notices.extend(arranged.notices)
         remedy = "give more rows, or longer ones"
     elif held_out is None:
-        train, held_out = split(train, recipe.data.eval_fraction, seed, stratum)
+        train, held_out = split(
+            train, recipe.data.eval_fraction, seed, stratum, lambda row: task.classes(row.values, options)
+        )
         remedy = "give more rows, or held-out rows of their own as data.eval"
     train = sample(train, recipe.data.max_train_rows, seed, stratum)
     held_out = sample(held_out, recipe.data.max_eval_rows, seed, stratum)
@@ -182,17 +184,26 @@ def _bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: P
 
 
 def split(
-    rows: Sequence[Row], fraction: float, seed: int, stratum: Callable[[Row], str | None]
+    rows: Sequence[Row],
+    fraction: float,
+    seed: int,
+    stratum: Callable[[Row], str | None],
+    classes: Callable[[Row], Sequence[str]],
 ) -> tuple[list[Row], list[Row]]:
-    """(train, eval): `fraction` of every class is held out, and every class of two rows or more is on both sides.
+    """(train, eval): `fraction` of every stratum is held out, and every one of two rows or more is on both sides.
 
-    The only row of a class is trained on.
+    The only row of a stratum is trained on, and so is a row with a class that no training row has.
     """
     held_out: set[int] = set()
     for members in _by_class(rows, stratum, seed):
         count = max(1, round(len(members) * fraction))
         count = min(count, len(members) - 1)
         held_out.update(members[:count])
+    known = {name for i, row in enumerate(rows) if i not in held_out for name in classes(row)}
+    for i in sorted(held_out):
+        if not known.issuperset(classes(rows[i])):
+            held_out.remove(i)
+            known.update(classes(rows[i]))
     train = [row for i, row in enumerate(rows) if i not in held_out]
     return train, [row for i, row in enumerate(rows) if i in held_out]
 

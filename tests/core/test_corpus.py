@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from pefttool.errors import DataError
 from pefttool.registry import Kind, Registered, Registry
 from pefttool.settings import DataSettings, TrainSettings
 from pefttool.values import Row
+from pefttool_text import label_kinds
 
 
 def write(path: Path, *values: dict[str, Any]) -> Path:
@@ -314,7 +316,7 @@ def test_a_complaint_of_the_task_has_its_place(registry: Registry, tmp_path: Pat
 def test_the_split_is_the_same_in_every_process_and_version() -> None:
     """Known answers: a split that depended on hashes or on the interpreter would make replays differ."""
     data = [Row({"label": "abc"[i % 3]}, "f", i) for i in range(30)]
-    _, held_out = corpus.split(data, 0.2, 7, lambda row: row.values["label"])
+    _, held_out = corpus.split(data, 0.2, 7, lambda row: row.values["label"], lambda row: [row.values["label"]])
     assert [row.line for row in held_out] == [6, 16, 18, 23, 26, 28]
     assert [row.line for row in corpus.sample(data, 5, 7, lambda row: row.values["label"])] == [6, 16, 18, 26, 28]
 
@@ -325,7 +327,9 @@ CLASSES = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=8
 @given(CLASSES, st.floats(0.01, 0.99), st.integers(0, 5))
 def test_every_class_of_two_is_on_both_sides(classes: list[str], fraction: float, seed: int) -> None:
     data = [Row({"label": c}, "f", i) for i, c in enumerate(classes)]
-    train, held_out = corpus.split(data, fraction, seed, lambda row: row.values["label"])
+    train, held_out = corpus.split(
+        data, fraction, seed, lambda row: row.values["label"], lambda row: [row.values["label"]]
+    )
     assert sorted([*train, *held_out], key=lambda r: r.line) == data
     for c in set(classes):
         if classes.count(c) == 1:
@@ -334,6 +338,26 @@ def test_every_class_of_two_is_on_both_sides(classes: list[str], fraction: float
             for part in (train, held_out):
                 assert any(row.values["label"] == c for row in part)
             assert abs(sum(r.values["label"] == c for r in held_out) - fraction * classes.count(c)) <= 1
+
+
+@given(st.integers(1, 4), st.integers(0, 5))
+def test_rows_of_several_classes_are_held_out_in_their_share(most: int, seed: int) -> None:
+    """Though nearly every combination is of one row; and no class is held out that nothing is trained on."""
+    draw = random.Random(seed)
+    kind, names = label_kinds.MULTI, [f"c{i}" for i in range(20)]
+    data = [
+        Row({"label": kind.read(draw.sample(names, draw.randint(1, most)) if i else ["rare"])}, "f", i)
+        for i in range(200)
+    ]
+    train, held_out = corpus.split(
+        data, 0.1, seed, lambda row: kind.stratum(row.values["label"]), lambda row: kind.classes(row.values["label"])
+    )
+    assert sorted([*train, *held_out], key=lambda r: r.line) == data and 15 <= len(held_out) <= 30
+
+    def classes(part: list[Row]) -> set[str]:
+        return {name for row in part for name in row.values["label"]}
+
+    assert classes(held_out) <= classes(train)
 
 
 @given(CLASSES, st.integers(1, 100), st.integers(0, 5))
