@@ -87,7 +87,8 @@ class TabularClassification(Task):
         for name in features:
             complaint = _strange(values[name])
             if complaint is not None:
-                return f"column {name!r}: found {_short(values[name])}, {complaint} (or -o task.ignore={name})"
+                way_out = f"--task {self.name} -o task.ignore={name}"
+                return f"column {name!r}: found {_short(values[name])}, {complaint} (or {way_out})"
         if len(features) < 2:
             found = ", ".join(map(repr, features)) or "none"
             return f"columns besides the class: found {found}, expected at least two"

@@ -159,8 +159,8 @@ def _fit(name: str, rows: Sequence[Row], bins: int) -> Column | None:
     if len(categories) > MOST_CATEGORIES:
         raise DataError(
             f"{present[0][0].place}: column {name!r}: {len(categories)} different texts in {len(present)} rows, such as"
-            f" {present[0][1]!r}, and at most {MOST_CATEGORIES} can be categories: leave it out with -o"
-            f" task.ignore={name}"
+            f" {present[0][1]!r}, and at most {MOST_CATEGORIES} can be categories: leave it out with"
+            f" --task tabular-classification -o task.ignore={name}"
         )
     return Column(name, categories=tuple(categories))
 

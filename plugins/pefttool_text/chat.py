@@ -45,17 +45,15 @@ class Chat(LanguageModel):
         return loaded
 
     def check_row(self, values: Mapping[str, Any], options: ChatOptions) -> str | None:
-        return self._complaint(values, options, answered=True)
+        try:
+            chat_rows.messages(values, options.messages_column)
+        except ValueError as error:
+            return str(error)
+        return None
 
     def check_input(self, values: Mapping[str, Any], options: ChatOptions) -> str | None:
-        if isinstance(values.get("text"), str):
-            return None
-        return self._complaint(values, options, answered=False)
-
-    @staticmethod
-    def _complaint(values: Mapping[str, Any], options: ChatOptions, answered: bool) -> str | None:
         try:
-            chat_rows.messages(values, options.messages_column, answered)
+            self._question(values, options)
         except ValueError as error:
             return str(error)
         return None
@@ -71,14 +69,23 @@ class Chat(LanguageModel):
         return counted(ids[: setting.sequence_length], labels[: setting.sequence_length], truncated)
 
     def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:
-        turns = self._question(row, setting)
+        turns = self._question(row.values, setting.options)
         text = template(processor, turns, add_generation_prompt=True)
         return list(processor(text, add_special_tokens=False)["input_ids"])
 
-    def _question(self, row: Row, setting: Setting) -> list[Message]:
-        if chat_rows.shape(row.values) is None and isinstance(row.values.get("text"), str):
-            return [{"role": "user", "content": row.values["text"]}]
-        turns = chat_rows.messages(row.values, setting.options.messages_column, answered=False)
+    @staticmethod
+    def _question(values: Mapping[str, Any], options: ChatOptions) -> list[Message]:
+        """The turns up to the answer that is wanted. Raises ValueError("found ..., expected ...").
+
+        What somebody types (`evaluate.typed`) has a `text`, and its turns where they usually stand, whatever the
+        column with messages is called in the data.
+        """
+        column = options.messages_column
+        if isinstance(values.get("text"), str) and (column == "text" or column not in values):
+            column = None
+            if chat_rows.shape(values) is None:
+                return [{"role": "user", "content": values["text"]}]
+        turns = chat_rows.messages(values, column, answered=False)
         return turns[:-1] if turns[-1]["role"] == "assistant" else turns
 
     def answer(self, row: Row, text: str) -> dict[str, Any]:

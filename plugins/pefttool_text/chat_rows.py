@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from pefttool.named_columns import describe
+from pefttool.named_columns import describe, missing_column
 
 Message = dict[str, str]
 ROLES = {
@@ -49,9 +49,14 @@ SHAPES = {
 def messages(values: Mapping[str, Any], column: str | None = None, answered: bool = True) -> list[Message]:
     """The turns of a row as `{role, content}`. With `answered`, the last turn must be the assistant's.
 
-    Raises ValueError("found ..., expected ...").
+    `column` is the one that the user named: then no other is looked at. Raises ValueError("found ..., expected ...").
     """
-    kind = shape({"messages": values[column]} if column and column in values else values)
+    if column is not None:
+        if column not in values:
+            raise ValueError(missing_column(values, column, (), "messages_column"))
+        if shape({"messages": values[column]}) is None:
+            raise ValueError(f"column {column!r}: found {describe(values[column])}, expected a list of messages")
+    kind = shape(values) if column is None else "openai"
     if kind in ("openai", "sharegpt"):
         name = column or next(
             c for c in ("messages", "conversations", "conversation") if isinstance(values.get(c), list)

@@ -105,9 +105,10 @@ class TextClassification(Task):
             kind, why = label_kinds.recognise([self._value(row.values, options) for row in rows])
             if kind is None:
                 column = find_column(rows[0].values, options.label_column, LABEL_COLUMNS)
+                first, *others = KINDS
                 raise DataError(
-                    f"text-classification: column {column!r} of the training rows: {why}: say -o task.kind="
-                    f"{', '.join(KINDS)}"
+                    f"{self.name}: column {column!r} of the training rows: {why}: say --task {self.name} -o"
+                    f" task.kind={first} (or {', '.join(others)})"
                 )
             settled["kind"] = kind.name
         return options.model_copy(update=settled)

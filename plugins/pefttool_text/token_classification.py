@@ -105,7 +105,7 @@ class TokenClassification(Task):
             odd = next(tag for tag in sorted(tags) if tagging.OTHER_SCHEMES.fullmatch(tag))
             raise DataError(
                 f"token-classification: tag {odd!r} is of another scheme than BIO (B-type, I-type, O): convert the"
-                " tags, or have them taken as they are with -o task.scheme=plain"
+                " tags, or have them taken as they are with --task token-classification -o task.scheme=plain"
             )
         return options.model_copy(update={"scheme": scheme})
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from pefttool.errors import DataError
+from pefttool.evaluate import talks, typed
 from pefttool.values import Row, Setting
 from pefttool_text import chat_rows
 from pefttool_text.batching import IGNORE
@@ -84,6 +85,44 @@ def test_alpaca_input_and_system_become_messages():
 def test_bad_rows_say_what_was_found_and_expected(values, complaint):
     message = TASK.check_row(values, TASK.Options())
     assert message is not None and complaint in message and "expected" in message
+
+
+TURNS = OPENAI["messages"]
+NAMED = {"dialog": TURNS, "text": "a title of it"}
+
+
+def test_a_column_that_is_named_is_the_only_one_that_is_looked_at():
+    options = TASK.Options(messages_column="dialog")
+    assert TASK.check_row(NAMED, options) is None and TASK.check_input(NAMED, options) is None
+    for values in (OPENAI, ALPACA):  # a file that mixes both
+        for complaint in (TASK.check_row(values, options), TASK.check_input(values, options)):
+            assert complaint is not None and "expected 'dialog' (name yours with -o task.messages_column" in complaint
+    assert (
+        TASK.check_row({"dialog": "hi", **OPENAI}, options)
+        == "column 'dialog': found 'hi', expected a list of messages"
+    )
+
+
+@pytest.mark.parametrize("column", [None, "dialog", "text", "messages"])
+def test_what_is_typed_is_understood_whatever_the_data_call_their_column(column, tokenizer):
+    options = TASK.Options(messages_column=column)
+    row, asked = typed(TURNS[:1]), Setting(options)
+    assert talks(TASK, options)
+    assert tokenizer.decode(TASK.prompt_ids(row, tokenizer, asked)) == (
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert TASK.prompt_ids(Row({"text": "hi"}), tokenizer, asked) == TASK.prompt_ids(row, tokenizer, asked)
+
+
+def test_turns_in_the_named_column_are_answered_and_not_the_text_beside_them(tokenizer):
+    asked = Setting(TASK.Options(messages_column="dialog"))
+    assert "title" not in tokenizer.decode(TASK.prompt_ids(Row(NAMED), tokenizer, asked))
+
+
+def test_turns_that_cannot_be_answered_are_refused_before_a_model_sees_them():
+    assert "found role 'robot'" in TASK.check_input(
+        {"messages": [{"role": "robot", "content": "x"}], "text": "x"}, TASK.Options()
+    )
 
 
 JSON = st.recursive(

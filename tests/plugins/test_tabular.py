@@ -72,7 +72,10 @@ def test_a_column_that_never_varies_is_left_out():
 
 def test_a_column_of_names_is_refused_and_so_is_a_word_among_numbers():
     named = rows(*({"name": f"customer {i}", "n": i} for i in range(200)))
-    with pytest.raises(DataError, match=r"rows.csv:2: column 'name': 200 different texts.*-o task.ignore=name"):
+    with pytest.raises(
+        DataError,
+        match=r"rows.csv:2: column 'name': 200 different texts.* --task tabular-classification -o task.ignore=name",
+    ):
         columns.fit(named, features, 4)
     mixed = rows({"n": 1, "m": 1}, {"n": "2", "m": 2}, {"n": "many", "m": 3})
     with pytest.raises(DataError, match=r"rows.csv:4: column 'n': found 'many', expected a number as in most rows"):
