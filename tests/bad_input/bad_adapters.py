@@ -169,6 +169,12 @@ def _verbs() -> Iterator[Entry]:
         )
         for verb in ("eval", "check", "merge")
     )
+
+    def other(run: Path) -> None:
+        (run.parent / "other.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "zzz"}\n')
+
+    unknown = ("other.jsonl:2", "class 'zzz' is not among the training rows' (x, y)", "mend it")
+    yield spoilt("eval of another class", other, *unknown, verb=("eval", "--data", "other.jsonl"))
     cannot = "metrics.json cannot be read"
     yield spoilt("damaged metrics", write("metrics.json", "{"), cannot, "restore", verb=("eval",))
     yield spoilt("no run", lambda run: shutil.rmtree(run), "no finished run", "give the folder")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from finished_runs import Runs
 
-from pefttool import held_out
+from pefttool import batches, held_out
 from pefttool.errors import DataError
 from pefttool.registry import Registry
 from pefttool.reload import Reloaded, reload
@@ -53,3 +54,14 @@ def test_a_run_that_does_not_say_what_it_was_split_from_goes_by_its_recipe(
         assert held_out.of(run, registry, loaded, None, None)
     finally:
         path.write_bytes(before)
+
+
+def test_a_class_that_the_run_does_not_know_is_named_with_its_place(
+    tmp_path: Path, registry: Registry, loaded: Reloaded, run: Path
+) -> None:
+    data = tmp_path / "more.jsonl"
+    data.write_text("".join(json.dumps({"text": "a film", "label": label}) + "\n" for label in ("so", "maybe")))
+    rows = held_out.of(run, registry, loaded, str(data), None)
+    known = re.escape("class 'maybe' is not among the training rows' (no, so, yes): mend it")
+    with pytest.raises(DataError, match=rf"more\.jsonl:2: {known}"):
+        batches.encode(rows, loaded.task, loaded.processor, loaded.setting)
