@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pefttool import leaks
+from pefttool import class_names, leaks
 from pefttool import rows as reader
 from pefttool.errors import DataError
 from pefttool.interfaces import Task
@@ -20,8 +20,6 @@ from pefttool.values import DataProblem, Row
 
 #: Bad rows that an error lists; the rest are counted.
 SHOWN = 2
-#: Class names that an error lists.
-LABELS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,7 @@ def _check_labels(
     if not unseen(len(held_out)):
         return
     count = bisect_left(range(len(held_out)), True, key=lambda c: bool(unseen(c)))
-    known = ", ".join(labels[:LABELS_SHOWN]) + (", ..." if len(labels) > LABELS_SHOWN else "")
-    complaint = f"class {unseen(count)[0]!r} is not among the training rows' ({known})"
+    complaint = f"class {unseen(count)[0]!r} is not among the training rows' ({class_names.listed(labels)})"
     most = recipe.data.max_train_rows
     remedy = f"add training rows of it{f', or raise data.max_train_rows (it is {most})' if most else ''}"
     raise DataError(f"{held_out[count - 1].place}: {complaint}: {remedy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.errors import DataError, UsageError
 from pefttool.registry import Registry
 from pefttool.reload import Reloaded
-from pefttool.run_folder import ADAPTER, RECIPE
+from pefttool.run_folder import ADAPTER, METRICS, RECIPE
 from pefttool.values import Row
 
 Complaint = Callable[[Mapping[str, Any], Any], str | None]
@@ -20,7 +21,8 @@ Complaint = Callable[[Mapping[str, Any], Any], str | None]
 def of(run: Path, registry: Registry, loaded: Reloaded, data: str | None, data_format: str | None) -> tuple[Row, ...]:
     """Rows with answers: those of `data` (a file, a folder, SOURCE:REFERENCE), or without it the run's own.
 
-    Raises DataError for a bad row, UsageError where nothing says what the run's rows were.
+    Raises DataError for a bad row, and where the run's data is no longer what it was split from; UsageError where
+    nothing says what the run's rows were.
     """
     if data is not None:
         chosen = tuple(given(rows.resolve(data, registry), registry, loaded, loaded.task.check_row, data_format))
@@ -30,7 +32,28 @@ def of(run: Path, registry: Registry, loaded: Reloaded, data: str | None, data_f
     path = next((folder / RECIPE for folder in folders if (folder / RECIPE).is_file()), None)
     if path is None:
         raise UsageError(f"{run} has no {RECIPE} that says what its held-out rows were: give --data FILE")
-    return corpus.load(recipe.resolve(recipe.read(path), registry), registry, skip_bad_rows=True).eval
+    own = recipe.resolve(recipe.read(path), registry)
+    found = corpus.load(own, registry, skip_bad_rows=True)
+    # Of other files the seed holds out other rows: among them some that were trained on.
+    if _trained_on(path.parent / METRICS) not in (None, found.sha256):
+        files = " with ".join(str(part) for part in (own.data.train, own.data.eval) if part is not None)
+        raise DataError(
+            f"data {files} is not what {path.parent} was split from (its hash differs), so that rows may have"
+            " been trained on: restore it, or give --data FILE"
+        )
+    return found.eval
+
+
+def _trained_on(metrics: Path) -> str | None:
+    """The hash of the data that a run was split from. None: it did not finish, or an older version made it."""
+    try:
+        document = json.loads(metrics.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{metrics} cannot be read: {error}; restore the file, or give --data FILE") from error
+    found = document.get("data_sha256") if isinstance(document, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def given(path: Path, registry: Registry, loaded: Reloaded, check: Complaint, data_format: str | None) -> Iterator[Row]:

@@ -240,7 +240,8 @@ class Task(ABC):
         """One row as plain lists, ready for `collate`, with what the core counts:
 
         `weight` (units of the loss: must be what `loss` reports for it), `length` (tokens), `trained` (trained
-        tokens, or 1 for a label), `truncated` (bool).
+        tokens, or 1 for a label), `truncated` (bool). Raises DataError for a class that is not among `setting.labels`
+        (rows of another file have it): `class_names.number` does.
         """
 
     def filler(self, length: int, setting: Setting) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool import reference
 from pefttool.base import load_model
 from pefttool.batches import encode
+from pefttool.errors import DataError
 from pefttool.evaluate import inference, predict
 from pefttool.interfaces import Task
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
@@ -150,6 +151,23 @@ def _check_counts(bench: TaskBench) -> None:
         bench.require(bool(cut["truncated"]) == shortened, f"{row.place} says truncated={cut['truncated']} at 8 tokens")
 
 
+def _check_classes(bench: TaskBench) -> None:
+    """A row of a class that the training rows did not have is refused, and neither crashes nor is passed over."""
+    if not bench.setting.labels:
+        return
+    others = replace(bench.setting, labels=tuple(f"not {label}" for label in bench.setting.labels))
+    refused = 0
+    for row in bench.rows:
+        try:
+            bench.task.encode(row, bench.processor, others)
+        except DataError as error:
+            refused += 1
+            bench.require(row.place in str(error), f"does not say where a class is that it does not know: {error}")
+        except Exception as error:
+            raise ContractViolation(f"{bench.what}: encode raises {error!r} for an unknown class") from error
+    bench.require(refused > 0, "encodes rows of classes that it does not know")
+
+
 def _check_loss(bench: TaskBench) -> None:
     """The weight is what `encode` announced; padding and the company in a batch change neither loss nor gradients."""
     _require_padding(bench)
@@ -257,4 +275,10 @@ def same_values(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-TASK_CHECKS: tuple[Callable[[TaskBench], None], ...] = (_check_counts, _check_loss, _check_predictions, _check_metrics)
+TASK_CHECKS: tuple[Callable[[TaskBench], None], ...] = (
+    _check_counts,
+    _check_classes,
+    _check_loss,
+    _check_predictions,
+    _check_metrics,
+)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
+from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
 from pefttool.named_columns import find_column, missing_column
 from pefttool_series import models, processor
 from pefttool_series.reading import LABEL_COLUMNS, SERIES_COLUMNS, check_label, check_series, is_series, label_of
@@ -91,8 +91,7 @@ class SeriesClassification(Task):
         if options.positive_label is not None and options.positive_label not in labels:
             found = f"task.positive_label: {options.positive_label!r} is no class of the training rows"
             raise DataError(f"{found} ({', '.join(sorted(labels)[:10])}): name one of them")
-        numeric = all(label.lstrip("-").isdecimal() for label in labels)
-        return tuple(sorted(labels, key=int if numeric else None))
+        return class_names.in_order(labels)
 
     def fit(self, rows: Sequence[Row], options: SeriesClassificationOptions) -> Mapping[str, Any]:
         return processor.fit(rows, self._column(rows[0].values, options))
@@ -120,7 +119,8 @@ class SeriesClassification(Task):
 
     def encode(self, row: Row, processor: SeriesProcessor, setting: Setting) -> dict[str, Any]:
         encoded = self._encode_series(row, processor, setting)
-        encoded["label"] = setting.labels.index(label_of(row.values, setting.options.label_column))
+        label = label_of(row.values, setting.options.label_column)
+        encoded["label"] = class_names.number(label, setting.labels, row)
         return encoded
 
     def _encode_series(self, row: Row, processor: SeriesProcessor, setting: Setting) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
+from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
 from pefttool_series import tabular_columns as columns
 from pefttool_series.tabular_columns import Column
 
@@ -115,8 +115,7 @@ class TabularClassification(Task):
             raise DataError(
                 f"task.positive: {options.positive!r} is no class of the training rows ({known}): name one of them"
             )
-        numeric = all(label.lstrip("-").isdecimal() for label in labels)
-        return tuple(sorted(labels, key=int if numeric else None))
+        return class_names.in_order(labels)
 
     def fit(self, rows: Sequence[Row], options: TabularOptions) -> Mapping[str, Any]:
         """The columns (edges of bins, categories) and how many rows each class has."""
@@ -169,7 +168,7 @@ class TabularClassification(Task):
 
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         encoded = self._encode_values(row, processor, setting)
-        encoded["label"] = setting.labels.index(self._label(row.values, setting.options))
+        encoded["label"] = class_names.number(self._label(row.values, setting.options), setting.labels, row)
         return encoded
 
     @staticmethod

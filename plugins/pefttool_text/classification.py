@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
+from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task, class_names
 from pefttool.interfaces import Direction
 from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, text_columns
@@ -176,8 +176,9 @@ class TextClassification(Task):
         return model.get_submodule(getattr(model, "base_model_prefix", "backbone")), model.get_submodule(head)
 
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
-        label = self._label(row.values, setting.options)
-        target = _kind(setting.options).target(label, setting.labels)
+        kind, label = _kind(setting.options), self._label(row.values, setting.options)
+        class_names.numbers(kind.classes(label), setting.labels, row)  # of several classes none is passed over
+        target = kind.target(label, setting.labels)
         return {**self._encode_text(row, processor, setting), "label": target}
 
     def _encode_text(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttool import DataError
+from pefttool.class_names import in_order
 from pefttool.interfaces import Direction
 from pefttool.named_columns import describe
 
@@ -51,7 +52,7 @@ class LabelKind(ABC):
 
     @abstractmethod
     def target(self, label: Any, names: Sequence[str]) -> Any:
-        """The label as plain numbers."""
+        """The label as plain numbers; its classes are among the names."""
 
     @abstractmethod
     def filler(self, names: Sequence[str]) -> Any:
@@ -249,13 +250,6 @@ class Regression(LabelKind):
 
 SINGLE, MULTI, REGRESSION = SingleLabel(), MultiLabel(), Regression()
 KINDS: dict[str, LabelKind] = {kind.name: kind for kind in (SINGLE, MULTI, REGRESSION)}
-
-
-def in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Each name once, sorted; numbers in the order of numbers."""
-    found = set(names)
-    numeric = all(name.lstrip("-").isdigit() for name in found)
-    return tuple(sorted(found, key=int if numeric else None))
 
 
 def recognise(values: Sequence[Any]) -> tuple[LabelKind | None, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
+from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
 from pefttool.interfaces import Direction
 from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, tagging
@@ -153,11 +153,12 @@ class TokenClassification(Task):
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         """`labels` are a class at the first token of each word, and IGNORE elsewhere."""
         words, tags = self._words(row.values, setting.options), self._tags(row.values, setting.options)
+        classes = class_names.numbers(tags, setting.labels, row)
         encoded, first = self._encode_words(words, processor, setting)
         labels = [IGNORE] * encoded["length"]
-        for token, tag in zip(first, tags, strict=True):
+        for token, number in zip(first, classes, strict=True):
             if token is not None:
-                labels[token] = setting.labels.index(tag)
+                labels[token] = number
         trained = sum(token is not None for token in first)
         return {**encoded, "labels": labels, "weight": trained, "trained": trained}
 

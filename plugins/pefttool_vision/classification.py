@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
+from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task, class_names
 from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_vision import pictures
 from pefttool_vision.augmentation import Augmentation, augment
@@ -114,8 +114,7 @@ class ImageClassification(Task):
                 f"image-classification: the training rows have {len(labels)} class ({', '.join(sorted(labels))}),"
                 " expected at least 2: put the pictures of each class into a folder of its own"
             )
-        numeric = all(label.lstrip("-").isdecimal() for label in labels)
-        return tuple(sorted(labels, key=int if numeric else None))
+        return class_names.in_order(labels)
 
     def _image(self, values: Mapping[str, Any], options: ImageClassificationOptions) -> str:
         return str(values[find_column(values, options.image_column, IMAGE_COLUMNS) or "image"])
@@ -147,7 +146,7 @@ class ImageClassification(Task):
 
     def encode(self, row: Row, processor: Pictures, setting: Setting) -> dict[str, Any]:
         encoded = self._encode_image(row, processor, setting)
-        encoded["label"] = setting.labels.index(self._label(row.values, setting.options))
+        encoded["label"] = class_names.number(self._label(row.values, setting.options), setting.labels, row)
         return encoded
 
     def _encode_image(self, row: Row, processor: Pictures, setting: Setting) -> dict[str, Any]:

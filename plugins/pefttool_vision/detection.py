@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
+from pefttool import DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task, class_names
 from pefttool.named_columns import find_column, missing_column
 from pefttool_vision import objects, pictures
 from pefttool_vision.columns import IMAGE_COLUMNS, check_image_column, locate, names_pictures
@@ -111,8 +111,7 @@ class ObjectDetection(Task):
         names = {thing.category for row in rows for thing in self._things(row.values, options)}
         if not names:
             raise DataError("object-detection: the training rows have no box at all, expected at least 1: add some")
-        numeric = all(name.isdecimal() for name in names)
-        return tuple(sorted(names, key=int if numeric else None))
+        return class_names.in_order(names)
 
     def _image(self, values: Mapping[str, Any], options: DetectionOptions) -> str:
         return str(values[find_column(values, options.image_column, IMAGE_COLUMNS) or "image"])
@@ -158,9 +157,11 @@ class ObjectDetection(Task):
 
         encoded = self._encode_image(row, processor, setting)
         width, height = encoded["size"]
-        real = [thing for thing in self._things(row.values, setting.options) if not thing.crowd]
-        encoded["boxes"] = [list(unit_from_xywh(thing.bbox, width, height)) for thing in real]
-        encoded["classes"] = [setting.labels.index(thing.category) for thing in real]
+        things = self._things(row.values, setting.options)
+        numbers = class_names.numbers([thing.category for thing in things], setting.labels, row)
+        real = [(thing, number) for thing, number in zip(things, numbers, strict=True) if not thing.crowd]
+        encoded["boxes"] = [list(unit_from_xywh(thing.bbox, width, height)) for thing, _ in real]
+        encoded["classes"] = [number for _, number in real]
         return encoded
 
     def _encode_image(self, row: Row, processor: Pictures, setting: Setting) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,15 @@ def tensors(name: str, alter: Callable[[dict[str, Any]], object]) -> Spoil:
 def _shrink(held: dict[str, Any]) -> None:
     first = sorted(held)[0]
     held[first] = held[first][:1]
+
+
+def append_row(run: Path) -> None:
+    """To a copy of the data that the run was made of."""
+    rows = good_runs.rows(run.parent)
+    own = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(re.sub(r"(?m)^( +train:).*rows\.jsonl.*$", rf"\1 {json.dumps(str(rows))}", own))
+    with rows.open("a") as stream:
+        stream.write(json.dumps({"text": "i", "label": "x"}) + "\n")
 
 
 def _facts() -> Iterator[Entry]:
@@ -148,6 +158,25 @@ def _verbs() -> Iterator[Entry]:
     yield predict("chat with a classifier", ("chat",), "does not talk", "use pefttool predict")
     yield spoilt("no recipe", remove("recipe.yaml"), "recipe.yaml", "give --data FILE", verb=("eval",))
     yield spoilt("a broken recipe", write("recipe.yaml", "a: ["), "recipe.yaml:1", "mend that line", verb=("eval",))
+    yield from (
+        spoilt(
+            f"{verb} of rows that became more",
+            append_row,
+            "rows.jsonl is not what",
+            "was split from",
+            "restore it, or give --data FILE",
+            verb=(verb,),
+        )
+        for verb in ("eval", "check", "merge")
+    )
+
+    def other(run: Path) -> None:
+        (run.parent / "other.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "zzz"}\n')
+
+    unknown = ("other.jsonl:2", "class 'zzz' is not among the training rows' (x, y)", "mend it")
+    yield spoilt("eval of another class", other, *unknown, verb=("eval", "--data", "other.jsonl"))
+    cannot = "metrics.json cannot be read"
+    yield spoilt("damaged metrics", write("metrics.json", "{"), cannot, "restore", verb=("eval",))
     yield spoilt("no run", lambda run: shutil.rmtree(run), "no finished run", "give the folder")
     yield spoilt("an empty run", lambda run: (shutil.rmtree(run), run.mkdir()), "no finished run", "give the folder")
 

@@ -73,6 +73,18 @@ class HidesTruncation(Classification):
         return {**super().encode(row, processor, setting), "truncated": False}
 
 
+class CrashesAtAnUnknownClass(Classification):
+    def encode(self, row: Any, processor: Any, setting: Any) -> dict[str, Any]:
+        return {**self._encode_text(row, processor, setting), "label": setting.labels.index(row.values["label"])}
+
+
+class PassesOverAnUnknownClass(Classification):
+    def encode(self, row: Any, processor: Any, setting: Any) -> dict[str, Any]:
+        known = row.values["label"] in setting.labels
+        label = setting.labels.index(row.values["label"]) if known else 0
+        return {**self._encode_text(row, processor, setting), "label": label}
+
+
 class Misweighs(Classification):
     def encode(self, row: Any, processor: Any, setting: Any) -> dict[str, Any]:
         return {**super().encode(row, processor, setting), "weight": 2}
@@ -148,6 +160,8 @@ BROKEN_TASKS = [
     (EncodesAtRandom, "encodes one row in two ways"),
     (IgnoresTheLength, "tokens, and 8 were asked for"),
     (HidesTruncation, "says truncated=False"),
+    (CrashesAtAnUnknownClass, r"encode raises ValueError.* for an unknown class"),
+    (PassesOverAnUnknownClass, r"encodes rows of classes that it does not know"),
     (Misweighs, r"loss weighs 3\.0, encode said 6"),
     (Averages, "in one batch, .* row by row"),
     (SeesPadding, "in one batch, .* row by row"),

@@ -183,6 +183,9 @@ def test_crowds_are_not_trained_on(tmp_path: Path) -> None:
     objects = {"bbox": [[1, 1, 5, 5], [0, 0, 20, 20]], "category": ["red", "blue"], "iscrowd": [0, 1]}
     example = TASK.encode(Row({"image": image, "objects": objects}), processor, chosen)
     assert example["classes"] == [1] and len(example["boxes"]) == 1
+    unknown = {**objects, "category": ["red", "zzz"]}  # metrics count what is not trained on, too
+    with pytest.raises(DataError, match=r"class 'zzz' is not among the training rows' \(blue, red\)"):
+        TASK.encode(Row({"image": image, "objects": unknown}), processor, chosen)
 
 
 def test_rows_are_judged_with_their_pictures(tmp_path: Path) -> None:

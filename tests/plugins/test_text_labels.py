@@ -138,6 +138,13 @@ def test_metrics_have_known_values() -> None:
     assert REGRESSION.metrics([1.0, 2.0], [{"value": 3.0}, {"value": 3.0}], ())["pearson"] == 0.0
 
 
+def test_of_several_classes_an_unknown_one_is_not_passed_over() -> None:
+    setting = Setting(settle([["a"], ["a", "b"]]), labels=("a", "b"))
+    row = Row({"text": "text", "label": ["a", "zzz"]}, "rows.jsonl", 3)
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: class 'zzz' is not among the training rows' \(a, b\)"):
+        TASK.encode(row, None, setting)
+
+
 def test_the_metric_that_decides_is_the_kinds() -> None:
     judged = {k: TASK.judge(Setting(TASK.Options(kind=k))) for k in KINDS}
     assert judged == {

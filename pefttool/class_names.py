@@ -1,0 +1,36 @@
+"""Names of classes: in which order a model has them, and what is said of one that it does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pefttool.errors import DataError
+from pefttool.values import Row
+
+#: Names that an error lists.
+SHOWN = 10
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name once, sorted; where all are whole numbers, by their values."""
+    found = sorted(set(names))
+    numeric = all(name.removeprefix("-").isdecimal() for name in found)
+    return tuple(sorted(found, key=int) if numeric else found)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of them, for an error."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def number(name: str, known: Sequence[str], row: Row) -> int:
+    """The number of a row's class. Raises DataError for one that the training rows did not have."""
+    if name not in known:
+        complaint = f"class {name!r} is not among the training rows' ({listed(known)})"
+        raise DataError(f"{row.place}: {complaint}: mend it, remove the row, or train with rows of this class")
+    return known.index(name)
+
+
+def numbers(names: Iterable[str], known: Sequence[str], row: Row) -> list[int]:
+    """`number` of each."""
+    return [number(name, known, row) for name in names]

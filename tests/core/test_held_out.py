@@ -1,0 +1,67 @@
+"""The rows that a finished run is judged by: its own as they were, or a file's that it can be judged by."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from finished_runs import Runs
+
+from pefttool import batches, held_out
+from pefttool.errors import DataError
+from pefttool.registry import Registry
+from pefttool.reload import Reloaded, reload
+
+
+@pytest.fixture(scope="module")
+def run(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Runs(registry, tmp_path_factory.mktemp("held-out"))["head-classes"]
+
+
+@pytest.fixture(scope="module")
+def loaded(run: Path, registry: Registry) -> Reloaded:
+    return reload(run, registry, "cpu")
+
+
+@pytest.fixture
+def one_row_more(run: Path) -> Iterator[None]:
+    (data,) = run.parents[1].glob("rows-*/rows.jsonl")
+    before = data.read_text()
+    data.write_text(before + json.dumps({"text": "one more", "label": "yes"}) + "\n")
+    yield
+    data.write_text(before)
+
+
+@pytest.mark.usefixtures("one_row_more")
+def test_data_that_has_changed_is_not_split_anew(run: Path, registry: Registry, loaded: Reloaded) -> None:
+    for folder in (run, run / "adapter"):
+        with pytest.raises(DataError, match=r"rows\.jsonl is not what .* was split from .*: restore it, or give"):
+            held_out.of(folder, registry, loaded, None, None)
+
+
+@pytest.mark.usefixtures("one_row_more")
+@pytest.mark.parametrize("metrics", [None, {"after": {}}])
+def test_a_run_that_does_not_say_what_it_was_split_from_goes_by_its_recipe(
+    metrics: object, run: Path, registry: Registry, loaded: Reloaded
+) -> None:
+    path = run / "metrics.json"
+    before = path.read_bytes()
+    path.unlink() if metrics is None else path.write_text(json.dumps(metrics))
+    try:
+        assert held_out.of(run, registry, loaded, None, None)
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_class_that_the_run_does_not_know_is_named_with_its_place(
+    tmp_path: Path, registry: Registry, loaded: Reloaded, run: Path
+) -> None:
+    data = tmp_path / "more.jsonl"
+    data.write_text("".join(json.dumps({"text": "a film", "label": label}) + "\n" for label in ("so", "maybe")))
+    rows = held_out.of(run, registry, loaded, str(data), None)
+    known = re.escape("class 'maybe' is not among the training rows' (no, so, yes): mend it")
+    with pytest.raises(DataError, match=rf"more\.jsonl:2: {known}"):
+        batches.encode(rows, loaded.task, loaded.processor, loaded.setting)
