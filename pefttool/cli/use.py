@@ -131,10 +131,10 @@ def predict(
     loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
     if data is not None:
         path, check = rows.resolve(data, registry), loaded.task.check_input
-        chosen = list(held_out.given(path, registry, loaded, check, data_format))
+        chosen = held_out.given(path, registry, loaded, check, data_format)
     else:
         column = getattr(loaded.setting.options, "text_column", None) or "text"
-        chosen = [Row({column: text}) for text in texts]
+        chosen = tuple(Row({column: text}) for text in texts)
         for row in chosen:
             complaint = loaded.task.check_input(row.values, loaded.setting.options)
             if complaint:
