@@ -91,9 +91,11 @@ def evaluate(
         loaded.choice,
     )
     if as_json:
-        click.echo(strict_json.dumps({"rows": len(encoded.rows), **metrics}))
+        click.echo(strict_json.dumps({"rows": len(encoded.rows), "left_out": len(encoded.dropped), **metrics}))
     else:
         click.echo(f"{len(encoded.rows)} rows")
+        if encoded.dropped:
+            click.echo(batches.left_out(encoded, "rows", "judge by", loaded.setting))
         for name, value in metrics.items():
             click.echo(f"{name}: {value:.4f}")
 
