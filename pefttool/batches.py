@@ -88,6 +88,14 @@ def encode(
     return Encoded(tuple(e for e, _ in good), tuple(row for _, row in good), dropped, key)
 
 
+def left_out(encoded: Encoded, which: str, purpose: str, setting: Setting) -> str:
+    """What is said of the rows that were dropped, one at least: `which` rows ("training rows"), lost for what."""
+    total = len(encoded.rows) + len(encoded.dropped)
+    why = f"it is empty, or train.sequence_length={setting.sequence_length} cuts it off"
+    count = f"{len(encoded.dropped)} of {total} {which}"
+    return f"left out: {count}, with nothing to {purpose}, such as {encoded.dropped[0].place}: {why}"
+
+
 def _encode(
     rows: Sequence[Row],
     task: Task,

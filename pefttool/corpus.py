@@ -94,6 +94,9 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
     notices += leaks.check(task, options, sides, found.shared, recipe.data.allow_overlap)
     sha256 = reader.fingerprint(reader.with_companions(found.files, registry, recipe.data.format))
     fitted = task.fit(train, options)
+    complaint = task.check_given(found.eval, options, fitted) if found.eval else None
+    if complaint and found.eval:
+        raise DataError(f"data {found.eval[0].file}: {complaint}")
     return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options, fitted)
 
 

@@ -69,9 +69,9 @@ class Refused(PefttoolError):
         super().__init__("\n".join(self.complaints))
 
 
-def suggest(given: str, allowed: Iterable[str]) -> str:
+def suggest(given: str, allowed: Iterable[str], called: str = "allowed") -> str:
     """`did you mean 'lora'? (allowed: full, head, lora)`: the tail of every unknown-name message."""
     names = sorted(allowed)
     close = get_close_matches(given, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}(allowed: {', '.join(names) or 'none'})"
+    return f"{hint}({called}: {', '.join(names) or 'none'})"

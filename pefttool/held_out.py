@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def of(run: Path, registry: Registry, loaded: Reloaded, data: str | None, data_f
     nothing says what the run's rows were.
     """
     if data is not None:
-        chosen = tuple(given(rows.resolve(data, registry), registry, loaded, loaded.task.check_row, data_format))
+        chosen = given(rows.resolve(data, registry), registry, loaded, loaded.task.check_row, data_format)
         arranged = loaded.task.arrange((), chosen, 1.0, loaded.setting.options)
         return chosen if arranged is None else arranged.eval
     folders = (run, run.parent) if run.name == ADAPTER and (run / ADAPTER_FACTS).is_file() else (run,)
@@ -56,7 +56,9 @@ def _trained_on(metrics: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def given(path: Path, registry: Registry, loaded: Reloaded, check: Complaint, data_format: str | None) -> Iterator[Row]:
+def given(
+    path: Path, registry: Registry, loaded: Reloaded, check: Complaint, data_format: str | None
+) -> tuple[Row, ...]:
     """The rows of a file or folder, in the run's own format unless another is asked for. Raises DataError."""
     files = rows.find_files(path, rows.item_suffixes(registry))
     named = data_format is not None and data_format != loaded.format
@@ -67,8 +69,12 @@ def given(path: Path, registry: Registry, loaded: Reloaded, check: Complaint, da
     if not reading.rows:
         raise DataError(f"{path} has no rows: give a file with at least one")
     options = loaded.setting.options
-    for row in (loaded.task.locate(row, options) for row in reading.rows):
+    found = tuple(loaded.task.locate(row, options) for row in reading.rows)
+    for row in found:
         complaint = check(row.values, options)
         if complaint:
             raise DataError(f"{row.place}: {complaint}; mend it")
-        yield row
+    lacking = loaded.task.check_given(found, options, loaded.setting.fitted)
+    if lacking:
+        raise DataError(f"data {path}: {lacking}")
+    return found

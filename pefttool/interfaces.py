@@ -209,6 +209,13 @@ class Task(ABC):
         """What else the training rows decide (columns, means), as plain JSON values: `Setting.fitted`."""
         return {}
 
+    def check_given(self, rows: Sequence[Row], options: Any, fitted: Mapping[str, Any]) -> str | None:
+        """What rows of another file (held out, or to predict) lack of the training rows that `fitted` is of, or None.
+
+        For what no row shows by itself: one without a value is good, and a column that no row has is misspelt.
+        """
+        return None
+
     def check(self, options: Any, facts: Facts) -> list[Problem]:
         """Everything that would go wrong with this task on this model; called before weights are loaded."""
         return []

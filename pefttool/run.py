@@ -197,14 +197,9 @@ def _encode(
     )
     if reference.asks(planned.task):
         data, held_out = (reference.settle(planned, loaded, part, cache, asked) for part in (data, held_out))
-    dropped = (*data.dropped, *held_out.dropped)
-    if dropped:
-        emit(
-            Notice(
-                text=f"{len(dropped)} rows have nothing to train and are left out, such as {dropped[0].place}",
-                level="warning",
-            )
-        )
+    for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
+        if part.dropped:
+            emit(Notice(text=batches.left_out(part, which, purpose, setting), level="warning"))
     emit(
         DataReady(
             train_rows=len(data.examples),

@@ -90,9 +90,11 @@ def evaluate(
         loaded.choice,
     )
     if as_json:
-        click.echo(strict_json.dumps({"rows": len(encoded.rows), **metrics}))
+        click.echo(strict_json.dumps({"rows": len(encoded.rows), "left_out": len(encoded.dropped), **metrics}))
     else:
         click.echo(f"{len(encoded.rows)} rows")
+        if encoded.dropped:
+            click.echo(batches.left_out(encoded, "rows", "judge by", loaded.setting))
         for name, value in metrics.items():
             click.echo(f"{name}: {value:.4f}")
 
@@ -131,9 +133,9 @@ def predict(
     loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
     if data is not None:
         path, check = rows.resolve(data, registry), loaded.task.check_input
-        chosen = list(held_out.given(path, registry, loaded, check, data_format))
+        chosen = held_out.given(path, registry, loaded, check, data_format)
     else:
-        chosen = [text_alone(text, loaded.setting.options) for text in texts]
+        chosen = tuple(text_alone(text, loaded.setting.options) for text in texts)
         for row in chosen:
             complaint = loaded.task.check_input(row.values, loaded.setting.options)
             if complaint:

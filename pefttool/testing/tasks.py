@@ -77,6 +77,8 @@ def _load(task: Task, what: str, rows: Sequence[Row], kind: str, frozen: bool) -
         frozen_backbone=frozen,
         generation={"max_new_tokens": 3, "do_sample": False},
     )
+    lacking = task.check_given(rows, options, setting.fitted)
+    require(lacking is None, what, f"check_given refuses its own training rows ({lacking})")
     model, processor, _ = load_model(model_folder(kind), task, setting, None, Facts(architecture=""), "cpu", "float32")
     encoded = encode(rows, task, processor, setting)
     require(encoded == encode(rows, task, processor, setting), what, "encodes one row in two ways")

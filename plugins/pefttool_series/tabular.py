@@ -131,6 +131,11 @@ class TabularClassification(Task):
             )
         return {"columns": [column.as_json() for column in found], "counts": counts, "positive": positive}
 
+    def check_given(self, rows: Sequence[Row], options: TabularOptions, fitted: Mapping[str, Any]) -> str | None:
+        # Whoever has not been treated yet has no treatment.
+        known = [column for column in columns.read(fitted) if column.name != options.treatment_column]
+        return columns.lacking(known, rows)
+
     def load(self, source: Any, setting: Setting) -> Loaded:
         from transformers import AutoModel, AutoTokenizer
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pefttool import DataError, Row
+from pefttool.errors import suggest
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 #: More different texts than this in one column are names or sentences, and no categories.
@@ -49,11 +50,15 @@ def as_number(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Column:
-    """A column with `edges` (B + 1 ascending numbers around B bins), or with `categories`."""
+    """A column with `edges` (B + 1 ascending numbers around B bins), or with `categories`.
+
+    `optional`: some training rows do not have it, not even empty (JSON objects without the key).
+    """
 
     name: str
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
+    optional: bool = False
 
     @property
     def bins(self) -> int:
@@ -80,13 +85,14 @@ class Column:
 
     def as_json(self) -> dict[str, Any]:
         held = {"edges": list(self.edges)} if self.edges else {"categories": list(self.categories)}
-        return {"name": self.name, **held}
+        return {"name": self.name, **held, **({"optional": True} if self.optional else {})}
 
 
 def read(fitted: Mapping[str, Any]) -> tuple[Column, ...]:
     """The columns that `fit` found, as they were saved."""
     return tuple(
-        Column(c["name"], tuple(c.get("edges", ())), tuple(c.get("categories", ()))) for c in fitted["columns"]
+        Column(c["name"], tuple(c.get("edges", ())), tuple(c.get("categories", ())), c.get("optional", False))
+        for c in fitted["columns"]
     )
 
 
@@ -127,6 +133,20 @@ def place(columns: Sequence[Column], values: Mapping[str, Any]) -> tuple[list[in
     return indices, fractions
 
 
+def lacking(columns: Sequence[Column], rows: Sequence[Row]) -> str | None:
+    """What is wrong with rows of another file, none of which has some of these columns, or None.
+
+    A value that a single row lacks is missing; a column that all lack has another name there.
+    """
+    there = {name for row in rows for name in row.values}
+    gone = [column.name for column in columns if not column.optional and column.name not in there]
+    if not gone:
+        return None
+    others = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+    hint = suggest(gone[0], there - {column.name for column in columns}, "found besides")
+    return f"no row has the training rows' column {gone[0]!r}{others}: {hint}: name it so, or add it"
+
+
 def fit(rows: Sequence[Row], features: Callable[[Mapping[str, Any]], Sequence[str]], bins: int) -> list[Column]:
     """The columns that `features` names of these rows, in their order; those that never vary are left out.
 
@@ -148,8 +168,9 @@ def _fit(name: str, rows: Sequence[Row], bins: int) -> Column | None:
     known = [number for number in numbers if number is not None]
     if not present or (len({str(value) for _, value in present}) == 1 and len(present) == len(rows)):
         return None
+    optional = any(name not in row.values for row in rows)
     if len(known) == len(present):
-        return Column(name, edges=_edges(known, bins))
+        return Column(name, edges=_edges(known, bins), optional=optional)
     if len(known) > len(present) / 2:
         row, value = next(pair for pair, number in zip(present, numbers, strict=True) if number is None)
         raise DataError(
@@ -162,7 +183,7 @@ def _fit(name: str, rows: Sequence[Row], bins: int) -> Column | None:
             f" {present[0][1]!r}, and at most {MOST_CATEGORIES} can be categories: leave it out with"
             f" --task tabular-classification -o task.ignore={name}"
         )
-    return Column(name, categories=tuple(categories))
+    return Column(name, categories=tuple(categories), optional=optional)
 
 
 def _edges(values: Sequence[float], bins: int) -> tuple[float, ...]:

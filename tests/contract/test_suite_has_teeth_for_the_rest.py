@@ -73,6 +73,11 @@ class HidesTruncation(Classification):
         return {**super().encode(row, processor, setting), "truncated": False}
 
 
+class RefusesItsTrainingRows(Classification):
+    def check_given(self, rows: Any, options: Any, fitted: Any) -> str | None:
+        return "no row has the column 'text'"
+
+
 class CrashesAtAnUnknownClass(Classification):
     def encode(self, row: Any, processor: Any, setting: Any) -> dict[str, Any]:
         return {**self._encode_text(row, processor, setting), "label": setting.labels.index(row.values["label"])}
@@ -160,6 +165,7 @@ BROKEN_TASKS = [
     (EncodesAtRandom, "encodes one row in two ways"),
     (IgnoresTheLength, "tokens, and 8 were asked for"),
     (HidesTruncation, "says truncated=False"),
+    (RefusesItsTrainingRows, r"check_given refuses its own training rows"),
     (CrashesAtAnUnknownClass, r"encode raises ValueError.* for an unknown class"),
     (PassesOverAnUnknownClass, r"encodes rows of classes that it does not know"),
     (Misweighs, r"loss weighs 3\.0, encode said 6"),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from finished_runs import Runs
+from frozen_runs import fine_tune, store_model
+from terminal import Terminal
 
 from pefttool import batches, held_out
 from pefttool.errors import DataError
@@ -65,3 +67,26 @@ def test_a_class_that_the_run_does_not_know_is_named_with_its_place(
     known = re.escape("class 'maybe' is not among the training rows' (no, so, yes): mend it")
     with pytest.raises(DataError, match=rf"more\.jsonl:2: {known}"):
         batches.encode(rows, loaded.task, loaded.processor, loaded.setting)
+
+
+def test_rows_in_no_figure_are_counted(tmp_path: Path, registry: Registry, terminal: Terminal) -> None:
+    """An answer behind a long prompt is cut off: of training rows and of held-out rows, each by themselves."""
+    long, short = ({"instruction": text, "output": "an answer"} for text in ("long " * 60, "short"))
+    for name, count in (("train", 1), ("eval", 2)):
+        kept = [{**short, "instruction": f"short {name} {i}"} for i in range(4)]
+        cut = [{**long, "instruction": f"{name} {i} {long['instruction']}"} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*kept, *cut]))
+    model, data, folder = store_model("llama", tmp_path / "model"), tmp_path / "train.jsonl", tmp_path / "run"
+    options = {"data__eval": str(tmp_path / "eval.jsonl"), "train__epochs": 1, "check": "none"}
+    seen = fine_tune(registry, folder, model, data, "chat", **options)
+    said = [event["text"] for event in seen.events if event["type"] == "Notice" and "left out" in event["text"]]
+    why = "it is empty, or train.sequence_length=96 cuts it off"
+    assert said == [
+        f"left out: 1 of 5 training rows, with nothing to train, such as {tmp_path / 'train.jsonl'}:5: {why}",
+        f"left out: 2 of 6 held-out rows, with nothing to judge by, such as {tmp_path / 'eval.jsonl'}:5: {why}",
+    ]
+    terminal.allow("head", "text")
+    code, out, _ = terminal.run("eval", str(folder), "--device", "cpu")
+    assert code == 0 and out.startswith("4 rows\nleft out: 2 of 6 rows, with nothing to judge by, such as ")
+    code, out, _ = terminal.run("eval", str(folder), "--device", "cpu", "--json")
+    assert code == 0 and (json.loads(out)["rows"], json.loads(out)["left_out"]) == (4, 2)

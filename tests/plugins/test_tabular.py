@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttool import corpus, recipe, registry
+from pefttool import corpus, held_out, recipe, registry
 from pefttool.base import load_model
 from pefttool.errors import DataError, ModelError
 from pefttool.evaluate import predict
+from pefttool.reload import Reloaded
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
 from pefttool.values import Facts, Row, Setting
@@ -61,6 +62,44 @@ def test_a_row_becomes_places_in_one_table_of_vectors():
     assert columns.place(found, {}) == ([2, 5], [1.0, 1.0])
     with pytest.raises(ValueError, match="column 'age': found 'old', expected a number"):
         columns.place(found, {"age": "old"})
+
+
+def test_a_column_that_no_row_has_is_misspelt_and_a_value_that_one_lacks_is_missing():
+    def said(*values: dict, **options) -> str | None:
+        return TASK.check_given(rows(*values), TASK.Options(**options), known)
+
+    known = fitted(TABLE)
+    assert said({"age": "", "job": "clerk"}) is None
+    assert said({"age": 3}, {"job": "clerk"}) is None
+    assert said({"Age": 3, "Job": "clerk"}, {"Age": 3, "Job": "spy"}) == (
+        "no row has the training rows' column 'age' (and 1 more): did you mean 'Age'? (found besides: Age, Job):"
+        " name it so, or add it"
+    )
+    assert "'job': (found besides: label, wage)" in (said({"age": 3, "wage": 1, "label": "no"}) or "")
+    assert said({"age": 3}, treatment_column="job") is None  # nobody has been treated yet
+    known = fitted([*TABLE, *rows({"age": "50", "label": "no"})])
+    assert columns.read(known)[1].optional and said({"age": 3}) is None
+
+
+def test_held_out_rows_of_other_columns_are_refused(tmp_path):
+    for name, (age, job) in {"train": ("age", "job"), "eval": ("Age", "Job")}.items():
+        given_rows = ({age: i, job: "ab"[i % 2], "label": "xy"[i % 2]} for i in range(6))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given_rows))
+    document = {"model": "none", "task": "tabular-classification", "adapter": "lora"}
+    document["data"] = {"train": str(tmp_path / "train.jsonl"), "eval": str(tmp_path / "eval.jsonl")}
+    with pytest.raises(DataError, match=r"eval\.jsonl: no row has .* 'age' .* did you mean 'Age'"):
+        corpus.load(recipe.resolve(document, REGISTRY), REGISTRY)
+
+
+def test_rows_to_predict_of_other_columns_are_refused(tmp_path):
+    setting = Setting(TASK.Options(), labels=("no", "yes"), fitted=fitted(TABLE))
+    loaded = Reloaded(torch.nn.Identity(), None, TASK, setting, CPU, tmp_path)
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    good.write_text("age,job\n3,clerk\n,spy\n")
+    bad.write_text("Age,Job\n3,clerk\n,spy\n")
+    assert len(held_out.given(good, REGISTRY, loaded, TASK.check_input, None)) == 2
+    with pytest.raises(DataError, match=r"bad\.csv: no row has .* 'age' .* did you mean 'Age'"):
+        held_out.given(bad, REGISTRY, loaded, TASK.check_input, None)
 
 
 def test_a_column_that_never_varies_is_left_out():
