@@ -64,6 +64,8 @@ def _expectation(model: type[BaseModel], item: Any) -> str:
     if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
         key = next(iter(_fields_at(model, item["loc"])), "name")
         return f"a section with keys, such as {'.'.join(str(p) for p in (*item['loc'], key))}"
+    if item["type"] == "string_type" and isinstance(item["input"], bool):
+        return "a string, and YAML reads yes, no, on, off, true and false as none: put it in quotes"
     return str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
 
 

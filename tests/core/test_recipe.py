@@ -176,7 +176,7 @@ def test_an_unknown_key_that_belongs_into_a_section() -> None:
 def test_a_union_is_one_line_under_the_users_own_key() -> None:
     line = only(GOOD, "adapter.targets=3")
     assert line == "adapter.targets: 3 is not allowed: expected a valid list, or 'all'"
-    line = only(GOOD, "adapter.targets=[q, 3]")
+    line = only(GOOD, "adapter.targets=[q, [3]]")
     assert line.startswith("adapter.targets")
 
 
