@@ -44,6 +44,16 @@ def talks(task: Task, options: Any) -> bool:
     return task.generative and not task.check_input(typed([{"role": "user", "content": "hello"}]).values, options)
 
 
+def text_alone(text: str, options: Any) -> Row:
+    """A row that is one text, in the column that the task reads texts from: `pefttool predict --text`."""
+    return Row({getattr(options, "text_column", None) or "text": text})
+
+
+def takes_text(task: Task, options: Any) -> bool:
+    """Whether `pefttool predict --text` can be had with it: a text alone is a row that it takes."""
+    return not task.check_input(text_alone("hello", options).values, options)
+
+
 def fork_rng(choice: Choice) -> AbstractContextManager[None]:
     """Whatever draws within, the random state is as before afterwards."""
     import torch

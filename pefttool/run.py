@@ -51,6 +51,7 @@ class Finished:
     after: Mapping[str, float]
     samples: tuple[Mapping[str, Any], ...]
     talks: bool
+    takes_text: bool
     main_process: bool
 
 
@@ -168,8 +169,8 @@ def _run(
         saved_files.report(adapter, adapted, planned.recipe.check, emit)
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
-    talks = evaluate.talks(planned.task, loaded.setting.options)
-    return Finished(folder, adapter, before, result.metrics, samples, talks, writes)
+    talks, takes_text = (ask(planned.task, loaded.setting.options) for ask in (evaluate.talks, evaluate.takes_text))
+    return Finished(folder, adapter, before, result.metrics, samples, talks, takes_text, writes)
 
 
 def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:

@@ -80,7 +80,7 @@ def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> 
     click.echo(f"adapter: {finished.adapter}")
     if checked is not None:
         click.echo(f"checked: {checked if isinstance(checked, str) else checked.line()}")
-    given = "--text TEXT" if any("text" in sample["row"] for sample in finished.samples) else "--data FILE"
+    given = "--text TEXT" if finished.takes_text else "--data FILE"
     verb = f"chat {finished.folder}" if finished.talks else f"predict {finished.folder} {given}"
     click.echo(f"use it:  pefttool {verb}")
     for loader in sorted(finished.adapter.glob("load_*.py")):

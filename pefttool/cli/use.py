@@ -11,7 +11,6 @@ import click
 from pefttool import strict_json
 from pefttool.cli.common import current_registry
 from pefttool.errors import DataError, Refused, UsageError
-from pefttool.values import Row
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
@@ -125,6 +124,7 @@ def predict(
     registry = current_registry()
     from pefttool import held_out, rows
     from pefttool.evaluate import predict as answer
+    from pefttool.evaluate import text_alone
     from pefttool.reload import reload
 
     generation = _generation(overrides)
@@ -133,8 +133,7 @@ def predict(
         path, check = rows.resolve(data, registry), loaded.task.check_input
         chosen = list(held_out.given(path, registry, loaded, check, data_format))
     else:
-        column = getattr(loaded.setting.options, "text_column", None) or "text"
-        chosen = [Row({column: text}) for text in texts]
+        chosen = [text_alone(text, loaded.setting.options) for text in texts]
         for row in chosen:
             complaint = loaded.task.check_input(row.values, loaded.setting.options)
             if complaint:

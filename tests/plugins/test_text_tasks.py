@@ -1,12 +1,15 @@
 """text-classification and causal-lm: what is theirs, how rows are read, what the loss counts."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from pefttool.cli.run import _print
 from pefttool.errors import DataError
-from pefttool.evaluate import talks
+from pefttool.evaluate import takes_text, talks
+from pefttool.run import Finished
 from pefttool.values import Row, Setting
 from pefttool_text.batching import IGNORE, attention_mask, pad
 from pefttool_text.causal_lm import CausalLM
@@ -135,3 +138,22 @@ def test_who_talks_takes_what_somebody_types(registry):
     assert talking == {"causal-lm", "chat", "preference", "seq2seq"}
     for name, options in OTHER_COLUMNS.items():
         assert not talks(registry.tasks[name], registry.tasks[name].Options(**options))
+
+
+def test_a_text_alone_is_offered_to_tasks_that_take_one(registry):
+    """`pefttool run` ends with the command that uses what it made, and that command has to work."""
+    alone = {name for name, task in registry.tasks.items() if takes_text(task, task.Options())}
+    talking = {"causal-lm", "chat", "preference", "seq2seq"}
+    assert alone == {"text-classification", "token-classification", "masked-lm", *talking}
+    classify = registry.tasks["text-classification"]
+    assert takes_text(classify, classify.Options(text_column="review"))
+    assert not takes_text(classify, classify.Options(text_column="text", pair_column="text_pair"))
+
+
+@pytest.mark.parametrize(("takes", "use"), [(True, "predict run --text TEXT"), (False, "predict run --data FILE")])
+def test_a_run_ends_with_a_command_that_its_task_takes(takes, use, tmp_path, capsys):
+    """Whatever its rows have: the second of two texts, or what is said in a recording, is a text too."""
+    sample = {"row": {"text": "a", "text_pair": "b"}, "before": {}, "after": {}}
+    done = Finished(Path("run"), tmp_path, {}, {}, (sample,), talks=False, takes_text=takes, main_process=True)
+    _print(done, None, as_json=False)
+    assert f"use it:  pefttool {use}\n" in capsys.readouterr().out
