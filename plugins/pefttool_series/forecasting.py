@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import Arranged, DataError, Loaded, Loss, ModelError, Options, Row, Setting, Task
+from pefttool import Arranged, DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
 from pefttool.named_columns import find_column, missing_column
 from pefttool_series import models, processor
 from pefttool_series.reading import LABEL_COLUMNS, SERIES_COLUMNS, channels, check_series, is_series
@@ -36,7 +36,10 @@ class SeriesForecastingOptions(Options):
         512, ge=1, description="most values before them that a window keeps; the model sees the last ones of them"
     )
     season: int = Field(
-        1, ge=1, description="values in a season (24 for hours of days): MASE compares with repeating the last one"
+        1,
+        ge=1,
+        description="values in a season (24 for hours of days): MASE compares with repeating the last one;"
+        " less than context_length",
     )
     stride: int | None = Field(
         None, ge=1, description="values between two training windows; default: a quarter of prediction_length"
@@ -125,7 +128,22 @@ class SeriesForecasting(Task):
         options: SeriesForecastingOptions,
     ) -> Arranged:
         rows = [*train, *(held_out or ())]
-        return arrange(train, held_out, fraction, self._cut(rows[0].values if rows else {}, options))
+        arranged = arrange(train, held_out, fraction, self._cut(rows[0].values if rows else {}, options))
+        if train and arranged.eval:
+            self._require_scale(arranged.eval, options)
+        return arranged
+
+    def _require_scale(self, judged: Sequence[Row], options: SeriesForecastingOptions) -> None:
+        """Raises DataError where no held-out window has a MASE: nothing would say which checkpoint is best."""
+        from pefttool_series.metrics import array, has_scale
+
+        pasts = (array(channels(row.values[self._column(row.values, options)])) for row in judged)
+        if not any(has_scale(past, options.season) for past in pasts):
+            raise DataError(
+                f"{judged[0].place}: none of the {len(judged)} held-out windows has a MASE to judge by: their pasts"
+                f" never change from season to season, or are no longer than one (task.season: {options.season}): lower"
+                " it, or hold out others with data.eval"
+            )
 
     def _cut(self, values: Mapping[str, Any], options: SeriesForecastingOptions) -> Cut:
         horizon = options.prediction_length or DEFAULT_HORIZON
@@ -137,6 +155,13 @@ class SeriesForecasting(Task):
             longest=options.context_length,
             stride=options.stride or max(1, horizon // 4),
         )
+
+    def check(self, options: SeriesForecastingOptions, facts: Facts) -> list[Problem]:
+        if options.season < options.context_length:
+            return []
+        short = f"{options.season} is not less than task.context_length ({options.context_length})"
+        way_out = "raise task.context_length above it, or lower task.season"
+        return [Problem("task.season", f"{short}: no window would hold more than a season, as MASE needs: {way_out}")]
 
     def fit(self, rows: Sequence[Row], options: SeriesForecastingOptions) -> Mapping[str, Any]:
         return processor.fit(rows, self._column(rows[0].values, options))

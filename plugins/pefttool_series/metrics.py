@@ -33,6 +33,11 @@ def seasonal_error(past: Floats, season: int) -> Floats:
     return _mean(np.abs(past[:, season:] - past[:, :-season]))
 
 
+def has_scale(past: Floats, season: int) -> bool:
+    """Whether a MASE can be had in any channel of a past `[C, T]`."""
+    return bool(_scales(seasonal_error(past, season)).any())
+
+
 def seasonal_naive(past: Floats, season: int, horizon: int) -> Floats:
     """`[C, horizon]`: the last season of a past, repeated; a missing value is the last one known before it."""
     import numpy as np
@@ -52,7 +57,8 @@ def errors(
     forecasts: Sequence[Floats], futures: Sequence[Floats], pasts: Sequence[Floats], season: int
 ) -> dict[str, float]:
     """mae, mse, smape (0 to 2), mase (each channel of each window by its own past's seasonal error), and the MASE of
-    the seasonal-naive forecast of the same windows. A channel whose past never changes has no MASE: it is left out.
+    the seasonal-naive forecast of the same windows. A channel whose past never changes, or is no longer than a season,
+    has no MASE and is left out of its mean; both are NaN where no channel is left.
     """
     import numpy as np
 
@@ -73,15 +79,22 @@ def errors(
 
 
 def _scaled(off: Sequence[Floats], scales: Sequence[Floats]) -> float:
-    """The mean of |error| / scale over channels that have both; where none has a scale, of |error| itself."""
+    """The mean of |error| / scale over channels that have both; NaN where none has."""
     import numpy as np
 
     each = np.concatenate([_mean(np.abs(o)) for o in off])
     scale = np.concatenate(list(scales))
-    usable = np.isfinite(each) & np.isfinite(scale) & (scale > 0)
+    usable = np.isfinite(each) & _scales(scale)
     if not usable.any():
-        return float(np.nanmean(each))
+        return float("nan")
     return float(np.mean(each[usable] / scale[usable]))
+
+
+def _scales(errors: Floats) -> NDArray[np.bool_]:
+    """Which seasonal errors can be divided by."""
+    import numpy as np
+
+    return np.isfinite(errors) & (errors > 0)
 
 
 def _mean(values: Floats) -> Floats:

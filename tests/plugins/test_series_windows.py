@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttool.values import Row
+from pefttool.errors import DataError
+from pefttool.values import Facts, Row
 from pefttool_series.forecasting import SeriesForecasting
 from pefttool_series.metrics import errors, seasonal_error, seasonal_naive
 from pefttool_series.windows import Cut, arrange
@@ -89,6 +90,32 @@ def test_the_task_cuts_by_its_options():
     assert not judging.train and judging.eval
 
 
+@pytest.mark.parametrize("season", [8, 9])
+def test_a_season_that_no_window_can_hold_is_refused(season):
+    options = TASK.Options(prediction_length=4, season=season, context_length=8)
+    (problem,) = TASK.check(options, Facts("any"))
+    assert str(problem) == (
+        f"task.season: {season} is not less than task.context_length (8): no window would hold more than a season, as"
+        " MASE needs: raise task.context_length above it, or lower task.season"
+    )
+    assert not TASK.check(TASK.Options(season=7, context_length=8), Facts("any"))
+
+
+def test_windows_that_nothing_can_be_judged_by_are_refused_before_training():
+    flat = Row({"series": [[1.0] * 40]}, "flat.csv", 3)
+    options = TASK.Options(prediction_length=4, season=2)
+    with pytest.raises(DataError, match=r"flat.csv:3: none of the 2 held-out windows has a MASE .*task.season: 2"):
+        TASK.arrange([flat], None, 0.2, options)
+    weekly = Row({"series": [[float(i % 4) for i in range(40)]]}, "weekly.csv", 1)
+    with pytest.raises(DataError, match="never change from season to season"):
+        TASK.arrange([weekly], None, 0.2, TASK.Options(prediction_length=4, season=4))
+    assert TASK.arrange([flat, weekly], None, 0.2, options).eval, "one that can be judged by is enough"
+    short = [Row({"series": [1.0, 2.0], "future": [3.0]}) for _ in range(4)]
+    with pytest.raises(DataError, match="no longer than one"):
+        TASK.arrange(short, None, 0.5, TASK.Options(season=2))
+    assert TASK.arrange((), [flat], 1.0, options).eval, "a finished run may be asked about any rows"
+
+
 def test_errors_have_their_known_values():
     past, future = np.array([[1.0, 2.0, 4.0, 7.0]]), np.array([[8.0, 10.0]])
     assert seasonal_error(past, 1).tolist() == [2.0]
@@ -110,7 +137,8 @@ def test_missing_values_and_pasts_that_never_change_are_left_out():
     future = np.array([[6.0, np.nan], [3.0, 3.0]])
     found = errors([np.zeros((2, 2))], [future], [past], 1)
     assert found["mase"] == 3.0 and found["mae"] == 4.0
-    assert errors([np.zeros((1, 2))], [np.full((1, 2), 3.0)], [past[1:]], 1)["mase"] == 3.0  # no scale: the error
+    unscaled = errors([np.zeros((1, 2))], [np.full((1, 2), 3.0)], [past[1:]], 1)
+    assert unscaled["mae"] == 3.0 and math.isnan(unscaled["mase"]) and math.isnan(unscaled["mase_seasonal_naive"])
     assert errors([np.zeros((1, 2))], [np.zeros((1, 2))], [past[:1]], 1)["smape"] == 0.0
 
 
