@@ -29,6 +29,7 @@ from pefttool_text.squad import Squad
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+QUOTES = {"auto": '"', "double": '"', "single": "'", "none": None}
 #: Characters in one CSV field; Python's own limit of 131,072 is too small for long documents.
 LONGEST_FIELD = 2**31 - 1
 
@@ -133,6 +134,11 @@ class CsvOptions(Options):
         max_length=1,
         description="default: tab in .tsv, else whichever of , ; tab | the header line has most of",
     )
+    quote: Literal["auto", "double", "single", "none"] = Field(
+        "auto",
+        description="mark around values that hold a delimiter; auto: double, but between tabs none (marks are text),"
+        " unless the header's names stand in them",
+    )
 
 
 class Csv(DataFormat):
@@ -145,13 +151,25 @@ class Csv(DataFormat):
     def sniff(self, path: Path) -> str | None:
         if path.suffix.lower() not in (".csv", ".tsv") or head(path).startswith(b"PAR1"):
             return None
-        return f"suffix {path.suffix}, {DELIMITERS[self._delimiter(path)]} between columns"
+        delimiter = self._delimiter(path)
+        marks = ", quotation marks are text" if self._quote(path, delimiter) is None else ""
+        return f"suffix {path.suffix}, {DELIMITERS[delimiter]} between columns{marks}"
 
     @staticmethod
-    def _delimiter(path: Path) -> str:
+    def _header_line(path: Path) -> str:
+        return head(path).partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
+
+    def _quote(self, path: Path, delimiter: str, asked: str = "auto") -> str | None:
+        """The mark around values. Nothing needs one between tabs, and in running text a lone one would swallow rows."""
+        if asked == "auto" and delimiter == "\t":
+            names = self._header_line(path).split(delimiter)
+            asked = "double" if all(re.fullmatch('".*"', name) for name in names) else "none"
+        return QUOTES[asked]
+
+    def _delimiter(self, path: Path) -> str:
         if path.suffix.lower() == ".tsv":
             return "\t"
-        header = head(path).partition(b"\n")[0].decode("utf-8", "replace")
+        header = self._header_line(path)
         return max(DELIMITERS, key=re.sub('"[^"]*"', "", header).count)  # a comma where there is none of them
 
     def read(self, path: Path, options: CsvOptions) -> Iterator[Row | DataProblem]:
@@ -164,7 +182,9 @@ class Csv(DataFormat):
                 yield text
 
         csv.field_size_limit(LONGEST_FIELD)
-        reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+        quote = self._quote(path, delimiter, options.quote)
+        quoting = csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
+        reader = csv.reader(texts(), delimiter=delimiter, quotechar=quote, quoting=quoting, strict=True)
         header: list[str] | None = None
         while True:
             start = reader.line_num + 1
@@ -176,6 +196,9 @@ class Csv(DataFormat):
                     raise DataError(f"{problem}; mend the header line") from error
                 bad.append(problem)
                 record = []
+            if record and delimiter == "\t" and reader.line_num > start:
+                found = f"found a quoted value over lines {start} to {reader.line_num}, expected a record in one line"
+                bad.append(DataProblem(str(path), start, f"{found} between tabs (is a quotation mark left open?)"))
             if record is None:
                 return
             if bad and header is None:

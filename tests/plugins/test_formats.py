@@ -173,6 +173,32 @@ def test_tsv_and_other_delimiters(tmp_path: Path) -> None:
     assert values(read(tmp_path / "a.csv", "text\n1;2\n")) == [{"text": "1;2"}]
 
 
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_quotation_marks_between_tabs_are_text(tmp_path: Path, name: str) -> None:
+    texts = ['"Great" film', '"Great', 'a 6" nail', 'ends"', '"']
+    records = read(tmp_path / name, "text\tlabel\r\n" + "".join(f"{text}\t1\r\n" for text in texts))
+    assert values(records) == [{"text": text, "label": "1"} for text in texts]
+    assert [r.line for r in records] == [2, 3, 4, 5, 6]
+    assert str(BY_NAME["csv"].sniff(tmp_path / name)).endswith(", tabs between columns, quotation marks are text")
+
+
+def test_quotes_between_tabs_are_read_where_they_are_declared(tmp_path: Path) -> None:
+    content = 'text\tlabel\n"a\tb ""c"""\t1\n'
+    assert values(read(tmp_path / "a.tsv", content, quote="double")) == [{"text": 'a\tb "c"', "label": "1"}]
+    every = '"text"\t"label"\n"a ""b"""\t"1"\n'  # as R writes them
+    assert values(read(tmp_path / "a.tsv", every)) == [{"text": 'a "b"', "label": "1"}]
+    assert BY_NAME["csv"].sniff(tmp_path / "a.tsv") == "suffix .tsv, tabs between columns"
+    lines = 'text\tlabel\n"a\t1\nb"\t2\nc\t3\n'
+    problem, row = read(tmp_path / "a.tsv", lines, quote="double")
+    assert "a.tsv:2: found a quoted value over lines 2 to 3" in str(problem)
+    assert values([row]) == [{"text": "c", "label": "3"}]
+
+
+def test_quotes_of_commas_can_be_others_or_none(tmp_path: Path) -> None:
+    assert values(read(tmp_path / "a.csv", "a,b\n'1,2',3\n", quote="single")) == [{"a": "1,2", "b": "3"}]
+    assert values(read(tmp_path / "a.csv", 'a,b\n"1,2\n', quote="none")) == [{"a": '"1', "b": "2"}]
+
+
 def test_parquet_rows_look_as_they_were_written(tmp_path: Path) -> None:
     import datasets
 
