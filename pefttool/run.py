@@ -205,6 +205,9 @@ def _encode(
                 level="warning",
             )
         )
+    doubt = planned.task.doubt(held_out.examples, setting)
+    if doubt is not None:
+        emit(Notice(text=doubt, level="warning"))
     emit(
         DataReady(
             train_rows=len(data.examples),

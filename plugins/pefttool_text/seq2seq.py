@@ -159,6 +159,18 @@ class Seq2Seq(Task):
             return f"the target's last token is {last!r}, not the one that ends texts: the model would not stop"
         return None
 
+    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
+        """Answers end at `max_new_tokens`, and are then compared with targets that do not."""
+        most, lengths = int(setting.generation["max_new_tokens"]), [int(e["trained"]) for e in held_out]
+        longer, longest = sum(length > most for length in lengths), max(lengths, default=0)
+        if not longer:
+            return None
+        return (
+            f"{longer} of {len(lengths)} held-out targets are longer than answers may be (the longest has {longest}"
+            f" tokens, generation.max_new_tokens is {most}): answers are cut there, and judged as they are; raise it"
+            f" with -o generation.max_new_tokens={longest}"
+        )
+
     def preview(self, example: Mapping[str, Any], processor: Any) -> str:
         """The source as the model reads it, and what it is trained to write between guillemets."""
         return f"{processor.decode(example['input_ids'])} -> «{processor.decode(example['labels'])}»"
