@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
-from pefttool_text import pair_rows, text_scores
+from pefttool_text import pair_rows, text_columns, text_scores
 from pefttool_text.batching import IGNORE, attention_mask, kind_of, pad, pad_id
 from pefttool_text.text_scores import METRICS, Metric
 
@@ -130,11 +130,12 @@ class Seq2Seq(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
 
-        from pefttool import host_tables
+        from pefttool import cuts, host_tables
 
         options, most = setting.options, setting.sequence_length
         texts = [f"{options.prefix}{pair_rows.find(row.values, options, answered=False).source}" for row in rows]
-        ids = [list(processor(text, truncation=True, max_length=most)["input_ids"]) for text in texts]
+        encoded = [text_columns.encode((text,), processor, most) for text in texts]
+        ids = [e["input_ids"] for e in encoded]
         device = host_tables.device(model)
         with torch.no_grad():
             out = model.generate(  # type: ignore[operator]
@@ -142,6 +143,9 @@ class Seq2Seq(Task):
                 attention_mask=attention_mask(ids, multiple=1).to(device),
                 **_generation(model, processor, setting),
             )
+        written = out[:, 1:]  # behind the token that a decoder starts with, which some models end texts with, too
+        cut = sum(e["truncated"] for e in encoded)
+        cuts.tell(cut, cuts.unended(written, model, setting.generation.get("max_new_tokens")))
         return [{"target": processor.decode(tokens, skip_special_tokens=True).strip()} for tokens in out]
 
     def metrics(
