@@ -304,6 +304,13 @@ class Task(ABC):
         """What is wrong with an encoded row (a double BOS, a missing EOS), or None."""
         return None
 
+    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
+        """Why these encoded rows will not be judged fairly in this setting, and what to change; or None.
+
+        It is a warning, said before anything trains.
+        """
+        return None
+
 
 class Pretrained(ABC):
     """A pretrained model on disk, as a task's `load` sees it."""

@@ -124,7 +124,7 @@ def predict(
     if (data is None) == (not texts):
         raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
     registry = current_registry()
-    from pefttool import held_out, rows
+    from pefttool import cuts, held_out, rows
     from pefttool.evaluate import predict as answer
     from pefttool.evaluate import text_alone
     from pefttool.reload import reload
@@ -140,10 +140,14 @@ def predict(
             complaint = loaded.task.check_input(row.values, loaded.setting.options)
             if complaint:
                 raise DataError(f"{row.place}: {complaint}; mend it")
-    for start in range(0, len(chosen), batch_size):
-        part = chosen[start : start + batch_size]
-        for prediction in answer(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice):
-            click.echo(strict_json.dumps(prediction))
+    with cuts.counted() as counted:
+        for start in range(0, len(chosen), batch_size):
+            part = chosen[start : start + batch_size]
+            for prediction in answer(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice):
+                click.echo(strict_json.dumps(prediction))
+    line = counted.line(len(chosen), loaded.setting)
+    if line is not None:
+        click.echo(f"predict: {line}", err=True)
 
 
 @click.command("chat")

@@ -207,10 +207,12 @@ class TextClassification(Task):
         return _kind(setting.options).decode(outputs.float(), setting.labels)
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
-        from pefttool import host_tables
+        from pefttool import cuts, host_tables
 
         device = host_tables.device(model)
-        batch = self.collate([self._encode_text(r, processor, setting) for r in rows], processor, setting)
+        encoded = [self._encode_text(r, processor, setting) for r in rows]
+        cuts.tell(inputs=sum(e["truncated"] for e in encoded))
+        batch = self.collate(encoded, processor, setting)
         logits = model(**{k: v.to(device) for k, v in batch.items()}).logits
         return self.decode(logits, setting)
 

@@ -86,9 +86,10 @@ class LanguageModel(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
 
-        from pefttool import host_tables
+        from pefttool import cuts, host_tables
 
-        prompts = [self.prompt_ids(row, processor, setting)[-setting.sequence_length :] for row in rows]
+        whole = [self.prompt_ids(row, processor, setting) for row in rows]
+        prompts = [prompt[-setting.sequence_length :] for prompt in whole]
         device = host_tables.device(model)
         # Generation continues at the right edge, so prompts are padded on the left.
         ids = pad([p[::-1] for p in prompts], pad_id(processor), multiple=1).flip(1).to(device)
@@ -101,6 +102,8 @@ class LanguageModel(Task):
         with torch.no_grad():
             out = model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad_id(processor), **generation)  # type: ignore[operator]
         new = out[:, ids.shape[1] :]
+        cut = sum(len(prompt) > setting.sequence_length for prompt in whole)
+        cuts.tell(cut, cuts.unended(new, model, generation.get("max_new_tokens")))
         return [
             self.answer(row, processor.decode(tokens, skip_special_tokens=True).strip())
             for row, tokens in zip(rows, new, strict=True)

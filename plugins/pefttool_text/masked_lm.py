@@ -139,9 +139,10 @@ class MaskedLM(Task):
         """`masks`: for each mask of the text, in order, the likeliest `tokens` with their `scores`; and the `text` with
         the first of them; null for a mask that `train.sequence_length` cut off. A text without a mask is asked as in
         training, with the hidden token as `truth`."""
-        from pefttool import host_tables
+        from pefttool import cuts, host_tables
 
         questions = [self._question(row, processor, setting) for row in rows]
+        cuts.tell(inputs=sum(e["truncated"] for e in questions))
         device = host_tables.device(model)
         batch = {k: v.to(device) for k, v in self.collate(questions, processor, setting).items()}
         places = pad([e["asked"] for e in questions], 0, most=setting.sequence_length).bool().to(device)
@@ -151,7 +152,7 @@ class MaskedLM(Task):
 
     def _question(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         """The row encoded, with `asked`: 1 at the tokens in question; `cut`: how many masks were cut off."""
-        ids, _ = self._ids(row, processor, setting)
+        ids, truncated = self._ids(row, processor, setting)
         labels = [IGNORE] * len(ids)
         asked = [int(token == processor.mask_token_id) for token in ids]
         text = self._text(row.values, setting.options).replace(WRITTEN, processor.mask_token)
@@ -160,7 +161,8 @@ class MaskedLM(Task):
             masked = self._hide(ids, processor, setting)
             ids, labels = masked.input_ids, masked.labels
             asked = [int(label != IGNORE) for label in labels]
-        return {"input_ids": ids, "labels": labels, "asked": asked, "cut": max(0, written - sum(asked))}
+        cut = max(0, written - sum(asked))
+        return {"input_ids": ids, "labels": labels, "asked": asked, "cut": cut, "truncated": truncated}
 
     @staticmethod
     def _filled(question: Mapping[str, Any], scores: Tensor, processor: Any, setting: Setting) -> dict[str, Any]:

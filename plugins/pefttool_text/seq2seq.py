@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
-from pefttool_text import pair_rows, text_scores
+from pefttool_text import pair_rows, text_columns, text_scores
 from pefttool_text.batching import IGNORE, attention_mask, kind_of, pad, pad_id
 from pefttool_text.text_scores import METRICS, Metric
 
@@ -130,11 +130,12 @@ class Seq2Seq(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
 
-        from pefttool import host_tables
+        from pefttool import cuts, host_tables
 
         options, most = setting.options, setting.sequence_length
         texts = [f"{options.prefix}{pair_rows.find(row.values, options, answered=False).source}" for row in rows]
-        ids = [list(processor(text, truncation=True, max_length=most)["input_ids"]) for text in texts]
+        encoded = [text_columns.encode((text,), processor, most) for text in texts]
+        ids = [e["input_ids"] for e in encoded]
         device = host_tables.device(model)
         with torch.no_grad():
             out = model.generate(  # type: ignore[operator]
@@ -142,6 +143,9 @@ class Seq2Seq(Task):
                 attention_mask=attention_mask(ids, multiple=1).to(device),
                 **_generation(model, processor, setting),
             )
+        written = out[:, 1:]  # behind the token that a decoder starts with, which some models end texts with, too
+        cut = sum(e["truncated"] for e in encoded)
+        cuts.tell(cut, cuts.unended(written, model, setting.generation.get("max_new_tokens")))
         return [{"target": processor.decode(tokens, skip_special_tokens=True).strip()} for tokens in out]
 
     def metrics(
@@ -158,6 +162,18 @@ class Seq2Seq(Task):
             last = processor.decode([example["labels"][-1]])
             return f"the target's last token is {last!r}, not the one that ends texts: the model would not stop"
         return None
+
+    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
+        """Answers end at `max_new_tokens`, and are then compared with targets that do not."""
+        most, lengths = int(setting.generation["max_new_tokens"]), [int(e["trained"]) for e in held_out]
+        longer, longest = sum(length > most for length in lengths), max(lengths, default=0)
+        if not longer:
+            return None
+        return (
+            f"{longer} of {len(lengths)} held-out targets are longer than answers may be (the longest has {longest}"
+            f" tokens, generation.max_new_tokens is {most}): answers are cut there, and judged as they are; raise it"
+            f" with -o generation.max_new_tokens={longest}"
+        )
 
     def preview(self, example: Mapping[str, Any], processor: Any) -> str:
         """The source as the model reads it, and what it is trained to write between guillemets."""

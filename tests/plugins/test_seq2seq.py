@@ -125,6 +125,20 @@ def test_source_and_target_share_the_length(source: int, target: int, kept: tupl
     assert encoded["truncated"] and encoded["length"] == 32 and encoded["weight"] == kept[1]
 
 
+def test_targets_that_answers_may_not_be_as_long_as_are_counted_before_training() -> None:
+    """Their tokens are bytes here, and the one that ends them counts: an answer of four holds three bytes."""
+    examples = [TASK.encode(row, tiny_tokenizer(), setting()) for row in ROWS]
+    lengths = [len(example["labels"]) for example in examples]
+    longest = max(lengths)
+    assert TASK.doubt([e for e in examples if len(e["labels"]) <= 4], setting()) is None
+    doubt = TASK.doubt(examples, setting())
+    assert doubt is not None and doubt.startswith(f"{sum(n > 4 for n in lengths)} of 3 held-out targets are longer")
+    assert f"the longest has {longest} tokens, generation.max_new_tokens is 4" in doubt
+    assert doubt.endswith(f"raise it with -o generation.max_new_tokens={longest}")
+    enough = Setting(PLAIN, generation={"max_new_tokens": longest})
+    assert TASK.doubt(examples, enough) is None
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_the_loss_is_the_models_own(folders: dict[str, Path], name: str) -> None:
     """Its mean over the target's tokens, times their number; whatever the batch is padded to."""
@@ -217,10 +231,10 @@ def fine_tune(folder: Path, model: Path, **train: Any) -> run.Finished:
     document = {
         "model": str(model),
         "adapter": {"name": train.pop("adapter")},
+        "generation": {"max_new_tokens": train.pop("max_new_tokens", 8)},
         "task": {"name": "seq2seq"},
         "data": {"train": str(rows), "eval": str(rows), "max_eval_rows": 4, "allow_overlap": True},
         "train": {"batch_size": 8, "sequence_length": 64, "rehearse": False, "evaluate_every": 1000, **train},
-        "generation": {"max_new_tokens": 8},
         "device": "cpu",
         "dtype": "float32",
         "out": str(folder / "out"),
@@ -249,3 +263,15 @@ def test_other_adapters_train(
     rows = [Row(sample["row"]) for sample in finished.samples]
     again = predict(loaded.model, loaded.task, rows, loaded.processor, loaded.setting, loaded.choice)
     assert again == [sample["after"] for sample in finished.samples]
+
+
+def test_a_run_warns_of_answers_that_are_cut_before_it_trains(
+    no_cache: None, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    finished = fine_tune(tmp_path, folders["bart"], adapter="head", max_steps=1, max_new_tokens=1)
+    events = [json.loads(line) for line in (finished.folder / "events.jsonl").read_text("utf-8").splitlines()]
+    kinds = [event["type"] for event in events]
+    (said,) = (
+        i for i, e in enumerate(events) if e["type"] == "Notice" and "generation.max_new_tokens is 1" in e["text"]
+    )
+    assert events[said]["level"] == "warning" and said < kinds.index("TrainStarted")
