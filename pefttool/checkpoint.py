@@ -39,10 +39,20 @@ class Best:
 
 @dataclass(frozen=True)
 class Watched:
-    """Whether gradients and parameters were judged, and what was wrong in the end, if anything was."""
+    """What the watch over a run has seen, so that it judges at the same step whoever interrupted it.
 
+    updates    of parameters so far, and whether warm-up was over by then
+    gradients  were judged; so were `parameters`
+    reached    names of parameters that a gradient has reached, and of those that have moved: until they are judged
+    alarm      what was wrong in the end
+    """
+
+    updates: int = 0
+    warmed_up: bool = False
     gradients: bool = False
     parameters: bool = False
+    reached: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
     alarm: str | None = None
 
 
@@ -221,7 +231,7 @@ def load(folder: Path, live: Live, rank: int = 0) -> tuple[Progress, Beside]:
         state = unflatten(document["state"], _tensors(folder, "state"))
         progress = dict(document["progress"])
         progress.update(position=Position(**progress["position"]), best=Best(**progress["best"]))
-        progress.update(watched=Watched(**progress["watched"]))
+        progress.update(watched=watched(document))
         with torch.no_grad():
             for name, parameter in live.parameters.items():
                 parameter.copy_(stored[name])
@@ -253,10 +263,12 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def watched(document: Mapping[str, Any]) -> Watched:
-    """Of what `read` returned; as if nothing had been judged where that is not to be understood."""
+    """Of what `read` returned; as if nothing had been seen where that is not to be understood."""
     try:
-        return Watched(**document["progress"]["watched"])
-    except (TypeError, LookupError):
+        given = document["progress"]["watched"].items()
+        held: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+        return Watched(**held)
+    except (TypeError, LookupError, AttributeError):
         return Watched()
 
 

@@ -98,10 +98,10 @@ def _is_aside(name: str) -> bool:
 def way_on(folder: Path) -> str:
     """What to do once a run in this folder has ended early."""
     if is_finished(folder):
-        return f"it is finished, use it with `pefttool predict {folder}`"
+        return f"use it with `pefttool predict {folder}`: it is finished"
     if checkpoint.newest(folder / CHECKPOINTS)[0] is not None:
         return f"go on with `pefttool resume {folder}`"
-    return "before the first checkpoint: start again with the same command"
+    return "start again with the same command (no checkpoint was written)"
 
 
 def to_resume(folder: Path) -> tuple[Path, tuple[str, ...]]:

@@ -67,7 +67,10 @@ class Watch:
     @property
     def state(self) -> Watched:
         """What a checkpoint holds of this."""
-        return Watched(self.gradients_judged, self.judged, self.alarm)
+        done = self.gradients_judged and self.judged
+        reached, moved = ((), ()) if done else (tuple(sorted(self.reached)), tuple(sorted(self.moved)))
+        judged = self.gradients_judged, self.judged
+        return Watched(self.updates, self.warmed_up, *judged, reached, moved, self.alarm)
 
     def saving(self) -> None:
         """Before a checkpoint, which knows of the base only what its files hold."""
@@ -76,7 +79,9 @@ class Watch:
 
     def resumed(self, state: Watched) -> None:
         """A run goes on: what was judged is not judged again, and its last updates alone may move nothing."""
+        self.updates, self.warmed_up = state.updates, state.warmed_up
         self.gradients_judged, self.judged, self.went_on = state.gradients, state.parameters, True
+        self.reached, self.moved = set(state.reached), set(state.moved)
 
     def finished(self) -> None:
         """After the last step. What is wrong then stays the run's `alarm`."""
@@ -171,6 +176,8 @@ class Watch:
 
     def _look(self) -> None:
         """Note which parameters are not as they were before the first update. (AdaLoRA may take them back later.)"""
+        if not self.before:  # gone on with after the last one
+            return
         after = _sums(self.parameters)
         self.moved.update(name for name in self.parameters if after[name] != self.before[name])
 

@@ -20,7 +20,6 @@ EXPERIMENTS = [
         trivial=(NAME, partial(chat_loss, SMOLLM2)),
         before="zero-shot",
         scratch={"train.learning_rate": 1e-3},
-        seeds=(1, 2),
         miniature=MINIATURE,
     ),
 ]

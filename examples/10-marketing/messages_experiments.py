@@ -18,7 +18,6 @@ EXPERIMENTS = [
         before="zero-shot",
         scratch=None,
         why_no_scratch="the same model with random weights is measured in 05-chatbot",
-        seeds=(1, 2),
         synthetic="every text, from a few templates",
         miniature={
             "data.max_train_rows": 8,

@@ -22,7 +22,6 @@ EXPERIMENTS = [
         before="zero-shot",
         scratch=None,
         why_no_scratch="DPO says how far to move from a model that writes, and one with random weights does not write",
-        seeds=(1, 2),
         synthetic="every text, from a few templates, and which is preferred",
         miniature={
             "data.max_train_rows": 4,

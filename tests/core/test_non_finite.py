@@ -54,7 +54,7 @@ def test_such_steps_can_be_left_out(tmp_path):
 
 
 def test_too_many_of_them_in_a_row_stop_the_run(tmp_path):
-    with pytest.raises(RunError, match=r"step 3: the loss is not finite .*, as in the 3 steps before: lower"):
+    with pytest.raises(RunError, match=r"step 4: the loss is not finite .*, as in the 3 steps before: lower"):
         fit(tmp_path, rows=[BAD], non_finite="skip", epochs=9)
 
 

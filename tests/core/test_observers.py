@@ -116,7 +116,7 @@ def test_metrics_that_cannot_be_written_leave_a_run_to_go_on_with(tmp_path, monk
 
     monkeypatch.setattr(durable, "write", full)
     with pytest.raises(
-        RunError, match=r"metrics\.json cannot be written \(No space left.*: make room, then go on with"
+        RunError, match=r"metrics\.json cannot be written \(No space left.*: make room, then start again with"
     ):
         artefacts.write_metrics(tmp_path, {}, {}, [])
     assert not list(tmp_path.iterdir())

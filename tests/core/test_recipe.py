@@ -133,47 +133,6 @@ def test_quoted_numbers_are_text_and_survive_being_written() -> None:
     assert recipes.resolve(recipes.yaml_text.load(found.as_yaml()), REGISTRY).adapter_options == found.adapter_options
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [("1", "1"), ("0", "0"), ("-2.5", "-2.5"), ('"01"', "01"), ('"yes"', "yes"), ("a b", "a b")]
-)
-def test_a_number_where_text_belongs_is_that_text_also_once_it_is_written(value: str, text: str) -> None:
-    found = resolve(GOOD, f"adapter.note={value}", f"task.column={value}")
-    assert (found.adapter_options.note, found.task_options.column) == (text, text)
-    again = recipes.resolve(recipes.yaml_text.load(found.as_yaml()), REGISTRY)
-    assert (again.adapter_options, again.task_options) == (found.adapter_options, found.task_options)
-
-
-def test_a_column_without_a_name_but_a_number_is_named_by_it(registry: Registry) -> None:
-    document = {**GOOD, "adapter": "lora", "task": "series-classification"}
-    overrides = ("data.format=series-wide", "data.format_options.label_column=0")
-    found = recipes.resolve(recipes.combine(document, {}, overrides), registry)
-    options = registry.formats["series-wide"].Options.model_validate(dict(found.data.format_options))
-    assert options.label_column == "0"
-    assert recipes.resolve(recipes.yaml_text.load(found.as_yaml()), registry).data == found.data
-
-
-@pytest.mark.parametrize("value", ["yes", "no", "on", "true"])
-def test_a_word_that_yaml_makes_a_truth_value_is_asked_for_in_quotes(value: str) -> None:
-    assert only(GOOD, f"task.column={value}").endswith(
-        "is not allowed: expected a string, and YAML reads yes, no, on, off, true and false as none: put it in quotes"
-    )
-
-
-@pytest.mark.parametrize("given", ["City", "[City]"])
-def test_a_list_of_one_may_be_written_as_its_one_value(given: str, registry: Registry) -> None:
-    document = {**GOOD, "adapter": "lora", "task": "tabular-classification"}
-    found = recipes.resolve(recipes.combine(document, {}, [f"task.ignore={given}"]), registry)
-    assert found.task_options.ignore == ("City",)
-    assert recipes.resolve(recipes.yaml_text.load(found.as_yaml()), registry).task_options == found.task_options
-    assert recipes.resolve(recipes.combine(document, {}, ["task.ignore=7"]), registry).task_options.ignore == ("7",)
-    assert resolve(GOOD, "memory.offload=activations").memory.offload == ("activations",)
-
-
-def test_the_one_value_of_a_list_is_checked_like_any() -> None:
-    line = only(GOOD, "memory.offload=activation")
-    assert line.startswith("memory.offload: 'activation' is not allowed: expected 'activations' or 'embeddings'")
-
-
 def test_all_mistakes_at_once_each_with_its_key() -> None:
     document = {
         "modle": "m",

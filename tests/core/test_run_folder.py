@@ -94,11 +94,11 @@ def test_what_is_finished_is_finished(tmp_path: Path) -> None:
 
 def test_the_way_on(tmp_path: Path) -> None:
     folder = unfinished(tmp_path / "run")
-    assert run_folder.way_on(folder) == "before the first checkpoint: start again with the same command"
+    assert run_folder.way_on(folder) == "start again with the same command (no checkpoint was written)"
     save(folder, 2)
     assert run_folder.way_on(folder) == f"go on with `pefttool resume {folder}`"
     (folder / run_folder.METRICS).touch()
-    assert run_folder.way_on(folder) == f"it is finished, use it with `pefttool predict {folder}`"
+    assert run_folder.way_on(folder) == f"use it with `pefttool predict {folder}`: it is finished"
 
 
 def test_who_found_an_older_checkpoint_asks_again(tmp_path: Path) -> None:
