@@ -20,7 +20,7 @@ from pefttool.checkpoint import Best, Live, Progress
 
 Spoil = Callable[[Path], object]
 PARAMETERS, STATE, DOCUMENT = "parameters.safetensors", "state.safetensors", "state.json"
-OLDER = "older one"
+OLDER = "remove that folder to go on from an older one"
 
 
 def training(width: int = 4) -> Live:
