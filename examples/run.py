@@ -4,43 +4,30 @@
     python examples/run.py 06-fraud             one of them
     python examples/run.py --miniature 06-fraud seconds instead of minutes: does it run at all? Nothing is written
 
-Each run is `pefttool run RECIPE -o train.seed=S` in a process of its own. The exit status is 1 if a tuned model does
-not beat every baseline by more than the spread of its seeds, but for training from scratch where an experiment says
-that this is as good, and why.
+Each run is `pefttool run RECIPE -o train.seed=S` in a process of its own, two of them at a time. The exit status is 1
+if a tuned model does not beat every baseline by more than the spread of its seeds, but for training from scratch where
+an experiment says that this is as good, and why.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import results
 import scratch
 from experiment import HERE, Experiment, examples, load
+from process import Run, Start, cores, pefttool, side_by_side
 
-
-@dataclass(frozen=True)
-class Run:
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    cpu_seconds: float
-    peak_mib: float
-
-
-#: What runs a recipe, and leaves its run folder there.
-Start = Callable[[Mapping[str, Any], Path], Run]
+TUNED, SCRATCH = "tuned with seed", "from scratch with seed"
 
 
 def main() -> None:
@@ -72,18 +59,11 @@ def main() -> None:
 def measure(example: str, experiment: Experiment) -> dict[str, Any]:
     """All runs of an experiment, as `result.json` keeps them."""
     began = time.monotonic()
-    tuned, from_scratch = [], []
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for seed in experiment.seeds:
-            tuned.append(pefttool(recipe(example, experiment, {"train.seed": seed}), folder / f"tuned-{seed}"))
-            say(example, experiment, f"seed {seed}", tuned[-1].after)
-            if experiment.scratch is not None:
-                document = scratch_recipe(example, experiment, folder / f"model-{seed}", seed)
-                from_scratch.append(pefttool(document, folder / f"scratch-{seed}"))
-                say(example, experiment, f"seed {seed}, from scratch", from_scratch[-1].after)
-    metric = experiment.metric
     name, value = trivial(example, experiment)
+    with tempfile.TemporaryDirectory() as temporary:
+        runs = dict(told(example, experiment, side_by_side(jobs(example, experiment, Path(temporary)))))
+    tuned, from_scratch = ([run for kind, run in runs.items() if kind.startswith(k)] for k in (TUNED, SCRATCH))
+    metric = experiment.metric
     return {
         "name": experiment.name,
         "metric": metric,
@@ -100,9 +80,26 @@ def measure(example: str, experiment: Experiment) -> dict[str, Any]:
         "peak_mib": round(statistics.median(run.peak_mib for run in tuned)),
         "minutes": round((time.monotonic() - began) / 60, 1),
         "command": f"python examples/run.py {example} --only {experiment.name}",
-        "machine": f"{platform.machine()}, {len_cpus()} cores",
+        "machine": f"{platform.machine()}, {cores()} cores",
         "date": datetime.date.today().isoformat(),
     }
+
+
+def jobs(example: str, experiment: Experiment, folder: Path) -> dict[str, tuple[dict[str, Any], Path]]:
+    """(recipe, run folder) of every run that the experiment asks for."""
+    found = {}
+    for seed in experiment.seeds:
+        found[f"{TUNED} {seed}"] = recipe(example, experiment, {"train.seed": seed}), folder / f"tuned-{seed}"
+        if experiment.scratch is not None:
+            document = scratch_recipe(example, experiment, folder / f"model-{seed}", seed)
+            found[f"{SCRATCH} {seed}"] = document, folder / f"scratch-{seed}"
+    return found
+
+
+def told(example: str, experiment: Experiment, runs: Iterable[tuple[str, Run]]) -> Iterator[tuple[str, Run]]:
+    for kind, run in runs:
+        say(example, experiment, kind, run.after)
+        yield kind, run
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -149,24 +146,6 @@ def scratch_recipe(
     return recipes.combine(document, {**(experiment.scratch or {}), **(changes or {})}, ())
 
 
-def pefttool(document: Mapping[str, Any], out: Path) -> Run:
-    """`pefttool run` on this recipe, in a process of its own."""
-    import yaml
-
-    path = out.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(dict(document)), encoding="utf-8")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, str(HERE / "measured.py"), "run", str(path), "--out", str(out), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"pefttool run {path.name} failed ({done.returncode}):\n{done.stderr[-3000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    peak = json.loads(out.with_suffix(".peak").read_text()) if out.with_suffix(".peak").is_file() else 0.0
-    return Run(metrics["before"], metrics["after"], cpu, peak)
-
-
 def trivial(example: str, experiment: Experiment) -> tuple[str, float]:
     """What it is, and its metric on the rows that the recipe holds out."""
     from pefttool import corpus, plan, registry
@@ -182,12 +161,6 @@ def trivial(example: str, experiment: Experiment) -> tuple[str, float]:
 def say(example: str, experiment: Experiment, what: str, metrics: Mapping[str, float]) -> None:
     figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     print(f"{example} {experiment.name}: {what}: {figures}", file=sys.stderr, flush=True)
-
-
-def len_cpus() -> int:
-    import os
-
-    return os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,20 +19,21 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "examples"))
 
 import experiment as experiments  # noqa: E402
+import process  # noqa: E402
 import results  # noqa: E402
 import run as runner  # noqa: E402
 
 CASES = [(name, found) for name in experiments.examples() for found in experiments.load(name)]
 
 
-def in_this_process(document: Mapping[str, Any], out: Path) -> runner.Run:
+def in_this_process(document: Mapping[str, Any], out: Path) -> process.Run:
     from pefttool import recipe, registry
     from pefttool import run as stages
 
     known = registry.build()
     stages.run(recipe.resolve({**document, "out": str(out)}, known), known)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    return runner.Run(metrics["before"], metrics["after"], 0.0, 0.0)
+    return process.Run(metrics["before"], metrics["after"], 0.0, 0.0)
 
 
 def need(example: str, recipe: str) -> None:
@@ -120,3 +123,47 @@ def test_from_scratch_is_excepted_only_where_that_is_declared_and_then_said() ->
     assert (
         results.verdict({**result, "trivial": {"what": "majority", "value": 0.9}}, declared("it is easy")) == "**no**"
     )
+
+
+def test_an_experiment_is_all_its_seeds_tuned_and_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    example, found = next((name, e) for name, e in CASES if e.scratch is not None)
+    need(example, found.recipe)
+
+    def pretended(document: Mapping[str, Any], out: Path, threads: int | None = None) -> process.Run:
+        seed = document["train"]["seed"] / 100
+        tuned = document["adapter"] != {"name": "full"}
+        return process.Run({found.metric: 0.1}, {found.metric: (0.8 if tuned else 0.5) + seed}, 10 + seed, 100)
+
+    monkeypatch.setattr(process, "pefttool", pretended)
+    result = runner.measure(example, found)
+    assert result["tuned"]["values"] == [0.8 + seed / 100 for seed in found.seeds]
+    assert result["scratch"]["values"] == [0.5 + seed / 100 for seed in found.seeds]
+    assert result["base"]["values"] == [0.1] * len(found.seeds)
+    assert (result["cpu_seconds_of_a_run"], result["peak_mib"]) == (10.0, 100)
+
+
+def test_no_more_runs_are_started_once_one_has_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started = []
+
+    def fails(document: Mapping[str, Any], out: Path, threads: int | None = None) -> process.Run:
+        started.append(document["number"])
+        if document["number"] == 0:
+            raise SystemExit("pefttool run tuned-1.yaml failed (1)")
+        time.sleep(0.05)
+        return process.Run({}, {}, 0, 0)
+
+    monkeypatch.setattr(process, "pefttool", fails)
+    jobs = {str(number): ({"number": number}, tmp_path / str(number)) for number in range(20)}
+    with pytest.raises(SystemExit, match=r"tuned-1\.yaml failed"):
+        list(process.side_by_side(jobs))
+    assert len(started) < 10
+
+
+def test_a_process_says_what_it_took(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, process.MEASURED, "doctor", "--help", "--out", out], capture_output=True, text=True
+    )
+    assert done.returncode in (0, 2), done.stderr
+    cost = json.loads(out.with_suffix(".cost").read_text(encoding="utf-8"))
+    assert cost["cpu_seconds"] > 0.01 and cost["peak_mib"] > 5
