@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from text_models import fit, plain_peft_difference
 
-from pefttool import Row, Setting
+from pefttool import Row, Setting, corpus
 from pefttool.errors import DataError, ModelError
 from pefttool.testing import check_task
 from pefttool.values import Loaded
@@ -129,10 +130,17 @@ def test_in_bio_a_plain_tag_is_a_bad_row() -> None:
     assert "found 'PER', expected O, B-type or I-type" in str(TASK.check_row(row, TASK.Options(scheme="bio")))
 
 
-def test_a_sentence_of_held_out_rows_has_no_tag_of_its_own() -> None:
-    options = TASK.Options(scheme="bio")
-    strata = [TASK.stratum({"tokens": ["a", "b"], "tags": tags}, options) for tags in (["O", "B-a"], ["B-a", "O"])]
-    assert strata[0] == strata[1] != TASK.stratum({"tokens": ["a"], "tags": ["O"]}, options)
+def test_a_tenth_is_held_out_whatever_types_meet_in_a_sentence() -> None:
+    options, types = TASK.Options(scheme="bio"), [f"type{i}" for i in range(8)]
+    draws = random.Random(0)
+    tags = [[f"B-{name}" for name in draws.sample(types, draws.randint(0, 4))] + ["O"] for _ in range(400)]
+    rows = [Row({"tokens": [f"w{i}"] * len(t), "tags": t}, "rows", i) for i, t in enumerate(tags)]
+    train, held_out = corpus.split(
+        rows, 0.1, 0, lambda row: TASK.stratum(row.values, options), lambda row: TASK.classes(row.values, options)
+    )
+    assert 36 <= len(held_out) <= 44
+    known = {name for row in train for name in TASK.classes(row.values, options)}
+    assert known.issuperset(name for row in held_out for name in TASK.classes(row.values, options))
 
 
 @pytest.fixture(scope="module")
