@@ -11,6 +11,8 @@ def make(model: Path, folder: Path, seed: int) -> Path:
     import torch
     import transformers
 
+    from pefttool.pretrained import quiet_loading
+
     folder.mkdir(parents=True)
     for path in model.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and not path.name.endswith(".index.json"):
@@ -21,7 +23,8 @@ def make(model: Path, folder: Path, seed: int) -> Path:
     built = (
         kind._from_config(config, dtype=torch.float32) if hasattr(kind, "_from_config") else kind.from_config(config)
     )
-    built.save_pretrained(folder)
+    with quiet_loading():
+        built.save_pretrained(folder)
     generation = model / "generation_config.json"
     if generation.is_file():  # which tokens to suppress, and which is the first, is no weight
         shutil.copyfile(generation, folder / generation.name)

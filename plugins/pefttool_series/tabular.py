@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
+from pefttool.errors import suggest
 from pefttool_series import tabular_columns as columns
 from pefttool_series.tabular_columns import Column
 
@@ -102,6 +103,14 @@ class TabularClassification(Task):
 
     def stratum(self, values: Mapping[str, Any], options: TabularOptions) -> str | None:
         return self._label(values, options)
+
+    def settle(self, rows: Sequence[Row], options: TabularOptions) -> TabularOptions:
+        known = {name for row in rows for name in row.values}
+        for name in options.ignore:
+            if name not in known:
+                several = "; give several as -o 'task.ignore=[A, B]'" if "," in name else ""
+                raise DataError(f"task.ignore: the rows have no column {name!r}: {suggest(name, known)}{several}")
+        return options
 
     def labels(self, rows: Sequence[Row], options: TabularOptions) -> tuple[str, ...]:
         labels = {self._label(row.values, options) for row in rows}

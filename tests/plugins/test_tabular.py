@@ -317,3 +317,13 @@ def test_a_model_that_takes_no_vectors_is_refused():
 
     with pytest.raises(ModelError, match="Blind takes no inputs_embeds"):
         TabularModel(Blind(), [2], [True], 2)
+
+
+def test_a_column_to_ignore_that_is_none_is_told() -> None:
+    rows = [Row({"age": i, "city": "a", "street": "b", "label": "yn"[i % 2]}, "rows.csv", i + 2) for i in range(4)]
+    task = TabularClassification()
+    assert task.settle(rows, task.Options(ignore=("city", "street"))).ignore == ("city", "street")
+    with pytest.raises(DataError, match=r"task.ignore: the rows have no column 'City': did you mean 'city'\? \("):
+        task.settle(rows, task.Options(ignore=("City",)))
+    with pytest.raises(DataError, match=r"no column 'city,street': .*give several as -o 'task.ignore=\[A, B\]'"):
+        task.settle(rows, task.Options(ignore=("city,street",)))
