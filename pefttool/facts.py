@@ -40,6 +40,7 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         head_modules=heads,
         output_modules=tuple(n for n in outputs if n not in heads),
         unused=task.unused(model),
+        left_alone=task.left_alone(model),
         key_values=tuple(found for found in key_values.find(model) if in_backbone(found.module)),
         key_value_cache=_takes_cache(model, task.peft_task_type),
         counts_positions=_counts_positions(model),

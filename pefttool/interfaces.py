@@ -238,6 +238,10 @@ class Task(ABC):
         """
         return tuple(name for name, _ in model.named_parameters() if name.endswith(".mask_token"))
 
+    def left_alone(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of modules that adapters should leave as they are unless they are asked to change them, too."""
+        return ()
+
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
         """(backbone, head): what computes features, and what computes outputs from them."""
         raise NotImplementedError(f"task {self.name!r} does not separate a backbone from a head")

@@ -99,6 +99,7 @@ class Facts:
     head_modules        new task heads: the core trains and saves them, whatever the adapter does
     output_modules      the pretrained output layer (`lm_head`), where there is one
     unused              modules and parameters that the task never calls: what trains there would have no gradient
+    left_alone          modules that an adapter leaves as they are, unless it is asked to change them, too
     key_values          what of them has an attention function that can be chosen, and the keys that it is given
     key_value_cache     peft's prefix tuning fits: the model takes `past_key_values`, and its head is an ordinary one
     counts_positions    tokens stand at positions 0, 1, ..., unless the model is given other `position_ids`
@@ -122,6 +123,7 @@ class Facts:
     head_modules: tuple[str, ...] = ()
     output_modules: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    left_alone: tuple[str, ...] = ()
     key_values: tuple[KeyValues, ...] = ()
     key_value_cache: bool = False
     counts_positions: bool = False
@@ -145,8 +147,16 @@ class Facts:
 
     def used(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of these modules or parameters that are called."""
-        left_out = tuple(f"{name}." for name in self.unused)
-        return tuple(name for name in names if not left_out or not f"{name}.".startswith(left_out))
+        return _outside(self.unused, names)
+
+    def changed(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of these modules that are called, and are not better left as they are."""
+        return _outside((*self.unused, *self.left_alone), names)
+
+
+def _outside(modules: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+    within = tuple(f"{module}." for module in modules)
+    return tuple(name for name in names if not f"{name}.".startswith(within))
 
 
 @dataclass(frozen=True)

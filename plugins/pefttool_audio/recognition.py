@@ -154,6 +154,10 @@ class SpeechRecognition(Task):
         """What stands for hidden stretches of sound: nothing is hidden (`apply_spec_augment`)."""
         return tuple(name for name, _ in model.named_parameters() if name.endswith(".masked_spec_embed"))
 
+    def left_alone(self, model: nn.Module) -> tuple[str, ...]:
+        """Whisper's encoder, which computes 30 seconds whatever the recording: frozen, it hears each only once."""
+        return ("model.encoder",) if _kind(getattr(model, "config", None)) == "whisper" else ()
+
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         """The letters of a CTC model; Whisper's output layer is pretrained, and tied to its embeddings."""
         return ("lm_head",) if _kind(getattr(model, "config", None)) == "ctc" else ()

@@ -42,7 +42,7 @@ class LoraAdapter(Adapter):
     def attach(self, model: nn.Module, options: LoraOptions, facts: Facts, name: str = "default") -> Attached:
         claims.claim(model, self.name, name)
         peft = peft_folder.load_peft()
-        targets = resolve(options, linear(facts))
+        targets = resolve(options, facts)
         config = peft.LoraConfig(
             r=options.r,
             lora_alpha=options.alpha,

@@ -11,7 +11,7 @@ from pydantic import Field
 from pefttool import Facts, Options, Problem
 from pefttool.errors import suggest
 
-ALL_LINEAR = "all-linear"
+AUTO, ALL_LINEAR = "auto", "all-linear"
 
 
 class LoraOptions(Options):
@@ -24,9 +24,10 @@ class LoraOptions(Options):
     )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update")
     target_modules: str | tuple[str, ...] = Field(
-        ALL_LINEAR,
-        description="`all-linear` (every linear layer of the backbone), or names, endings (`q_proj`) or patterns"
-        " (`*.layers.1?.*`) of linear layers",
+        AUTO,
+        description="`auto` (every linear layer of the backbone, but for what the task leaves as it is: Whisper's"
+        " encoder), `all-linear` (that, too), or names, endings (`q_proj`) or patterns (`*.layers.1?.*`) of linear"
+        " layers",
     )
     use_rslora: bool = Field(False, description="rank-stabilised scaling (arXiv:2312.03732)")
     use_dora: bool = Field(False, description="train direction and magnitude apart (DoRA, arXiv:2402.09353); slower")
@@ -48,22 +49,24 @@ def linear(facts: Facts) -> tuple[str, ...]:
     return facts.used((*facts.linear_modules, *facts.transposed_modules))
 
 
-def resolve(options: LoraOptions, linear: Sequence[str]) -> list[str]:
-    """Full names of the targeted modules among `linear`, in its order."""
+def resolve(options: LoraOptions, facts: Facts) -> list[str]:
+    """Full names of the targeted modules, in the model's order."""
+    if options.target_modules == AUTO:
+        return list(facts.changed(linear(facts)))
     if options.target_modules == ALL_LINEAR:
-        return list(linear)
-    return [name for name in linear if any(_matches(pattern, name) for pattern in options.patterns)]
+        return list(linear(facts))
+    return [name for name in linear(facts) if any(_matches(pattern, name) for pattern in options.patterns)]
 
 
 def unmatched(options: LoraOptions, linear: Sequence[str]) -> list[Problem]:
     """One Problem for every pattern of `target_modules` that names no linear layer of the backbone."""
     if not linear:
         return [Problem("adapter.name", "'lora' needs linear layers, and this model's backbone has none; use 'full'")]
-    if options.target_modules == ALL_LINEAR:
+    if options.target_modules in (AUTO, ALL_LINEAR):
         return []
     if not options.patterns:
         return [Problem("adapter.target_modules", "is empty: name at least one linear layer, or use 'all-linear'")]
-    known = {ALL_LINEAR, *(name.rpartition(".")[2] for name in linear)}
+    known = {AUTO, ALL_LINEAR, *(name.rpartition(".")[2] for name in linear)}
     return [
         Problem(
             "adapter.target_modules", f"{pattern!r} names no linear layer of the backbone: {suggest(pattern, known)}"

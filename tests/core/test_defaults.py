@@ -64,6 +64,9 @@ class Anything:
     def unused(self, model: Any) -> tuple[str, ...]:
         return ()
 
+    def left_alone(self, model: Any) -> tuple[str, ...]:
+        return ()
+
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return HEADS.get(self.kind, ())
 
@@ -105,7 +108,7 @@ def test_every_block_attends(kind: str) -> None:
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_lora_reaches_every_block_and_no_head_by_default(kind: str) -> None:
     _, found = inspected(kind)
-    targets = resolve(LoraOptions(), linear(found))
+    targets = resolve(LoraOptions(), found)
     for layer in found.layers:
         assert [name for name in targets if name.startswith(f"{layer}.")], layer
     outside = (*HEADS.get(kind, ()), *found.output_modules)

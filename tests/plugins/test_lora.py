@@ -199,6 +199,7 @@ def test_works_around_a_head_of_the_tasks_own(models: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("given", "count"),
     [
+        ("auto", 21),
         ("all-linear", 21),
         ("q_proj", 3),
         (["q_proj", "v_proj"], 6),
@@ -222,7 +223,7 @@ def test_unknown_target_modules_are_all_named(models: Path) -> None:
     assert [p.key for p in problems] == ["adapter.target_modules"] * 2
     assert "'q_prj'" in problems[0].message and "did you mean 'q_proj'?" in problems[0].message
     assert "'lm_head'" in problems[1].message and "gate_proj" in problems[1].message
-    assert resolve(options, facts.linear_modules) == [f"model.layers.{i}.self_attn.v_proj" for i in range(3)]
+    assert resolve(options, facts) == [f"model.layers.{i}.self_attn.v_proj" for i in range(3)]
     assert "is empty" in unmatched(LoraOptions(target_modules=()), facts.linear_modules)[0].message
     assert ADAPTER.check(LoraOptions(), replace(facts, linear_modules=()))[0].key == "adapter.name"
 

@@ -29,6 +29,9 @@ class Any_:
     def unused(self, model: Any) -> tuple[str, ...]:
         return ()
 
+    def left_alone(self, model: Any) -> tuple[str, ...]:
+        return ()
+
     def head_modules(self, model: Any) -> tuple[str, ...]:
         return ()
 

@@ -76,13 +76,14 @@ def test_training_on_kept_features_is_the_same_training(
     assert first.after == pytest.approx(without.after, rel=2e-6)
 
 
-def test_only_a_decoder_that_trains_leaves_the_encoder_to_be_heard_once(
-    registry: Registry, models: dict[str, Path], rows: Path, tmp_path: Path
+@pytest.mark.parametrize(("targets", "heard_once"), [("auto", True), ("all-linear", False), ("*.encoder.*", False)])
+def test_whispers_encoder_hears_each_recording_once_unless_it_is_asked_to_learn(
+    registry: Registry, models: dict[str, Path], rows: Path, tmp_path: Path, targets: str, heard_once: bool
 ) -> None:
     seen = runs.fine_tune(
-        registry, tmp_path / "run", models["whisper"], rows, TASK, "lora", adapter__target_modules="*.decoder.*"
+        registry, tmp_path / "run", models["whisper"], rows, TASK, "lora", adapter__target_modules=targets
     )
-    assert "features" in seen.progressed()
+    assert ("features" in seen.progressed()) == heard_once
 
 
 @pytest.mark.parametrize("kind", ["whisper", "ctc"])

@@ -38,6 +38,9 @@ class Decoder:
     def unused(self, model: Any) -> tuple[str, ...]:
         return ()
 
+    def left_alone(self, model: Any) -> tuple[str, ...]:
+        return ()
+
     def head_modules(self, model: Any) -> tuple[str, ...]:
         return ()
 

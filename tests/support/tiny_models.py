@@ -31,6 +31,9 @@ class TinyTask:
     def unused(self, model: Any) -> tuple[str, ...]:
         return ()
 
+    def left_alone(self, model: Any) -> tuple[str, ...]:
+        return ()
+
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return TASKS[self.kind][2]
 
