@@ -1,6 +1,6 @@
 """The medical examples: pictures and a table, each declared in a file of its own."""
 
 from images_experiments import EXPERIMENTS as IMAGES
-from tabular_experiments import EXPERIMENTS as TABULAR
+from patients_experiments import EXPERIMENTS as PATIENTS
 
-EXPERIMENTS = [*IMAGES, *TABULAR]
+EXPERIMENTS = [*IMAGES, *PATIENTS]

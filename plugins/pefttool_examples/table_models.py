@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pefttool_examples import tables
+from pefttool_examples import patients, tables
 
 
 def make_shuttle_model(folder: Path) -> None:
@@ -18,6 +18,11 @@ def make_shuttle_model(folder: Path) -> None:
 def make_campaign_model(folder: Path) -> None:
     """Of 20,000 SYNTHETIC customers of an earlier campaign, and whether they answered that (the column `answered`)."""
     _pretrain(tables.earlier_customers(20_000), folder)
+
+
+def make_patients_model(folder: Path) -> None:
+    """Of the 6,400 SUPPORT patients whom `support2` neither trains on nor holds out, and their stay in hospital."""
+    _pretrain(patients.earlier_patients(), folder)
 
 
 def _pretrain(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:

