@@ -31,14 +31,17 @@ MORNING, SUMMER_DAYS = 16, 16
 WINTER, SUMMER = "1", "2"
 
 
-def archive_rows(name: str) -> list[tuple[list[list[float]], str]]:
-    """(channels, class) of every series of a data set in aeon's package, training part first."""
+def archive_rows(
+    name: str, archive: Archive = AEON, parts: tuple[str, ...] = ("TRAIN", "TEST")
+) -> list[tuple[list[list[float]], str]]:
+    """(channels, class) of every series of a data set in aeon's package or sktime's, training part first."""
     rows = []
-    for part in ("TRAIN", "TEST"):
-        text = AEON.read(f"aeon/datasets/data/{name}/{name}_{part}.ts").decode("utf-8")
+    package = archive.pin.partition("==")[0]
+    for part in parts:
+        text = archive.read(f"{package}/datasets/data/{name}/{name}_{part}.ts").decode("utf-8")
         marker = next((at for at in (text.find("@data"), text.find("@DATA")) if at >= 0), None)
         if marker is None:
-            raise DataError(f"{name}_{part}.ts has no @data: is it the version of aeon that was pinned?")
+            raise DataError(f"{name}_{part}.ts has no @data: is it the version of {package} that was pinned?")
         for line in text[marker:].splitlines()[1:]:
             *dimensions, label = line.strip().split(":")
             if dimensions:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool.pretrained import quiet_loading
-from pefttool_examples import series
+from pefttool_examples import appliances, series
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,43 @@ def make_voices(folder: Path) -> None:
         train(model, classified(model, batch), steps=800)
     # What the head learnt is of no use for other speakers.
     save(model.model, folder)
+
+
+def make_appliances(folder: Path) -> None:
+    """A classifier of seven kinds of appliances, as they are, backwards, upside down, or both: 28 classes, whatever the
+    moment they are switched on, their level and its drift.
+    """
+    import torch
+
+    rows, kinds = appliances.known_appliances()
+    length, orders = appliances.LENGTH, 4
+    values = standardised(torch.tensor(rows).unsqueeze(-1))
+    names = sorted(set(kinds))
+    labels = torch.tensor([names.index(kind) for kind in kinds])
+    # Between the share that a kind has of the recordings and the same for every kind.
+    weights = labels.bincount().float().rsqrt()[labels]
+    config = {"num_input_channels": 1, "context_length": length, "patch_length": 8, "patch_stride": 8}
+    with seeded():
+        model = classifier(len(names) * orders, scaling=None, **config)
+
+        def batch() -> tuple[Tensor, Tensor]:
+            rows, order = torch.multinomial(weights, 48, replacement=True), torch.randint(orders, (48,))
+            moments = torch.arange(length) - torch.randint(-12, 13, (48, 1))
+            moved = values[rows].gather(1, moments.clamp(0, length - 1).unsqueeze(-1))
+            level = 0.8 + 0.4 * torch.rand(48, 1, 1)
+            drift = 1 + 0.2 * torch.randn(48, 1, 1) * torch.linspace(-1, 1, length).unsqueeze(-1)
+            noise = 0.05 * torch.randn(48, length, 1)
+            turned = where(order % 2 == 1, lambda v: v.flip(1), moved * level * drift + noise)
+            return where(order >= 2, lambda v: -v, turned), labels[rows] * orders + order
+
+        train(model, classified(model, batch), steps=1600)
+    # What the head learnt is of no use for other kinds.
+    save(model.model, folder)
+
+
+def where(rows: Tensor, change: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """`values`, `[B, L, C]`, changed in the rows that are marked, `[B]`."""
+    return change(values).where(rows.view(-1, 1, 1), values)
 
 
 def make_power(folder: Path) -> None:

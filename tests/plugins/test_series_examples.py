@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from pefttool_examples import series, series_models
+from pefttool_examples import appliances, series, series_models
+from pefttool_examples.archives import Archive
 from pefttool_examples.catalogue import series as catalogue
 from pefttool_series.classification import SeriesClassification
 from pefttool_series.forecasting import SeriesForecasting
 
-fetched = pytest.mark.skipif(series.AEON.installed is None, reason=f"needs {series.AEON.command}")
+
+def needs(archive: Archive) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(archive.installed is None, reason=f"needs {archive.command}")
+
+
+fetched = needs(series.AEON)
 
 
 def rows(path: Path) -> list[dict]:
@@ -27,7 +33,8 @@ def both(folder: Path) -> tuple[list[dict], list[dict]]:
 
 def test_synthetic_data_says_so():
     for name, example in {**catalogue.DATA, **catalogue.MODELS}.items():
-        assert ("SYNTHETIC" in example.about) == (series.AEON not in example.carriers), name
+        recorded = any(isinstance(carrier, Archive) for carrier in example.carriers)
+        assert ("SYNTHETIC" in example.about) == (not recorded), name
     assert all(name.startswith("synthetic-") for name, e in catalogue.DATA.items() if "SYNTHETIC" in e.about)
 
 
@@ -81,6 +88,28 @@ def test_speakers_that_the_model_knows_are_not_in_the_data(tmp_path):
     assert len(set(seen)) == len(seen) and not set(map(json.dumps, known)) & set(seen)
 
 
+@needs(appliances.SKTIME)
+def test_kinds_that_the_model_knows_are_not_in_the_data(tmp_path):
+    appliances.make_appliances(tmp_path)
+    train, held_out = both(tmp_path)
+    assert (len(train), len(held_out)) == (64, 292)
+    assert {r["label"] for r in train} == {r["label"] for r in held_out} == set(appliances.NEW_KINDS)
+    assert all(sum(r["label"] == kind for r in train) == 16 for kind in appliances.NEW_KINDS)
+    known, kinds = appliances.known_appliances()
+    assert (len(known), len(set(kinds))) == (485, 7) and not set(kinds) & set(appliances.NEW_KINDS)
+    seen = [json.dumps(r["series"]) for r in (*train, *held_out)]
+    assert len(set(seen)) == len(seen) and not {json.dumps([series]) for series in known} & set(seen)
+    assert {len(r["series"][0]) for r in (*train, *held_out)} == {appliances.LENGTH}
+    assert all(max(map(abs, r["series"][0])) <= 1 for r in (*train, *held_out))
+
+
+def test_an_appliance_is_seen_from_shortly_before_it_is_switched_on():
+    before, after = appliances.BEFORE, appliances.LENGTH - appliances.BEFORE
+    assert appliances.switched_on([0.0] * 300 + [4.0] * 600 + [-8.0]) == [0.0] * before + [0.5] * after
+    short = appliances.switched_on([1.0] * 20 + [4.0] * 80)
+    assert short == [0.25] * 112 + [1.0] * 80
+
+
 @fetched
 def test_summer_days_are_none_of_winter(tmp_path):
     series.make_power_demand(tmp_path)
@@ -102,5 +131,7 @@ def test_pretraining_leaves_the_random_state_alone_and_repeats_itself():
     one, other = made(), made()
     assert torch.random.get_rng_state().equal(before)
     assert all(value.equal(other[name]) for name, value in one.items())
+    marked = series_models.where(torch.tensor([True, False]), lambda v: -v, torch.ones(2, 3, 1))
+    assert marked.squeeze(-1).tolist() == [[-1.0] * 3, [1.0] * 3]
     padded = series_models.padded([[[1.0, 2.0, 3.0]], [[4.0]]], 2)
     assert padded.squeeze(-1).tolist() == [[2.0, 3.0], [4.0, 4.0]]

@@ -1,8 +1,8 @@
-"""Series: what `pefttool_examples.series` makes, and the models that `pefttool_examples.series_models` pretrains."""
+"""Series: recorded and simulated ones, and the models that `pefttool_examples.series_models` pretrains."""
 
 from __future__ import annotations
 
-from pefttool_examples import carriers, series, series_models
+from pefttool_examples import appliances, carriers, series, series_models
 from pefttool_examples.example import Example
 
 MODELS = {
@@ -10,6 +10,12 @@ MODELS = {
         "a PatchTST of 0.1M parameters, pretrained here on the recordings of five speakers (a minute; data BSD)",
         series_models.make_voices,
         (series.AEON,),
+    ),
+    "patchtst-appliances": Example(
+        "a PatchTST of 0.1M parameters, pretrained here on the currents of seven kinds of appliances (a minute; data"
+        " BSD)",
+        series_models.make_appliances,
+        (appliances.SKTIME,),
     ),
     "patchtst-power": Example(
         "a PatchTST of 0.1M parameters that forecasts, pretrained here on power demand in winter (a minute; data BSD)",
@@ -33,6 +39,12 @@ DATA = {
         " JapaneseVowels, from aeon (BSD)",
         series.make_voices,
         (series.AEON,),
+    ),
+    "appliances": Example(
+        "currents of four kinds of household appliances while they are switched on, 192 moments, 64 recordings to train"
+        " on and 292 held out: part of PLAID, from sktime (BSD)",
+        appliances.make_appliances,
+        (appliances.SKTIME,),
     ),
     "power-demand": Example(
         "summer days of power demand, 16 hours and the 8 that follow, 16 to train on and 533 held out: part of"
