@@ -16,7 +16,6 @@ EXPERIMENTS = [
         direction="max",
         trivial=("prevalence", prevalence),
         scratch={"train.learning_rate": 1e-3},
-        scratch_as_good="behind LoRA with each of the three draws of labels, by less than the draws differ",
         pretrained="20,000 other rows, without labels: how soon random cuts set each apart",
         miniature={"data.max_train_rows": 32, "data.max_eval_rows": 32, "train.epochs": 1},
     )
