@@ -50,6 +50,12 @@ def test_depths_are_those_of_scikit_learn_s_own_scores():
     assert np.corrcoef(mean, np.log2(-forest.score_samples(values.astype(np.float32))))[0, 1] < -0.9999
 
 
+def test_outermost_bins_are_halved_towards_what_is_rare():
+    rows = [Row({"a": i}, "rows", i) for i in range(1025)]
+    (column,) = columns.fit(rows, list, 4, tails=2)
+    assert column.edges == (0, 64, 128, 256, 512, 768, 896, 960, 1024)
+
+
 def test_a_model_has_learnt_how_unusual_rows_are_that_it_has_not_seen(tmp_path):
     from transformers import BertModel
 
