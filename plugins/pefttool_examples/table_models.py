@@ -1,4 +1,4 @@
-"""Small transformers that know a table before they are told a class: pretrained here, by guessing hidden cells."""
+"""Small transformers that know a table before they are told a class: pretrained here, without labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pefttool_examples import patients, tables
 def make_shuttle_model(folder: Path) -> None:
     """Of 20,000 Shuttle rows without their labels, none of which `shuttle` trains on or holds out."""
     rows = tables.shuttle()[tables.SHUTTLE_TRAIN + tables.SHUTTLE_EVAL :][:20_000]
-    _pretrain([{name: row[name] for name in row if name != "label"} for row in rows], folder)
+    _pretrain([{name: row[name] for name in row if name != "label"} for row in rows], folder, learns="isolation")
 
 
 def make_campaign_model(folder: Path) -> None:
@@ -25,8 +25,8 @@ def make_patients_model(folder: Path) -> None:
     _pretrain(patients.earlier_patients(), folder)
 
 
-def _pretrain(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def _pretrain(rows: Sequence[Mapping[str, Any]], folder: Path, **options: Any) -> None:
     from pefttool import registry
 
     task: Any = registry.build().tasks["tabular-classification"]
-    task.pretrain(rows, folder)
+    task.pretrain(rows, folder, **options)

@@ -164,11 +164,11 @@ class TabularClassification(Task):
         return "it was pretrained on rows of a table" if columns.of_model(config) is not None else None
 
     @staticmethod
-    def pretrain(rows: Sequence[Mapping[str, Any]], folder: Path, **sizes: Any) -> None:
+    def pretrain(rows: Sequence[Mapping[str, Any]], folder: Path, **options: Any) -> None:
         """Make a small model that knows this table, for few labels and many rows: see `pretrain`."""
         from pefttool_series.tabular_pretraining import pretrain
 
-        pretrain(rows, folder, **sizes)
+        pretrain(rows, folder, **options)
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         return ("columns", "classifier")

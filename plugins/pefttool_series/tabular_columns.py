@@ -147,13 +147,16 @@ def lacking(columns: Sequence[Column], rows: Sequence[Row]) -> str | None:
     return f"no row has the training rows' column {gone[0]!r}{others}: {hint}: name it so, or add it"
 
 
-def fit(rows: Sequence[Row], features: Callable[[Mapping[str, Any]], Sequence[str]], bins: int) -> list[Column]:
+def fit(
+    rows: Sequence[Row], features: Callable[[Mapping[str, Any]], Sequence[str]], bins: int, tails: int = 0
+) -> list[Column]:
     """The columns that `features` names of these rows, in their order; those that never vary are left out.
 
+    The outermost of a column's `bins` are halved `tails` times, towards what is rare.
     Raises DataError for a column that is neither numbers nor categories, and if none is left.
     """
     names = list(dict.fromkeys(name for row in rows for name in features(row.values)))
-    columns = [column for name in names if (column := _fit(name, rows, bins)) is not None]
+    columns = [column for name in names if (column := _fit(name, rows, bins, tails)) is not None]
     if not columns:
         raise DataError(
             f"tabular-classification: no column of the {len(rows)} training rows varies"
@@ -162,7 +165,7 @@ def fit(rows: Sequence[Row], features: Callable[[Mapping[str, Any]], Sequence[st
     return columns
 
 
-def _fit(name: str, rows: Sequence[Row], bins: int) -> Column | None:
+def _fit(name: str, rows: Sequence[Row], bins: int, tails: int) -> Column | None:
     present = [(row, value) for row in rows if not is_missing(value := row.values.get(name))]
     numbers = [as_number(value) for _, value in present]
     known = [number for number in numbers if number is not None]
@@ -170,7 +173,7 @@ def _fit(name: str, rows: Sequence[Row], bins: int) -> Column | None:
         return None
     optional = any(name not in row.values for row in rows)
     if len(known) == len(present):
-        return Column(name, edges=_edges(known, bins), optional=optional)
+        return Column(name, edges=_edges(known, bins, tails), optional=optional)
     if len(known) > len(present) / 2:
         row, value = next(pair for pair, number in zip(present, numbers, strict=True) if number is None)
         raise DataError(
@@ -186,13 +189,15 @@ def _fit(name: str, rows: Sequence[Row], bins: int) -> Column | None:
     return Column(name, categories=tuple(categories), optional=optional)
 
 
-def _edges(values: Sequence[float], bins: int) -> tuple[float, ...]:
-    """At most `bins` + 1 different quantiles; a single value is given an edge beside it."""
+def _edges(values: Sequence[float], bins: int, tails: int = 0) -> tuple[float, ...]:
+    """At most `bins` + 1 different quantiles, and `tails` at either end; a single value is given an edge beside it."""
     import numpy as np
 
     distinct = sorted(set(values))
     if len(distinct) > bins + 1:
-        distinct = np.unique(np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, bins + 1))).tolist()
+        low = [0.5**halved / bins for halved in range(1, tails + 1)]
+        shares = [*np.linspace(0, 1, bins + 1), *low, *(1 - share for share in low)]
+        distinct = np.unique(np.quantile(np.asarray(values, dtype=np.float64), shares)).tolist()
     if len(distinct) == 1:
         return (distinct[0], distinct[0] + max(1.0, abs(distinct[0])))
     return tuple(distinct)

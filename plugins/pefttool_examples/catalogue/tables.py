@@ -19,10 +19,11 @@ MODELS = {
         (patients.AUTON,),
     ),
     "shuttle-tiny": Example(
-        "a BERT of 0.2M parameters that knows 20,000 rows of Statlog Shuttle without their labels, pretrained here"
-        " (about a minute)",
+        "a BERT of 0.2M parameters that has learnt, without labels, how unusual 20,000 rows of Statlog Shuttle are,"
+        " pretrained here (about a minute)",
         table_models.make_shuttle_model,
         (tables.RIVER,),
+        recipe=2,
     ),
     "recommender-tiny": Example(
         "a Llama of 0.2M parameters whose tokens are films, pretrained here on the earlier users of MovieLens-100K"
