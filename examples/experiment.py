@@ -21,8 +21,6 @@ class Experiment:
     trivial      (what it is, its metric from training and held-out rows): an answer that needs no model
     scratch      changes to the recipe for the same model with random weights, fully trained for the same epochs;
                  None where that is no baseline (then `why_no_scratch` says why)
-    scratch_as_good  why training from scratch is as good here, in a line, which the table says, too: it need not be
-                 beaten then
     before       what the pretrained model before fine-tuning stands for: "zero-shot", or "an untrained head"
     synthetic    what of the data is synthetic, in a line
     pretrained   for a model that the example has pretrained itself: on what, in a line
@@ -36,7 +34,6 @@ class Experiment:
     trivial: tuple[str, Callable[[Rows, Rows], float]]
     scratch: Mapping[str, Any] | None = field(default_factory=dict)
     why_no_scratch: str = ""
-    scratch_as_good: str | None = None
     before: str = "an untrained head"
     seeds: tuple[int, ...] = (1, 2, 3)
     synthetic: str | None = None

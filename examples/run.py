@@ -5,8 +5,7 @@
     python examples/run.py --miniature 06-fraud seconds instead of minutes: does it run at all? Nothing is written
 
 Each run is `pefttool run RECIPE -o train.seed=S` in a process of its own, two of them at a time. The exit status is 1
-if a tuned model does not beat every baseline by more than the spread of its seeds, but for training from scratch where
-an experiment says that this is as good, and why.
+if a tuned model does not beat every baseline by more than the spread of its seeds.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def main() -> None:
                     continue
                 found = measure(name, experiment)
                 results.store(HERE / name, found)
-                failed += [f"{name} {experiment.name}: {line}" for line in results.shortcomings(found, experiment)]
+                failed += [f"{name} {experiment.name}: {line}" for line in results.shortcomings(found)]
     if not arguments.miniature:
         results.write_page()
     for line in failed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import subprocess
@@ -97,32 +96,11 @@ def test_a_result_that_is_no_better_is_told() -> None:
             "scratch": runner.summary([scratch]),
         }
 
-    plain = declared(None)
-    assert results.shortcomings(result("max", [0.9, 0.92, 0.91], 0.6, 0.7), plain) == []
-    assert len(results.shortcomings(result("max", [0.9, 0.92, 0.91], 0.895, 0.7), plain)) == 1
-    assert len(results.shortcomings(result("max", [0.5, 0.9, 0.7], 0.6, 0.6), plain)) == 3
-    assert results.shortcomings(result("min", [0.1, 0.12], 0.4, 0.4), plain) == []
-    assert len(results.shortcomings(result("min", [0.1, 0.12], 0.11, 0.4), plain)) == 1
-
-
-def declared(scratch_as_good: str | None) -> experiments.Experiment:
-    return dataclasses.replace(CASES[0][1], scratch_as_good=scratch_as_good)
-
-
-def test_from_scratch_is_excepted_only_where_that_is_declared_and_then_said() -> None:
-    result = {
-        "metric": "metric",
-        "direction": "max",
-        "tuned": runner.summary([0.9, 0.92]),
-        "base": {"what": "zero-shot", **runner.summary([0.5])},
-        "trivial": {"what": "majority", "value": 0.4},
-        "scratch": runner.summary([0.91]),
-    }
-    assert results.verdict(result, declared(None)) == "**no**"
-    assert results.verdict(result, declared("it is easy")) == "**all but from scratch**: it is easy"
-    assert (
-        results.verdict({**result, "trivial": {"what": "majority", "value": 0.9}}, declared("it is easy")) == "**no**"
-    )
+    assert results.shortcomings(result("max", [0.9, 0.92, 0.91], 0.6, 0.7)) == []
+    assert len(results.shortcomings(result("max", [0.9, 0.92, 0.91], 0.895, 0.7))) == 1
+    assert len(results.shortcomings(result("max", [0.5, 0.9, 0.7], 0.6, 0.6))) == 3
+    assert results.shortcomings(result("min", [0.1, 0.12], 0.4, 0.4)) == []
+    assert len(results.shortcomings(result("min", [0.1, 0.12], 0.11, 0.4))) == 1
 
 
 def test_an_experiment_is_all_its_seeds_tuned_and_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
