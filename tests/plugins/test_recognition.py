@@ -1,0 +1,126 @@
+"""A task is recognised though a few rows of the sample are wrong; those are told with file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pefttool.cli.group import cli
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def check(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["data", "check", *map(str, arguments)])
+
+
+def _turns(i: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": "answer"}]
+
+
+def _answered(i: int, answer: str = "Ada") -> dict[str, Any]:
+    return {"question": f"who {i}?", "context": "Ada came.", "answers": {"text": [answer], "answer_start": [0]}}
+
+
+#: By task: a good row for each number, and rows that are none, with what is said of them.
+ODD: list[tuple[str, Any, Any, str]] = [
+    (
+        "token-classification",
+        lambda i: {"tokens": ["Ada", f"w{i}"], "tags": ["B-name", "O"]},
+        {"tokens": ["Ada", "x"], "tags": ["B-name"]},
+        "column 'tags': found 1 tags, expected 2",
+    ),
+    ("question-answering", _answered, {**_answered(0), "context": None}, "column 'context': found None"),
+    ("question-answering", _answered, {**_answered(0), "answers": "Ada"}, "found 'Ada'"),
+    (
+        "preference",
+        lambda i: {"prompt": f"question {i}", "chosen": "good", "rejected": "bad"},
+        {"prompt": "question", "chosen": "same", "rejected": "same"},
+        "found the same answer twice",
+    ),
+    ("chat", lambda i: {"messages": _turns(i)}, {"messages": []}, "column 'messages': found []"),
+    ("chat", lambda i: {"messages": _turns(i)}, {"messages": "hello"}, "column 'messages': found 'hello'"),
+    ("chat", lambda i: {"conversations": _turns(i)}, {"messages": None}, "column 'messages': found None"),
+    (
+        "seq2seq",
+        lambda i: {"source": f"text {i}", "target": f"otro {i}"},
+        {"source": "text", "target": 3},
+        "column 'target': found 3",
+    ),
+    (
+        "image-classification",
+        lambda i: {"image": f"{i}.png", "label": "cat" if i % 2 else "dog"},
+        {"image": "1.png", "label": None},
+        "column 'label': found None",
+    ),
+    (
+        "object-detection",
+        lambda i: {"image": f"{i}.png", "objects": [{"bbox": [1, 2, 3, 4], "category": "cat"}] if i % 3 else []},
+        {"image": "1.png", "objects": "cat"},
+        "found 'cat', expected {\"bbox\"",
+    ),
+    ("next-item", lambda i: {"user": i, "items": ["a", "b", f"c{i}"]}, {"user": 9, "items": "a"}, "found 'a'"),
+    (
+        "series-classification",
+        lambda i: {"series": [[1.0, 2.0, float(i)]], "label": "up" if i % 2 else "down"},
+        {"series": [["x"]], "label": "up"},
+        "column 'series'",
+    ),
+    ("series-forecasting", lambda i: {"series": [[float(i)] * 90]}, {"series": "none"}, "column 'series'"),
+    (
+        "text-classification",
+        lambda i: {"text": f"film {i}", "label": "bad" if i % 3 else "good"},
+        {"text": 7, "label": "bad"},
+        "column 'text': found 7",
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "good", "odd", "said"), ODD, ids=[f"{row[0]}-{i}" for i, row in enumerate(ODD)])
+def test_one_bad_row_among_the_first_is_told_with_its_line(
+    tmp_path: Path, task: str, good: Any, odd: Any, said: str
+) -> None:
+    rows = [good(i) for i in range(24)]
+    for row in rows:
+        if "image" in row:
+            Image.new("RGB", (8, 8)).save(tmp_path / row["image"])
+    path = write(tmp_path / "rows.jsonl", [*rows[:3], odd, *rows[3:]])
+    result = check(path)
+    assert f"task {task}, recognised from the data" in result.output, result.exception
+    assert "in 19 of the first 20 rows" in result.output
+    assert any(line.startswith(f"{path}:4: ") and said in line for line in result.output.splitlines()), result.output
+    assert result.exit_code == 1 and "1 rows cannot be used" in result.output
+
+
+CHAT = [{"messages": _turns(i)} for i in range(10)]
+TAGGED = [{"tokens": ["a"], "tags": ["O"]}] * 10
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [*CHAT, *TAGGED],  # half and half
+        [*CHAT, *TAGGED[:6]],  # 10 of 16
+        [{"text": "one", "label": {}}, {"text": "two", "label": "a"}],
+        # A class on one line, among texts that would all be learnt as plain text, without a word about it.
+        [{"text": f"line {i}"} if i else {"text": "first", "label": "a"} for i in range(20)],
+        [{"series": [[1.0] * 90]} if i else {"series": [[1.0] * 90], "label": "a"} for i in range(20)],
+    ],
+)
+def test_without_a_clear_majority_nothing_is_recognised(tmp_path: Path, rows: list[Any]) -> None:
+    result = check(write(tmp_path / "rows.jsonl", rows))
+    assert "no task recognises it" in str(result.exception) and result.exit_code != 0
+
+
+def test_two_tasks_that_recognise_most_rows_are_an_error_still(tmp_path: Path) -> None:
+    both = {"messages": _turns(1), "tokens": ["a"], "tags": ["O"]}
+    result = check(write(tmp_path / "rows.jsonl", [both] * 19 + [{"tokens": 3, "messages": 3}]))
+    assert "no task recognises it" in str(result.exception)
