@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pefttool import DataError
 from pefttool.class_names import in_order
 from pefttool.interfaces import Direction
+from pefttool.majority import most
 from pefttool.named_columns import describe
-from pefttool.recognition import most
 
 if TYPE_CHECKING:
     from torch import Tensor

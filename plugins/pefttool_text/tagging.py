@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
-from pefttool.recognition import most
+from pefttool.majority import most
 
 Scheme = Literal["bio", "plain"]
 #: The tag of a word that belongs to no entity.

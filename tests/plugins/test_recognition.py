@@ -124,3 +124,64 @@ def test_two_tasks_that_recognise_most_rows_are_an_error_still(tmp_path: Path) -
     both = {"messages": _turns(1), "tokens": ["a"], "tags": ["O"]}
     result = check(write(tmp_path / "rows.jsonl", [both] * 19 + [{"tokens": 3, "messages": 3}]))
     assert "no task recognises it" in str(result.exception)
+
+
+def _pictures(folder: Path, *names: str) -> None:
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i * 9, 0, 0)).save(folder / name)
+
+
+CLASSES = [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(6)]
+AS_PICTURES = ("--task", "image-classification"), ("--format", "images")
+
+
+@pytest.mark.parametrize(
+    ("stray", "content"),
+    [
+        ("labels.txt", "cat\n\ndog\n"),
+        ("meta.json", '{"about": "pets"}'),
+        ("Thumbs.db", "?"),
+        ("labels.csv", "number,name\n0,cat\n1,dog\n"),
+        ("empty.txt", ""),
+    ],
+)
+def test_a_stray_file_does_not_hide_folders_of_pictures(tmp_path: Path, stray: str, content: str) -> None:
+    _pictures(tmp_path, *CLASSES)
+    (tmp_path / stray).write_text(content)
+    for asked in AS_PICTURES:
+        result = check(tmp_path, *asked)
+        assert "12 rows: 10 to train on, 2 held out" in result.output and result.exit_code == 0, result.exception
+        assert f"{tmp_path / stray}: left out" in result.output
+    result = check(tmp_path)
+    if stray == "labels.txt":  # prose, or pictures?
+        assert "more than one task recognises it: causal-lm, image-classification" in str(result.exception)
+    else:
+        assert "task image-classification" in result.output and "2 held out" in result.output, result.exception
+
+
+def test_pictures_that_no_row_names_are_counted(tmp_path: Path) -> None:
+    _pictures(tmp_path, *CLASSES)
+    rows = [{"image": name, "label": name[:3]} for name in CLASSES[1:-1]]
+    write(tmp_path / "rows.jsonl", rows)
+    for asked in ((), ("--task", "image-classification")):
+        result = check(tmp_path, *asked)
+        assert "10 rows: 8 to train on, 2 held out" in result.output, result.exception
+        assert "cat/0.png and 1 more: left out, as no row names them (-o data.format=images" in result.output
+    write(tmp_path / "rows.jsonl", [{"image": name, "label": name[:3]} for name in CLASSES])
+    assert "left out" not in check(tmp_path).output
+
+
+def test_a_picture_beside_prose_illustrates_it(tmp_path: Path) -> None:
+    _pictures(tmp_path, "img/a.png", "img/b.png")
+    (tmp_path / "book.txt").write_text("".join(f"A paragraph, number {i}.\n\n" for i in range(9)))
+    result = check(tmp_path)
+    assert "task causal-lm" in result.output and "img/a.png and 1 more: left out, as no row names them" in result.output
+
+
+def test_a_table_whose_pictures_are_gone_is_not_given_up_for_others(tmp_path: Path) -> None:
+    """Their folders would be taken for classes, and those of the table would be lost."""
+    _pictures(tmp_path, *CLASSES)
+    write(tmp_path / "rows.jsonl", [{"image": f"gone/{i}.png", "label": "a"} for i in range(9)])
+    result = check(tmp_path, "--task", "image-classification")
+    assert "9 rows cannot be used" in result.output and "rows.jsonl:9:" in result.output
