@@ -108,6 +108,19 @@ def test_two_texts_in_one_row_are_two_texts_in_every_row() -> None:
     assert text_columns.texts({"a": "x", "b": "y", "text": "z"}, named) == ("x", "y")
 
 
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"premise": "a", "label": "x"}, "expected 'hypothesis' (name yours with -o task.pair_column=COLUMN) beside"),
+        ({"hypothesis": "a", "label": "x"}, "expected 'premise' (name yours with -o task.text_column=COLUMN) beside"),
+        ({"sentence2": "a", "label": "x"}, "expected 'sentence1'"),
+        ({"words": "a", "label": "x"}, "expected one of 'text'"),
+    ],
+)
+def test_a_row_with_half_a_pair_is_told_of_the_other_half(values: dict[str, Any], complaint: str) -> None:
+    assert complaint in str(TASK.check_row(values, TASK.Options()))
+
+
 class Tokenizer:
     """Counts words; says which text they come from."""
 
