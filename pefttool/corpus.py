@@ -88,8 +88,11 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
     held_out = sample(held_out, recipe.data.max_eval_rows, seed, stratum)
     for name, part in (("train", train), ("eval", held_out)):
         if not part:
-            raise DataError(f"data.{name}: no rows are left ({len(train)} train, {len(held_out)} eval): {remedy}")
+            lone = _lone_classes(train, stratum) if arranged is None and not held_out else ""
+            counts = f"({len(train)} train, {len(held_out)} eval{lone})"
+            raise DataError(f"data.{name}: no rows are left {counts}: {remedy}")
     labels = task.labels(train, options)
+    notices += class_names.alike(labels)
     _check_labels(recipe, task, options, train, held_out, labels)
     sides = [(train, held_out), *([(found.train, found.eval)] if arranged is not None and found.eval else [])]
     notices += leaks.check(task, options, sides, found.shared, recipe.data.allow_overlap)
@@ -99,6 +102,17 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
     if complaint and found.eval:
         raise DataError(f"data {found.eval[0].file}: {complaint}")
     return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options, fitted)
+
+
+def _lone_classes(rows: Sequence[Row], stratum: Callable[[Row], str | None]) -> str:
+    """Why nothing could be held out, where each row is the only one of its class."""
+    found = [stratum(row) for row in rows]
+    if len(found) < 2 or None in found or len(set(found)) < len(found):
+        return ""
+    return (
+        f": each is the only row of its class, {found[0]!r}, {found[1]!r}...; if these are quantities, name the task,"
+        " and add -o task.kind=regression where it has that"
+    )
 
 
 def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:

@@ -54,7 +54,19 @@ def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
         return resolved(name, formats.get(name)), f"task {name}, recognised from the data: {why}"
     seen = ", ".join(map(repr, columns)) or "none"
     why = "no task recognises it" if not found else "more than one task recognises it: " + ", ".join(found)
-    raise UsageError(f"data {path}: columns {seen}: {why}; say --task NAME {suggest('', registry.tasks)}")
+    other = _other_formats(path, registry) if not found and given.data.format is None else ""
+    raise UsageError(f"data {path}: columns {seen}: {why}; {other}say --task NAME {suggest('', registry.tasks)}")
+
+
+def _other_formats(path: Path, registry: Registry) -> str:
+    """The formats, among those that have to be asked for, in which a task would recognise this file."""
+    found = []
+    for name in registry.formats:
+        if path.suffix.lower() in registry.formats[name].on_request:
+            with contextlib.suppress(DataError):  # it has no such columns
+                _, sample = rows.peek(path, registry, name)
+                found += [f"-o data.format={name} ({task})" for task in _tasks_of(registry, sample)]
+    return f"read it with {' or '.join(found)}, or " if found else ""
 
 
 def _peek(path: Path, given: Recipe, registry: Registry, lenient: bool) -> tuple[list[str], list[Row]]:

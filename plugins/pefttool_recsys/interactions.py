@@ -52,6 +52,7 @@ class Interactions(DataFormat):
 
     name = "interactions"
     Options = InteractionsOptions
+    on_request = (".csv", ".tsv")
 
     def sniff(self, path: Path) -> str | None:
         suffix = path.suffix.lower()

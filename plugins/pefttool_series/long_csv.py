@@ -56,6 +56,7 @@ class SeriesLong(DataFormat):
     name = "series-long"
     Options = SeriesLongOptions
     by_name_only = True
+    on_request = (".csv", ".tsv")
 
     def sniff(self, path: Path) -> str | None:
         return None

@@ -185,3 +185,35 @@ def test_a_table_whose_pictures_are_gone_is_not_given_up_for_others(tmp_path: Pa
     write(tmp_path / "rows.jsonl", [{"image": f"gone/{i}.png", "label": "a"} for i in range(9)])
     result = check(tmp_path, "--task", "image-classification")
     assert "9 rows cannot be used" in result.output and "rows.jsonl:9:" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "hints"),
+    [
+        ("user,item,timestamp\nu0,i0,0\nu0,i1,10\n", ["-o data.format=interactions (next-item)"]),
+        ("id,time,a,b\nm,0,0.1,0\nm,1,0.2,1\n", ["-o data.format=series-long (series-forecasting)"]),
+        ("note,word\nx,y\n", []),
+    ],
+)
+def test_a_table_that_another_format_reads_is_told_which(tmp_path: Path, text: str, hints: list[str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    said = str(check(path).exception)
+    assert "no task recognises it" in said and all(hint in said for hint in hints), said
+    assert ("read it with" in said) == bool(hints)
+
+
+def test_classes_of_one_row_each_are_no_riddle(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": i} for i in range(20)]
+    said = check(write(tmp_path / "rows.jsonl", rows)).output
+    assert "each is the only row of its class, '0', '1'" in said and "-o task.kind=regression" in said
+    assert "0 to train on" not in said and "20 rows" in said
+
+
+def test_classes_that_differ_in_spaces_or_capitals_are_a_warning(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": ["a", " a", "b", "c", "B"][i % 5]} for i in range(50)]
+    result = check(write(tmp_path / "rows.jsonl", rows))
+    assert "warning: classes ' a' and 'a' and 1 more differ in spaces or capitals alone" in result.output
+    assert "5 classes in the training rows" in result.output and result.exit_code == 0
+    plain = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(50)]
+    assert "warning" not in check(write(tmp_path / "rows.jsonl", plain)).output
