@@ -23,6 +23,19 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
+def alike(names: Sequence[str]) -> list[str]:
+    """A warning where names differ in case or in the spaces around them alone: most likely one class is meant."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.strip().casefold(), []).append(name)
+    twins = [group for group in groups.values() if len(group) > 1]
+    if not twins:
+        return []
+    more = f" and {len(twins) - 1} more" if len(twins) > 1 else ""
+    shown = " and ".join(map(repr, twins[0]))
+    return [f"warning: classes {shown}{more} differ in spaces or capitals alone: mend the labels if one class is meant"]
+
+
 def number(name: str, known: Sequence[str], row: Row) -> int:
     """The number of a row's class. Raises DataError for one that the training rows did not have."""
     if name not in known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -87,8 +88,11 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
     held_out = sample(held_out, recipe.data.max_eval_rows, seed, stratum)
     for name, part in (("train", train), ("eval", held_out)):
         if not part:
-            raise DataError(f"data.{name}: no rows are left ({len(train)} train, {len(held_out)} eval): {remedy}")
+            lone = _lone_classes(train, stratum) if arranged is None and not held_out else ""
+            counts = f"({len(train)} train, {len(held_out)} eval{lone})"
+            raise DataError(f"data.{name}: no rows are left {counts}: {remedy}")
     labels = task.labels(train, options)
+    notices += class_names.alike(labels)
     _check_labels(recipe, task, options, train, held_out, labels)
     sides = [(train, held_out), *([(found.train, found.eval)] if arranged is not None and found.eval else [])]
     notices += leaks.check(task, options, sides, found.shared, recipe.data.allow_overlap)
@@ -98,6 +102,17 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
     if complaint and found.eval:
         raise DataError(f"data {found.eval[0].file}: {complaint}")
     return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options, fitted)
+
+
+def _lone_classes(rows: Sequence[Row], stratum: Callable[[Row], str | None]) -> str:
+    """Why nothing could be held out, where each row is the only one of its class."""
+    found = [stratum(row) for row in rows]
+    if len(found) < 2 or None in found or len(set(found)) < len(found):
+        return ""
+    return (
+        f": each is the only row of its class, {found[0]!r}, {found[1]!r}...; if these are quantities, name the task,"
+        " and add -o task.kind=regression where it has that"
+    )
 
 
 def _stratum(task: Task, options: Any) -> Callable[[Row], str | None]:
@@ -126,7 +141,7 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
     """Every row of the recipe's files, judged by the task."""
     assert recipe.task is not None
     task, options = registry.tasks[recipe.task], recipe.task_options
-    train_files, eval_files, notices = _choose_files(recipe, registry)
+    train_files, eval_files, notices, beside = _choose_files(recipe, registry)
     problems: list[DataProblem] = []
 
     def good(files: Sequence[Path]) -> tuple[Row, ...]:
@@ -147,24 +162,42 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
         train = judged(train, settled)
         held_out = None if held_out is None else judged(held_out, settled)
     problems.sort(key=lambda p: (p.file, p.line))
+    unnamed = _named_by_none(beside, [*train, *(held_out or ())], task, settled, registry)
+    notices.extend([unnamed] if unnamed else [])
     shared = leaks.same_files(train_files, eval_files)
     return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled, shared)
 
 
-def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...], tuple[Path, ...], list[str]]:
-    """(training files, held-out files, notices). What `data.eval` names is not trained on, though it lies there too."""
-    items = reader.item_suffixes(registry)
-    files = reader.find_files(reader.resolve(str(recipe.data.train), registry), items)
+def _choose_files(
+    recipe: Recipe, registry: Registry
+) -> tuple[tuple[Path, ...], tuple[Path, ...], list[str], tuple[Path, ...]]:
+    """(training files, held-out files, notices, pictures and recordings beside them).
+
+    What `data.eval` names is not trained on, though it lies there too.
+    """
+    files = reader.files_of(reader.resolve(str(recipe.data.train), registry), registry, recipe.data.format)
     train, held_out, notices = files.train, files.eval, []
     if recipe.data.eval is not None:
-        named = reader.find_files(reader.resolve(recipe.data.eval, registry), items)
+        named = reader.files_of(reader.resolve(recipe.data.eval, registry), registry, recipe.data.format)
         held_out = named.eval or named.train
         apart = {path.resolve() for path in reader.with_companions(held_out, registry, recipe.data.format)}
         train = tuple(path for path in train if path.resolve() not in apart) or train
     if files.ignored:
         more = f" and {len(files.ignored) - 1} more" if len(files.ignored) > 1 else ""
         notices.append(f"data {files.ignored[0]}{more}: left out, being neither training nor held-out rows")
-    return train, held_out, notices
+    return train, held_out, notices, files.beside
+
+
+def _named_by_none(beside: Sequence[Path], rows: Sequence[Row], task: Task, options: Any, registry: Registry) -> str:
+    """The notice that counts the pictures and recordings beside tables that no row names; or nothing."""
+    named = {os.path.normpath(path) for row in rows for path in task.files(row.values, options)}
+    left = [path for path in beside if os.path.abspath(path) not in named]
+    if not left:
+        return ""
+    suffix = left[0].suffix.lower()
+    name = next(name for name in registry.formats if suffix in registry.formats[name].item_suffixes)
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return f"data {left[0]}{more}: left out, as no row names them (-o data.format={name} makes rows of such files)"
 
 
 def _bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None) -> str:

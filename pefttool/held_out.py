@@ -60,9 +60,9 @@ def given(
     path: Path, registry: Registry, loaded: Reloaded, check: Complaint, data_format: str | None
 ) -> tuple[Row, ...]:
     """The rows of a file or folder, in the run's own format unless another is asked for. Raises DataError."""
-    files = rows.find_files(path, rows.item_suffixes(registry))
     named = data_format is not None and data_format != loaded.format
     how = (data_format, {}) if named else (loaded.format, loaded.format_options)
+    files = rows.files_of(path, registry, how[0])
     reading = rows.read([*files.train, *files.eval], registry, *how)
     for problem in reading.problems:
         raise DataError(str(problem))

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import devices, facts, hub, recipe, remote_code, rows
+from pefttool import devices, facts, hub, recipe, remote_code
 from pefttool.errors import Refused, UsageError, suggest
 from pefttool.interfaces import Adapter, Quantizer, Task
 from pefttool.pretrained import LocalPretrained
 from pefttool.recipe import Recipe
+from pefttool.recognition import recognise_task as recognise_task
 from pefttool.registry import Registry
 from pefttool.values import Facts, Problem, Setting
 
@@ -144,23 +145,6 @@ def decided(recipe: Recipe) -> dict[str, Any]:
         "packed": recipe.train.packing is True,
         "streamed": recipe.memory.stream,
     }
-
-
-def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
-    """The recipe with its task, and how the data was understood. Two tasks that match are an error naming both."""
-    path = rows.resolve(str(given.data.train), registry)
-    columns, sample = rows.peek(path, registry, given.data.format, given.data.format_options)
-    values = [row.values for row in sample]
-    if given.task is not None:
-        reason = registry.tasks[given.task].recognise(columns, values)
-        return given, f"task {given.task}, as asked" + (f"; data: {reason}" if reason else "")
-    found = {name: reason for name in registry.tasks if (reason := registry.tasks[name].recognise(columns, values))}
-    if len(found) != 1:
-        seen = ", ".join(map(repr, columns)) or "none"
-        why = "no task recognises it" if not found else "more than one task recognises it: " + ", ".join(found)
-        raise UsageError(f"data {path}: columns {seen}: {why}; say --task NAME {suggest('', registry.tasks)}")
-    ((name, reason),) = found.items()
-    return recipe.resolve(given.given, registry, task=name), f"task {name}, recognised from the data: {reason}"
 
 
 def recognise_model(given: Recipe, registry: Registry, config: Any) -> tuple[Recipe, str]:

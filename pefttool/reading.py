@@ -17,6 +17,9 @@ class DataFormat(ABC):
     Options: ClassVar[type[Options]] = Options
     #: `sniff` recognises nothing: such files are another format's too (CSV), and this one has to be asked for.
     by_name_only: ClassVar[bool] = False
+    #: Suffixes of files that another format recognises, and this one reads where it is asked for: where no task
+    #: recognises such a file, an error names it.
+    on_request: ClassVar[tuple[str, ...]] = ()
     #: Such files may be of a narrower format, too (JSON, text): where one recognises the file, it is that one's.
     general: ClassVar[bool] = False
     #: Suffixes of files that are one row each (pictures, recordings): beside tables they are what the tables refer to.

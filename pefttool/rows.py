@@ -29,11 +29,15 @@ SAMPLE = 20
 
 @dataclass(frozen=True)
 class Files:
-    """Data files; `eval` are those that a folder itself sets apart, `ignored` those that are in neither part."""
+    """Data files; `eval` are those that a folder itself sets apart, `ignored` those that are in neither part.
+
+    `beside` are pictures and recordings beside tables: rows may name them, and they are no rows.
+    """
 
     train: tuple[Path, ...]
     eval: tuple[Path, ...] = ()
     ignored: tuple[Path, ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,20 @@ def item_suffixes(registry: Registry) -> frozenset[str]:
     return frozenset(suffix for name in registry.formats for suffix in registry.formats[name].item_suffixes)
 
 
-def find_files(path: Path, items: Container[str] = ()) -> Files:
+def files_of(path: Path, registry: Registry, format_name: str | None = None) -> Files:
+    """`find_files` for the recipe's format: one whose files are one row each leaves tables out."""
+    named = format_name is not None and format_name in registry.formats
+    own = registry.formats[format_name or ""].item_suffixes if named else ()
+    return find_files(path, own or item_suffixes(registry), only=bool(own))
+
+
+def find_files(path: Path, items: Container[str] = (), only: bool = False) -> Files:
     """A file, or the files below a folder by name. Hidden files and those beside data (README, LICENSE) are no data.
 
     Files or folders called `train*` and `eval*` (or validation, valid, val, dev, test) are the split. Files with a
     suffix of `items` are one row each (pictures, recordings): beside tables they are what the tables refer to, and no
-    rows; their own names say nothing of the split, and the outermost folder says it first. Raises DataError.
+    rows, unless they `only` are asked for; their own names say nothing of the split, and the outermost folder says it
+    first. Raises DataError.
     """
     if path.is_file():
         return Files((path,))
@@ -89,21 +101,22 @@ def find_files(path: Path, items: Container[str] = ()) -> Files:
     visible = [p for p in _below(path) if not any(part.startswith((".", "_")) for part in p.relative_to(path).parts)]
     if not visible:
         raise DataError(f"data {path}: the folder has no files: give one with JSONL, CSV, Parquet or text files")
-    tables = [p for p in visible if p.suffix.lower() not in items]
-    data = [p for p in tables if not _is_document(p)]
-    if data:
-        visible = tables  # what else there is, they refer to
-    data = data or [p for p in visible if not _is_document(p)] or visible
+    others = [p for p in visible if p.suffix.lower() not in items]
+    tables = [p for p in others if not _is_document(p)]
+    data = [p for p in visible if p.suffix.lower() in items]
+    beside: list[Path] = []
+    if not data or (tables and not only):
+        data, beside, visible = tables or others, data, others
     parts = {
         p: _part(p.relative_to(path)) if p.suffix.lower() not in items else _part_of_item(p.relative_to(path))
         for p in data
     }
-    train, held_out, others = (tuple(p for p in data if parts[p] == part) for part in ("train", "eval", None))
+    train, held_out, rest = (tuple(p for p in data if parts[p] == part) for part in ("train", "eval", None))
     if not train:
         # A folder of nothing but test files is data like any other.
-        train, held_out = (others, held_out) if others else (held_out, ())
+        train, held_out = (rest, held_out) if rest else (held_out, ())
     chosen = {*train, *held_out}
-    return Files(train, held_out, tuple(p for p in visible if p not in chosen))
+    return Files(train, held_out, tuple(p for p in visible if p not in chosen), tuple(beside))
 
 
 def _below(folder: Path) -> list[Path]:
@@ -205,7 +218,7 @@ def peek(
     problems: list[DataProblem] = []
 
     def good() -> Iterator[Row]:
-        files = find_files(path, item_suffixes(registry)).train
+        files = files_of(path, registry, format_name).train
         for record in records(files, registry, format_name, options):
             if isinstance(record, Row):
                 yield record

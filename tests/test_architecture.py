@@ -17,6 +17,7 @@ KERNELS = ROOT / "kernels"
 STAGES = ("recipe", "plan", "corpus", "base", "attach", "batches", "train", "artefacts", "run", "cli", "__main__")
 #: Modules that are a part of one stage and of no other: they may import what it may.
 PARTS = {
+    "recognition": "plan",
     "survey": "corpus",
     "checkpoint": "train",
     "comparison": "train",

@@ -67,7 +67,8 @@ def _show(path: str, found: Survey, most: int | None) -> None:
     for notice in found.notices:
         click.echo(f"· {notice}")
     click.echo(f"· columns: {', '.join(found.columns)}")
-    click.echo(f"· {found.read} rows: {found.train} to train on, {found.eval} held out")
+    parts = f": {found.train} to train on, {found.eval} held out" if found.train else ""
+    click.echo(f"· {found.read} rows{parts}")
     if found.classes:
         shown = [f"{name} {count}" for name, count in list(found.classes.items())[:CLASSES]]
         more = f", and {len(found.classes) - CLASSES} more" if len(found.classes) > CLASSES else ""

@@ -18,6 +18,8 @@ from pefttool.plugins import one_line
 #: Set it to see the traceback of any error as well.
 TRACEBACK = "PEFTTOOL_TRACEBACK"
 INTERRUPTED = 130
+#: What a group without its command raises (`pefttool data`): its message is the whole help. New in click 8.2.
+HELP = getattr(click.exceptions, "NoArgsIsHelpError", ())
 BUG = 70
 #: The disk, or the share of it that is this user's, has no room left.
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -35,6 +37,9 @@ def execute(arguments: Sequence[str]) -> int:
     except PefttoolError as error:
         return _complain(str(error).splitlines() or [type(error).__name__], error.exit_code)
     except click.ClickException as error:
+        if isinstance(error, HELP):
+            click.echo(error.format_message(), err=True)
+            return click.UsageError.exit_code
         return _complain([f"{error.format_message()}{_hint(error)}"], error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _complain(["interrupted"], INTERRUPTED)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from pefttool import DataError, DataFormat, Options, Row
+from pefttool import DataError, DataFormat, Options, Row, moments
 from pefttool.named_columns import describe
 from pefttool.values import DataProblem
 
@@ -54,6 +52,7 @@ class Interactions(DataFormat):
 
     name = "interactions"
     Options = InteractionsOptions
+    on_request = (".csv", ".tsv")
 
     def sniff(self, path: Path) -> str | None:
         suffix = path.suffix.lower()
@@ -139,10 +138,10 @@ class _Table:
         user, item = cells[self.user], cells[self.item]
         if not user or not item:
             return f"found no {'user' if not user else 'item'}, expected one in every line"
-        time = float(line) if self.timestamp is None else _time(cells[self.timestamp])
+        time = float(line) if self.timestamp is None else moments.seconds(cells[self.timestamp])
         if time is None:
-            return f"found time {describe(cells[self.timestamp or 0])}, expected a number or an ISO date"
-        rating = None if self.rating is None else _number(cells[self.rating])
+            return f"found time {describe(cells[self.timestamp or 0])}, {moments.EXPECTED}"
+        rating = None if self.rating is None else moments.number(cells[self.rating])
         if self.rating is not None and rating is None:
             return f"found rating {describe(cells[self.rating])}, expected a number"
         held = users.setdefault(user, _User(line))
@@ -193,25 +192,5 @@ def _name(cell: str) -> str:
     return cell.partition(":")[0].strip()
 
 
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
 def _is_number(text: str) -> bool:
-    return _number(text) is not None
-
-
-def _time(text: str) -> float | None:
-    """Seconds since 1970 of an ISO date (UTC, unless it says otherwise), or the number that it is."""
-    number = _number(text)
-    if number is not None:
-        return number
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
+    return moments.number(text) is not None

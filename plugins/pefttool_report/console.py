@@ -53,9 +53,11 @@ class Reporter:
     @on_event.register
     def _(self, event: events.DataReady) -> None:
         share = event.trained_tokens / max(1, event.tokens)
+        # A window of a series is a few tokens, and the values to forecast are many.
+        trained = f"{share:.0%} of them trained" if share <= 1 else f"{event.trained_tokens:,} values to learn"
         self._console.print(
             f"· {event.train_rows:,} training rows, {event.eval_rows:,} held out; {event.tokens:,} tokens,"
-            f" {share:.0%} of them trained; {event.truncated_rows:,} rows truncated"
+            f" {trained}; {event.truncated_rows:,} rows truncated"
         )
         if event.preview:
             self._console.print(

@@ -9,9 +9,14 @@ from typing import Any
 
 from pydantic import Field
 
-from pefttool import DataError, DataFormat, Options, Row
+from pefttool import DataError, DataFormat, Options, Row, moments
 from pefttool.values import DataProblem
 from pefttool_series.csv_records import header_of, number, records, short
+
+#: The way out where the lines are in order of time, and their times cannot be read.
+ORDERED = (
+    "or have the order of the lines be it (data.format_options.time_column: null, value_columns: those with values)"
+)
 
 
 class SeriesLongOptions(Options):
@@ -29,6 +34,7 @@ class _Series:
     line: int
     label: str | None
     times: list[str] = field(default_factory=list)
+    last: float = 0.0
     channels: list[list[float | None]] = field(default_factory=list)
 
 
@@ -50,6 +56,7 @@ class SeriesLong(DataFormat):
     name = "series-long"
     Options = SeriesLongOptions
     by_name_only = True
+    on_request = (".csv", ".tsv")
 
     def sniff(self, path: Path) -> str | None:
         return None
@@ -108,9 +115,13 @@ class SeriesLong(DataFormat):
             return f"found class {label!r}, expected {one.label!r} as in line {one.line}, where this series begins"
         if columns.time is not None:
             time = record[columns.time].strip()
-            if one.times and not _later(one.times[-1], time):
+            moment = moments.seconds(time)
+            if moment is None:
+                return f"found time {short(time)}, {moments.EXPECTED}, {ORDERED}"
+            if one.times and moment <= one.last:
                 return f"found time {short(time)} after {short(one.times[-1])}, expected times that increase"
             one.times.append(time)
+            one.last = moment
         for channel, value in zip(one.channels, values, strict=True):
             channel.append(value)
         return None
@@ -125,11 +136,3 @@ class SeriesLong(DataFormat):
         if one.label is not None:
             values["label"] = one.label
         return Row(values, file, one.line)
-
-
-def _later(before: str, after: str) -> bool:
-    """Whether one time comes after another: as numbers where both are, else as ISO 8601 sorts."""
-    try:
-        return float(after) > float(before)
-    except ValueError:
-        return after > before

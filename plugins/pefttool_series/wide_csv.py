@@ -43,6 +43,7 @@ class SeriesWide(DataFormat):
     name = "series-wide"
     Options = SeriesWideOptions
     by_name_only = True
+    on_request = (".csv", ".tsv")
 
     def sniff(self, path: Path) -> str | None:
         return None

@@ -20,11 +20,12 @@ ROLES = {
 }
 ANSWER_COLUMNS = ("output", "completion", "response", "answer")
 PROMPT_COLUMNS = ("instruction", "prompt", "question")
+MESSAGES_COLUMNS = ("messages", "conversations", "conversation")
 
 
 def shape(values: Mapping[str, Any]) -> str | None:
     """`openai`, `sharegpt`, `alpaca`, `prompt`, or None if a row's columns are none of them."""
-    for column in ("messages", "conversations", "conversation"):
+    for column in MESSAGES_COLUMNS:
         turns = values.get(column)
         if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
             if "role" in turns[0]:
@@ -58,12 +59,13 @@ def messages(values: Mapping[str, Any], column: str | None = None, answered: boo
             raise ValueError(f"column {column!r}: found {describe(values[column])}, expected a list of messages")
     kind = shape(values) if column is None else "openai"
     if kind in ("openai", "sharegpt"):
-        name = column or next(
-            c for c in ("messages", "conversations", "conversation") if isinstance(values.get(c), list)
-        )
+        name = column or next(c for c in MESSAGES_COLUMNS if isinstance(values.get(c), list))
         turns = [read_turn(name, i, turn) for i, turn in enumerate(values[name])]
     elif kind is not None or (not answered and _first(values, PROMPT_COLUMNS)):
         turns = _single(values, answered)
+    elif (named := _first(values, MESSAGES_COLUMNS)) is not None:
+        wanted = "a list of messages, each with role and content (or from and value)"
+        raise ValueError(f"column {named!r}: found {describe(values[named])}, expected {wanted}")
     else:
         raise ValueError(
             f"found columns {', '.join(map(repr, values)) or 'none'}, expected {'; or '.join(SHAPES.values())}"

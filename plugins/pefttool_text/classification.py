@@ -107,8 +107,8 @@ class TextClassification(Task):
                 column = find_column(rows[0].values, options.label_column, LABEL_COLUMNS)
                 first, *others = KINDS
                 raise DataError(
-                    f"{self.name}: column {column!r} of the training rows: {why}: say --task {self.name} -o"
-                    f" task.kind={first} (or {', '.join(others)})"
+                    f"{self.name}: column {column!r} of the training rows: {why}{self._unlike(rows, options)}: say"
+                    f" --task {self.name} -o task.kind={first} (or {', '.join(others)})"
                 )
             settled["kind"] = kind.name
         return options.model_copy(update=settled)
@@ -134,6 +134,14 @@ class TextClassification(Task):
     @staticmethod
     def _value(values: Mapping[str, Any], options: ClassificationOptions) -> Any:
         return values[find_column(values, options.label_column, LABEL_COLUMNS) or "label"]
+
+    def _unlike(self, rows: Sequence[Row], options: ClassificationOptions) -> str:
+        """Where the first label of another type than the first row's stands."""
+        own, *others = ((row, self._value(row.values, options)) for row in rows)
+        other = next((one for one in others if type(one[1]) is not type(own[1])), None)
+        if other is None:
+            return ""
+        return " (" + ", ".join(f"{row.place}: {describe(value)}" for row, value in (own, other)) + ")"
 
     def _label(self, values: Mapping[str, Any], options: ClassificationOptions) -> Any:
         return _kind(options).read(self._value(values, options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from pefttool.values import DataProblem
 from pefttool_text import reading, tagging
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2")
-#: Suffixes of plain text, under which such files are often found, too.
-TEXT_SUFFIXES = (".txt", ".text")
+#: Suffixes of plain text and tables, under which such files are often found, too.
+TEXT_SUFFIXES = (".txt", ".text", ".tsv")
 #: CoNLL-2003 marks the beginning of a document by a line of this word.
 DOCUMENT = "-DOCSTART-"
 #: Lines of words that have to look alike before a text file is taken for one of columns.
 ENOUGH = 3
+#: The share of them that has to: the others are mistyped.
+NEARLY = 0.9
 
 
 class Conll(DataFormat):
@@ -63,14 +66,24 @@ def split(line: str) -> list[str]:
 
 
 def is_tagged(head: bytes) -> bool:
-    """Whether the first kilobytes of a file are words with BIO tags in the last of two or more columns, all through."""
+    """Whether the first kilobytes of a file are words, with tags of entities in the last of two or more columns.
+
+    A line or a tag may be mistyped, but not the first: a table with a header line is none.
+    """
     text = head.decode("utf-8", "replace")
     whole = text[: text.rfind("\n") + 1] if len(head) >= reading.HEAD // 2 else text
     rows = [row for row in map(split, whole.splitlines()) if row and row[0] != DOCUMENT]
-    if len(rows) < ENOUGH or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
+    if len(rows) < ENOUGH:
         return False
-    tags = {row[-1] for row in rows} - {tagging.OUTSIDE}
-    return bool(tags) and all(map(tagging.BIO.fullmatch, tags))
+    ((width, usual),) = Counter(map(len, rows)).most_common(1)
+    if width < 2 or usual < NEARLY * len(rows) or not (rows[0][-1] == tagging.OUTSIDE or _is_tag(rows[0][-1])):
+        return False
+    tags = [row[-1] for row in rows if row[-1] != tagging.OUTSIDE]
+    return bool(tags) and sum(map(_is_tag, tags)) >= NEARLY * len(tags)
+
+
+def _is_tag(text: str) -> bool:
+    return any(scheme.fullmatch(text) for scheme in (tagging.BIO, tagging.OTHER_SCHEMES))
 
 
 def _ragged(line: list[str], columns: int, file: str, number: int) -> DataProblem | None:

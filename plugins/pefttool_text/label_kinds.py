@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttool import DataError
 from pefttool.class_names import in_order
 from pefttool.interfaces import Direction
+from pefttool.majority import most
 from pefttool.named_columns import describe
 
 if TYPE_CHECKING:
@@ -253,7 +254,10 @@ KINDS: dict[str, LabelKind] = {kind.name: kind for kind in (SINGLE, MULTI, REGRE
 
 
 def recognise(values: Sequence[Any]) -> tuple[LabelKind | None, str]:
-    """(the kind that labels like these can only be, why), or (None, what speaks against each)."""
+    """(the kind that labels like these, or most of them, can only be, why), or (None, what speaks against each)."""
+    values = _usual(values, lambda v: isinstance(v, list))
+    if any(isinstance(v, float) for v in values):
+        values = _usual(values, lambda v: isinstance(v, int | float) and not isinstance(v, bool))
     if all(isinstance(v, list) for v in values):
         return MULTI, "lists of classes"
     if any(isinstance(v, list) for v in values):
@@ -269,6 +273,12 @@ def recognise(values: Sequence[Any]) -> tuple[LabelKind | None, str]:
     if len(texts) == len(values) and all(map(REGRESSION.fits, texts)) and not all(map(_whole, texts)):
         return None, f"{describe(next(t for t in texts if not _whole(t)))} may be a number or the name of a class"
     return SINGLE, "names or numbers of classes"
+
+
+def _usual(values: Sequence[Any], holds: Callable[[Any], bool]) -> Sequence[Any]:
+    """The values of which it holds, or the others, whichever are a clear majority; all of them where neither are."""
+    sides = [v for v in values if holds(v)], [v for v in values if not holds(v)]
+    return next((side for side in sides if most(len(side), len(values))), values)
 
 
 def _whole(text: str) -> bool:

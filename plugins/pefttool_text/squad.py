@@ -23,7 +23,10 @@ def is_squad(head: bytes) -> bool:
 
 
 class Squad(DataFormat):
-    """SQuAD 1 and 2: a row for each question, `id`, `question`, `context` and `answers`; its place is its number."""
+    """SQuAD 1 and 2: a row for each question, `id`, `question`, `context` and `answers`; its place is its number.
+
+    What is wrong with an article or a paragraph stands where its first question would.
+    """
 
     name = "squad"
 
@@ -34,22 +37,37 @@ class Squad(DataFormat):
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
         document = reading.json_document(path)
+        articles = _list(document, "data")
+        if articles is None:
+            raise DataError(f"{path}: {_no_list('the file', 'data', document)}; mend the file")
         number = 0
-        for article in _list(document, "data", path, "the file"):
-            for paragraph in _list(article, "paragraphs", path, "an entry of data"):
-                for question in _list(paragraph, "qas", path, "a paragraph"):
+        for place, article in enumerate(articles, 1):
+            name = _titled(f"article {place}", article)
+            paragraphs = _list(article, "paragraphs")
+            if paragraphs is None:
+                yield DataProblem(str(path), number + 1, _no_list(name, "paragraphs", article))
+            for at, paragraph in enumerate(paragraphs or (), 1):
+                questions = _list(paragraph, "qas")
+                if questions is None:
+                    yield DataProblem(str(path), number + 1, _no_list(f"{name}, paragraph {at}", "qas", paragraph))
+                for question in questions or ():
                     number += 1
                     yield _record(article, paragraph, question, str(path), number)
 
 
-def _list(owner: Any, key: str, path: Path, where: str) -> list[Any]:
-    """`owner[key]`. Without it nothing below can be counted: raises DataError."""
+def _list(owner: Any, key: str) -> list[Any] | None:
     found = owner.get(key) if isinstance(owner, Mapping) else None
-    if not isinstance(found, list):
-        raise DataError(
-            f"{path}: {where} has {describe(found)} as {key!r}, expected a list, as in SQuAD; mend the file"
-        )
-    return found
+    return found if isinstance(found, list) else None
+
+
+def _no_list(where: str, key: str, owner: Any) -> str:
+    found = owner.get(key) if isinstance(owner, Mapping) else owner
+    return f"{where} has {describe(found)} as {key!r}, expected a list, as in SQuAD"
+
+
+def _titled(name: str, article: Any) -> str:
+    title = article.get("title") if isinstance(article, Mapping) else None
+    return f"{name} ({describe(title)})" if isinstance(title, str) else name
 
 
 def _record(article: Any, paragraph: Any, question: Any, file: str, number: int) -> Row | DataProblem:

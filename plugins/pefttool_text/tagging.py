@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
+
+from pefttool.majority import most
 
 Scheme = Literal["bio", "plain"]
 #: The tag of a word that belongs to no entity.
@@ -43,14 +46,19 @@ def entities(tags: Sequence[str | None]) -> list[Entity]:
     return found
 
 
-def scheme_of(tags: set[str]) -> Scheme | None:
-    """`bio` or `plain`; None where there are tags of another scheme for entities, such as BIOES."""
-    named = tags - {OUTSIDE}
-    if named and all(map(BIO.fullmatch, named)):
-        return "bio"
-    if named and any(map(BIO.fullmatch, named)) and all(BIO.fullmatch(t) or OTHER_SCHEMES.fullmatch(t) for t in named):
+def scheme_of(tags: Iterable[str]) -> Scheme | None:
+    """`bio` or `plain`, from every tag as often as it occurs; None where there are tags of another scheme for entities,
+    such as BIOES.
+
+    Where a clear majority is of BIO, the few others are mistyped: they do not make all of them plain.
+    """
+    named = Counter(tag for tag in tags if tag != OUTSIDE)
+    odd = [tag for tag in named if not BIO.fullmatch(tag)]
+    total = named.total()
+    usual = total - sum(named[tag] for tag in odd)
+    if odd and usual and all(map(OTHER_SCHEMES.fullmatch, odd)):
         return None
-    return "plain"
+    return "bio" if most(usual, total) else "plain"
 
 
 def tag_names(tags: set[str], scheme: Scheme) -> tuple[str, ...]:

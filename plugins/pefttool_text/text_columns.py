@@ -48,12 +48,25 @@ def complaint(values: Mapping[str, Any], options: TextOptions) -> str | None:
     """What is wrong with the texts of a row, or None."""
     first, second = columns(values, options)
     if first is None:
-        return missing_column(values, options.text_column, TEXT_COLUMNS, "text_column")
+        return _missing_half(values, options) or missing_column(
+            values, options.text_column, TEXT_COLUMNS, "text_column"
+        )
     if second is None and options.pair_column is not None:
         return missing_column(values, options.pair_column, (), "pair_column")
     for column in (first, second):
         if column is not None and (not isinstance(values[column], str) or not values[column].strip()):
             return f"column {column!r}: found {describe(values[column])}, expected text"
+    return None
+
+
+def _missing_half(values: Mapping[str, Any], options: TextOptions) -> str | None:
+    """What is said of a row that has one text of a usual pair, and no other text."""
+    if options.text_column is not None or options.pair_column is not None:
+        return None
+    for option, pairs in (("pair_column", PAIRS), ("text_column", [(b, a) for a, b in PAIRS])):
+        for present, absent in pairs:
+            if present in values:
+                return f"{missing_column(values, absent, (), option)} beside {present!r}"
     return None
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("tags", "ner_tags", "pos_tags", "labels")
 TEXT = "text"
+AS_THEY_ARE = "--task token-classification -o task.scheme=plain takes tags as they are"
 
 
 class TokenClassificationOptions(Options):
@@ -85,7 +86,7 @@ class TokenClassification(Task):
                 (t for t in self._tags(values, options) if t != tagging.OUTSIDE and not tagging.BIO.match(t)), None
             )
             if odd is not None:
-                return f"column {tags!r}: found {describe(odd)}, expected O, B-type or I-type"
+                return f"column {tags!r}: found {describe(odd)}, expected O, B-type or I-type ({AS_THEY_ARE})"
         return None
 
     def check_input(self, values: Mapping[str, Any], options: TokenClassificationOptions) -> str | None:
@@ -99,13 +100,17 @@ class TokenClassification(Task):
     def settle(self, rows: Sequence[Row], options: TokenClassificationOptions) -> TokenClassificationOptions:
         if options.scheme != "auto":
             return options
-        tags = self._all_tags(rows, options)
-        scheme = tagging.scheme_of(tags)
+        scheme = tagging.scheme_of(tag for row in rows for tag in self._tags(row.values, options))
         if scheme is None:
-            odd = next(tag for tag in sorted(tags) if tagging.OTHER_SCHEMES.fullmatch(tag))
+            place, odd = next(
+                (row.place, tag)
+                for row in rows
+                for tag in self._tags(row.values, options)
+                if tagging.OTHER_SCHEMES.fullmatch(tag)
+            )
             raise DataError(
-                f"token-classification: tag {odd!r} is of another scheme than BIO (B-type, I-type, O): convert the"
-                " tags, or have them taken as they are with --task token-classification -o task.scheme=plain"
+                f"{place}: tag {odd!r} is of another scheme than BIO (B-type, I-type, O): convert the tags"
+                f" ({AS_THEY_ARE})"
             )
         return options.model_copy(update={"scheme": scheme})
 

@@ -20,7 +20,8 @@ def _conll() -> Iterator[Entry]:
     yield bad("an empty column", "Ada\tB-person\nin\t\n", "bad.conll:2", "empty column", "expected 2", "mend it")
     yield bad("one column all through", "Ada\nlives\n", "bad.conll:1", "found 1 columns", "a word and its tag")
     yield bad("Latin-1", good.encode() + b"caf\xe9 O\n", "bad.conll:4", "0xe9", *MEND)
-    yield bad("another scheme", "Ada S-person\nin O\n\nRome B-place\nRome E-place\n", "'E-place'", "task.scheme=plain")
+    bioes = "Ada S-person\nin O\n\nRome B-place\nRome E-place\n"
+    yield bad("another scheme", bioes, "bad.conll:1", "'S-person'", "task.scheme=plain")
     bio = ("-o", "task.scheme=bio")
     yield bad("a tag of no scheme", good + "in ADP\n", "bad.conll:4", "'ADP'", "B-type or I-type", *MEND, more=bio)
     yield bad("one sentence", good, "no rows are left", "give more rows")

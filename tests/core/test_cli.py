@@ -33,6 +33,16 @@ def child(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.parametrize("name", ["data", "examples"])
+def test_a_group_without_its_command_shows_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In lines, as it is written: it is no error's one line."""
+    code = entry.execute([name])
+    printed = capsys.readouterr()
+    lines = (printed.err + printed.out).splitlines()
+    assert f"Usage: pefttool {name} [OPTIONS] COMMAND [ARGS]..." in lines and "Commands:" in lines
+    assert code in (0, 2) and "error:" not in printed.err
+
+
 # --- light verbs -------------------------------------------------------------------------------------------------
 
 

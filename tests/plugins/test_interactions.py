@@ -75,7 +75,7 @@ def test_every_bad_line_is_named(tmp_path):
         "3: found 2 values, expected 4",
         "4: found no user, expected one in every line",
         "5: found rating 'good', expected a number",
-        "6: found time 'soon', expected a number or an ISO date",
+        "6: found time 'soon', expected a number or an ISO date such as 2024-12-31 or 2024-12-31T23:59: convert it",
     ]
 
 

@@ -73,6 +73,35 @@ def test_long_rows_may_be_mixed_and_need_no_id_or_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "times",
+    [
+        ["9", "10", "11.5"],
+        ["2023-12-31", "2024-01-01", "2024-02-29"],
+        ["2023-12", "2024-01", "2024-02"],
+        ["2024-03-31 01:59:59", "2024-03-31T02:00", "2024-03-31T00:30-04:00"],
+    ],
+)
+def test_times_are_compared_as_times(tmp_path: Path, times: list[str]) -> None:
+    text = "time,v\n" + "".join(f"{time},{i}\n" for i, time in enumerate(times))
+    (found,) = values(read(LONG, tmp_path / "a.csv", text))
+    assert found == {"series": [[0, 1, 2]], "channels": ["v"], "timestamps": times}
+    first, second, third = times
+    back = list(read(LONG, tmp_path / "a.csv", f"time,v\n{first},1\n{third},2\n{second},3\n"))
+    assert f"found time {second!r} after {third!r}, expected times that increase" in str(back[0])
+
+
+@pytest.mark.parametrize("time", ["12/31/2023", "01.02.2022", "2024-02-30", "2024-13", "noon", "", "nan"])
+def test_times_of_other_kinds_are_refused_with_a_way_out(tmp_path: Path, time: str) -> None:
+    """As text `01/01/2023` comes before `01/02/2022`."""
+    text = f"time,v\n{time},1\n"
+    (problem, *_) = read(LONG, tmp_path / "a.csv", text)
+    assert f"a.csv:2: found time {time!r}, expected a number or an ISO date such as 2024-12-31" in str(problem)
+    assert "time_column: null, value_columns" in str(problem)
+    lines = read(LONG, tmp_path / "a.csv", text + "x,2\n", time_column=None, value_columns=["v"])
+    assert values(lines) == [{"series": [[1, 2]], "channels": ["v"]}]
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("id,time,v\na,2,1\na,1,2\n", "a.csv:3: found time '1' after '2', expected times that increase"),

@@ -136,7 +136,26 @@ def test_a_bad_item_is_named_by_its_id(tmp_path: Path, question: object, found: 
     assert isinstance(problem, DataProblem) and problem.line == 2 and found in problem.message
 
 
-@pytest.mark.parametrize("text", ['{"data": [{"paragraphs": 3}]}', squad() + "x", squad()[:-3]])
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        ({"title": "t", "paragraphs": [{"context": "x"}]}, "article 2 ('t'), paragraph 1 has None as 'qas'"),
+        ({"paragraphs": [{"context": "x", "qas": []}, "p"]}, "article 2, paragraph 2 has 'p' as 'qas'"),
+        ({"title": "t"}, "article 2 ('t') has None as 'paragraphs'"),
+        (7, "article 2 has 7 as 'paragraphs'"),
+    ],
+)
+def test_a_broken_article_is_named_and_does_not_hide_the_others(tmp_path: Path, broken: object, found: str) -> None:
+    good = {"id": "ok", "question": "Who?", "answers": [{"text": "Ada", "answer_start": 0}]}
+    whole = json.loads(squad(good))["data"]
+    text = json.dumps({"data": [*whole, broken, *json.loads(squad(good, "?"))["data"]]})
+    first, problem, second, other = read(tmp_path / "a.json", text)
+    assert isinstance(first, Row) and isinstance(second, Row) and second.line == 2
+    assert isinstance(problem, DataProblem) and problem.message == f"{found}, expected a list, as in SQuAD"
+    assert isinstance(other, DataProblem) and other.line == 3
+
+
+@pytest.mark.parametrize("text", ['{"data": {"paragraphs": []}}', squad() + "x", squad()[:-3]])
 def test_a_file_that_is_not_squads_after_all_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)

@@ -25,7 +25,7 @@ VARIANTS = {"pairs": samples_text.pairs, "many labels": samples_text.many_labels
 
 
 def settle(labels: list[Any], **options: Any) -> Any:
-    rows = [Row({"text": f"text {i}", "label": label}) for i, label in enumerate(labels)]
+    rows = [Row({"text": f"text {i}", "label": label}, line=i) for i, label in enumerate(labels)]
     return TASK.settle(rows, TASK.Options(**options))
 
 
@@ -51,12 +51,29 @@ def test_what_labels_can_only_mean_is_recognised(labels: list[Any], kind: str) -
 
 
 @pytest.mark.parametrize(
+    ("odd", "usual", "kind"),
+    [
+        ("b", ["a"], "multi-label"),
+        (["b"], "a", "single-label"),
+        (0.5, "a", "single-label"),
+        ("high", 0.5, "regression"),
+        (["high"], 0.5, "regression"),
+        (["b"], 1, "single-label"),
+    ],
+)
+def test_an_odd_label_among_many_is_a_bad_row(odd: Any, usual: Any, kind: str) -> None:
+    options = settle([usual] * 9 + [odd])
+    assert options.kind == kind
+    assert f"found {odd!r}, expected" in str(TASK.check_row({"text": "a", "label": odd}, options))
+
+
+@pytest.mark.parametrize(
     ("labels", "why"),
     [
         ([1.0, 2.0], "1.0 may be a number or the number of a class"),
         (["1.5", "2"], "'1.5' may be a number or the name of a class"),
         ([0.5, "a"], "0.5 is a number, and others are not"),
-        ([["a"], "b"], "some are lists, and some are not"),
+        ([["a"], "b"], "some are lists, and some are not (<text>:0: ['a'], <text>:1: 'b')"),
     ],
 )
 def test_what_labels_could_mean_twice_is_asked_back(labels: list[Any], why: str) -> None:
@@ -89,6 +106,19 @@ def test_two_texts_in_one_row_are_two_texts_in_every_row() -> None:
     assert one.pair_column is None and text_columns.texts(rows[0].values, one) == ("a dog runs",)
     named = TASK.Options(text_column="a", pair_column="b")
     assert text_columns.texts({"a": "x", "b": "y", "text": "z"}, named) == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"premise": "a", "label": "x"}, "expected 'hypothesis' (name yours with -o task.pair_column=COLUMN) beside"),
+        ({"hypothesis": "a", "label": "x"}, "expected 'premise' (name yours with -o task.text_column=COLUMN) beside"),
+        ({"sentence2": "a", "label": "x"}, "expected 'sentence1'"),
+        ({"words": "a", "label": "x"}, "expected one of 'text'"),
+    ],
+)
+def test_a_row_with_half_a_pair_is_told_of_the_other_half(values: dict[str, Any], complaint: str) -> None:
+    assert complaint in str(TASK.check_row(values, TASK.Options()))
 
 
 class Tokenizer:

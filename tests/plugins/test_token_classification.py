@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 import pytest
 import samples_text
 import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting, corpus
+from pefttool import registry as registries
+from pefttool.cli.group import cli
 from pefttool.errors import DataError, ModelError
+from pefttool.rows import choose_format
 from pefttool.testing import check_task
 from pefttool.values import Loaded
 from pefttool_head.adapter import HeadAdapter
@@ -105,9 +110,42 @@ def test_schemes_are_told_apart() -> None:
     assert tagging.scheme_of({"O", "B-a", "E-a", "S-a"}) is None
     assert tagging.tag_names({"O", "B-b", "I-a"}, "bio") == ("O", "B-a", "I-a", "B-b", "I-b")
     bioes = [Row({"tokens": ["x", "y"], "tags": ["B-a", "E-a"]})]
-    with pytest.raises(DataError, match=r"tag 'E-a' is of another scheme.*-o task.scheme=plain"):
+    with pytest.raises(DataError, match=r"<text>:\d+: tag 'E-a' is of another scheme.*-o task.scheme=plain"):
         TASK.settle(bioes, TASK.Options())
     assert TASK.settle(bioes, TASK.Options(scheme="plain")).scheme == "plain"
+
+
+@pytest.mark.parametrize("odd", ["i-PER", "X-PER", "B-", "PER"])
+def test_a_mistyped_tag_does_not_make_all_of_them_plain(odd: str, tmp_path: Path) -> None:
+    """Accuracy over words, of which nearly all are outside, would look well, and say nothing of entities."""
+    rows = [{"tokens": ["Ada", "L", "lives"], "tags": ["B-PER", "I-PER", "O"]}] * 9
+    rows.append({"tokens": ["Ada", "L"], "tags": ["B-PER", odd]})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    result = CliRunner().invoke(cli, ["data", "check", str(path)])
+    said = f"{path}:10: column 'tags': found {odd!r}, expected O, B-type or I-type"
+    assert said in result.output and "-o task.scheme=plain" in result.output and result.exit_code == 1
+    assert TASK.settle([Row(row) for row in rows], TASK.Options(scheme="plain")).scheme == "plain"
+
+
+@pytest.mark.parametrize(
+    ("lines", "tagged"),
+    [
+        (["Ada\tB-PER", "ran\tO", "", "Bob\tB-PER"], True),
+        ([*["Ada\tB-PER", "ran\tO", ""] * 9, "L\ti-PER"], True),
+        ([*["Ada\tB-PER", "ran\tO", ""] * 9, "Bob", "L\tI-PER"], True),
+        (["Ada\tB-PER", "L\tE-PER", "Cy\tS-PER"], True),
+        (["word\ttag", "Ada\tB-PER", "ran\tO", "Bob\tB-PER"], False),
+        (["text\tlabel", "one\tgood", "two\tbad"], False),
+        (["one\tgood", "two\tbad", "three\tbad"], False),
+        (["a film", "B-movies are", "the S-Bahn"], False),
+    ],
+)
+def test_words_and_tags_between_tabs_are_no_table(lines: list[str], tagged: bool, tmp_path: Path) -> None:
+    """Taken for one the first word would name a column, and the sentences would be gone."""
+    path = tmp_path / "rows.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert choose_format(path, registries.build())[0].name == ("conll" if tagged else "csv")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""Which task data is of: the one that recognises all of a sample, or else the one that most of it is recognised by."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pefttool import recipe, rows
+from pefttool.errors import DataError, UsageError, suggest
+from pefttool.interfaces import Task
+from pefttool.majority import most
+from pefttool.recipe import Recipe
+from pefttool.registry import Registry
+from pefttool.values import Row
+
+
+def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
+    """The recipe with its task, and how the data was understood. Two tasks that match are an error naming both.
+
+    Pictures beside tables are what the tables name, or rows of their own where these are no rows of the task.
+    """
+    path = rows.resolve(str(given.data.train), registry)
+    beside = _items_beside(path, registry) if given.data.format is None else {}
+    columns, sample = _peek(path, given, registry, bool(beside))
+
+    def resolved(name: str, items: str | None = None) -> Recipe:
+        """With this task, and with the format of items, where they are the rows."""
+        document = given.given if items is None else recipe.combine(given.given, {"data.format": items}, ())
+        return recipe.resolve(document, registry, task=name)
+
+    if given.task is not None:
+        task, options = registry.tasks[given.task], given.task_options
+        reason = task.recognise(columns, [row.values for row in sample]) if sample else None
+        if reason is None and not _fits(task, options, sample):
+            for items, own in beside.items():
+                if _fits(task, options, own):
+                    return resolved(given.task, items), f"task {given.task}, as asked; data: {items}, and no tables"
+        return given, f"task {given.task}, as asked" + (f"; data: {reason}" if reason else "")
+    found = _tasks_of(registry, sample)
+    if not found:
+        usual = _mostly(registry, sample, lambda name: resolved(name).task_options)
+        found = {} if usual is None else dict([usual])
+    formats: dict[str, str] = {}
+    if not any(_names_files(registry.tasks[name]) for name in found) and _are_classes(path, registry):
+        for items, own in beside.items():
+            for name, why in _tasks_of(registry, own).items():
+                found[name] = f"{why}, and no tables"
+                formats[name] = items
+    if len(found) == 1:
+        ((name, why),) = found.items()
+        return resolved(name, formats.get(name)), f"task {name}, recognised from the data: {why}"
+    seen = ", ".join(map(repr, columns)) or "none"
+    why = "no task recognises it" if not found else "more than one task recognises it: " + ", ".join(found)
+    other = _other_formats(path, registry) if not found and given.data.format is None else ""
+    raise UsageError(f"data {path}: columns {seen}: {why}; {other}say --task NAME {suggest('', registry.tasks)}")
+
+
+def _other_formats(path: Path, registry: Registry) -> str:
+    """The formats, among those that have to be asked for, in which a task would recognise this file."""
+    found = []
+    for name in registry.formats:
+        if path.suffix.lower() in registry.formats[name].on_request:
+            with contextlib.suppress(DataError):  # it has no such columns
+                _, sample = rows.peek(path, registry, name)
+                found += [f"-o data.format={name} ({task})" for task in _tasks_of(registry, sample)]
+    return f"read it with {' or '.join(found)}, or " if found else ""
+
+
+def _peek(path: Path, given: Recipe, registry: Registry, lenient: bool) -> tuple[list[str], list[Row]]:
+    """`rows.peek`; where it is `lenient`, tables without a usable row have none (a stray file among pictures)."""
+    try:
+        return rows.peek(path, registry, given.data.format, given.data.format_options)
+    except DataError:
+        if lenient:
+            return [], []
+        raise
+
+
+def _tasks_of(registry: Registry, sample: Sequence[Row]) -> dict[str, str]:
+    """Every task that recognises these rows, all of them together, and why."""
+    if not sample:
+        return {}
+    columns = list(dict.fromkeys(column for row in sample for column in row.values))
+    values = [row.values for row in sample]
+    found = {name: registry.tasks[name].recognise(columns, values) for name in registry.tasks}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def _mostly(registry: Registry, sample: Sequence[Row], options_of: Callable[[str], Any]) -> tuple[str, str] | None:
+    """(task, why) where no task recognises all rows, and exactly one all but a few that it will tell of; or None.
+
+    A row that the task would take as it is, without having recognised it, counts with the usual ones: a picture without
+    boxes, and a class on one line of many, which would else be passed over. `options_of` gives a task's options.
+    """
+    alone = [_tasks_of(registry, [row]) for row in sample]
+    counts = Counter(name for found in alone for name in found)
+    recognised: dict[str, str] = {}
+    for name in (name for name, count in counts.items() if count > len(sample) / 2):
+        task, options = registry.tasks[name], options_of(name)
+        usual = [
+            row
+            for row, found in zip(sample, alone, strict=True)
+            if name in found or task.check_row(task.locate(row, options).values, options) is None
+        ]
+        together = _tasks_of(registry, usual)
+        if most(len(usual), len(sample)) and set(together) == {name}:
+            recognised[name] = f"{together[name]}, in {len(usual)} of the first {len(sample)} rows"
+    return next(iter(recognised.items())) if len(recognised) == 1 else None
+
+
+def _items_beside(path: Path, registry: Registry) -> dict[str, list[Row]]:
+    """By format, the first pictures or recordings of a folder that lie beside tables, as rows of their own."""
+    suffixes = {file.suffix.lower() for file in rows.files_of(path, registry).beside}
+    found = {}
+    for name in registry.formats:
+        if suffixes.intersection(registry.formats[name].item_suffixes):
+            with contextlib.suppress(DataError):  # none of them can be opened
+                found[name] = rows.peek(path, registry, name)[1]
+    return found
+
+
+def _are_classes(path: Path, registry: Registry) -> bool:
+    """Whether pictures beside tables lie in several folders: in one they illustrate something."""
+    return len({file.parent for file in rows.files_of(path, registry).beside}) > 1
+
+
+def _fits(task: Task, options: Any, sample: Sequence[Row]) -> bool:
+    """Whether the task has nothing to say against any one of these rows."""
+    return any(task.check_row(task.locate(row, options).values, options) is None for row in sample)
+
+
+def _names_files(task: Task) -> bool:
+    """Whether the task's rows name files, as a table does beside pictures."""
+    return type(task).files is not Task.files
