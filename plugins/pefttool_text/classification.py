@@ -131,6 +131,9 @@ class TextClassification(Task):
         names = kind.names([self._label(row.values, options) for row in rows])
         return names if kind not in (SINGLE, MULTI) else label_kinds.require_classes(self.name, names)
 
+    def fit(self, rows: Sequence[Row], options: ClassificationOptions) -> Mapping[str, Any]:
+        return _kind(options).fit([self._label(row.values, options) for row in rows])
+
     @staticmethod
     def _value(values: Mapping[str, Any], options: ClassificationOptions) -> Any:
         return values[find_column(values, options.label_column, LABEL_COLUMNS) or "label"]
@@ -153,8 +156,14 @@ class TextClassification(Task):
             from pefttool_text.pooling import MeanPooled
 
             loaded = encoder.load(source, AutoModel, names, **described)
-            return Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
-        return encoder.load(source, AutoModelForSequenceClassification, names, **described)
+            loaded = Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
+        else:
+            loaded = encoder.load(source, AutoModelForSequenceClassification, names, **described)
+        if kind.exact:
+            from pefttool_text import exact_output
+
+            exact_output.install(loaded.model, self.head_modules(loaded.model), len(names))
+        return loaded
 
     @staticmethod
     def _mean_pooling(setting: Setting) -> bool:
@@ -178,7 +187,7 @@ class TextClassification(Task):
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         kind, label = _kind(setting.options), self._label(row.values, setting.options)
         class_names.numbers(kind.classes(label), setting.labels, row)  # of several classes none is passed over
-        target = kind.target(label, setting.labels)
+        target = kind.target(label, setting.labels, setting.fitted)
         return {**self._encode_text(row, processor, setting), "label": target}
 
     def _encode_text(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
@@ -204,7 +213,7 @@ class TextClassification(Task):
         return Loss(summed, labels.new_tensor(len(labels)), logits.detach())
 
     def decode(self, outputs: Tensor, setting: Setting) -> list[dict[str, Any]]:
-        return _kind(setting.options).decode(outputs.float(), setting.labels)
+        return _kind(setting.options).decode(outputs.float(), setting.labels, setting.fitted)
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         from pefttool import cuts, host_tables
@@ -223,7 +232,8 @@ class TextClassification(Task):
         return {**_kind(setting.options).metrics(truth, predictions, setting.labels), "loss": loss}
 
     def preview(self, example: Mapping[str, Any], processor: Any) -> str:
-        return f"{processor.decode(example['input_ids'])} -> class {example['label']}"
+        what = "class" if isinstance(example["label"], int) else "target"
+        return f"{processor.decode(example['input_ids'])} -> {what} {example['label']}"
 
 
 def _kind(options: ClassificationOptions) -> LabelKind:

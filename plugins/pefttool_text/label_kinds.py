@@ -1,7 +1,8 @@
 """What a label may be: one class, any number of classes, or a number. What each means for the head, the loss, the
 predictions and the metrics; one object a kind.
 
-B rows in a batch, C classes.
+B rows in a batch, C classes. `fitted` is what `fit` made of the training rows' labels: empty in runs of before there
+was any.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Predictions = Sequence[Mapping[str, Any]]
+Fitted = Mapping[str, float]
+NOTHING: Fitted = {}
+#: Numbers are smaller, so that float32 holds them (its own limit is 3.4e38).
+LARGEST = 3e38
 
 
 class LabelKind(ABC):
@@ -29,6 +34,8 @@ class LabelKind(ABC):
     problem_type: ClassVar[str]
     primary: ClassVar[tuple[str, Direction]]
     expected: ClassVar[str]
+    #: The head's outputs are read in float32, for it matters how close two of them are.
+    exact: ClassVar[bool] = False
 
     @abstractmethod
     def fits(self, value: Any) -> bool:
@@ -50,8 +57,12 @@ class LabelKind(ABC):
         """The class names of all these labels, in the order of the model's outputs."""
         return ()
 
+    def fit(self, labels: Sequence[Any]) -> Fitted:
+        """What the labels of the training rows decide besides names, as plain JSON values."""
+        return NOTHING
+
     @abstractmethod
-    def target(self, label: Any, names: Sequence[str]) -> Any:
+    def target(self, label: Any, names: Sequence[str], fitted: Fitted = NOTHING) -> Any:
         """The label as plain numbers; its classes are among the names."""
 
     @abstractmethod
@@ -67,7 +78,7 @@ class LabelKind(ABC):
         """The summed loss of float32 logits `[B, C]`: every row weighs 1."""
 
     @abstractmethod
-    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    def decode(self, logits: Tensor, names: Sequence[str], fitted: Fitted = NOTHING) -> list[dict[str, Any]]:
         """One prediction for each row of float32 logits `[B, C]`."""
 
     @abstractmethod
@@ -98,7 +109,7 @@ class SingleLabel(LabelKind):
     def names(self, labels: Sequence[str]) -> tuple[str, ...]:
         return in_order(labels)
 
-    def target(self, label: str, names: Sequence[str]) -> int:
+    def target(self, label: str, names: Sequence[str], fitted: Fitted = NOTHING) -> int:
         return names.index(label)
 
     def filler(self, names: Sequence[str]) -> int:
@@ -115,7 +126,7 @@ class SingleLabel(LabelKind):
 
         return cross_entropy(logits, targets, reduction="sum")
 
-    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    def decode(self, logits: Tensor, names: Sequence[str], fitted: Fitted = NOTHING) -> list[dict[str, Any]]:
         probabilities = logits.softmax(-1)
         best = probabilities.max(-1)
         return [
@@ -159,7 +170,7 @@ class MultiLabel(LabelKind):
     def names(self, labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
         return in_order([name for label in labels for name in label])
 
-    def target(self, label: Sequence[str], names: Sequence[str]) -> list[float]:
+    def target(self, label: Sequence[str], names: Sequence[str], fitted: Fitted = NOTHING) -> list[float]:
         return [float(name in label) for name in names]
 
     def filler(self, names: Sequence[str]) -> list[float]:
@@ -176,7 +187,7 @@ class MultiLabel(LabelKind):
 
         return binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1).sum()
 
-    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    def decode(self, logits: Tensor, names: Sequence[str], fitted: Fitted = NOTHING) -> list[dict[str, Any]]:
         return [
             {
                 "labels": [name for name, score in zip(names, row, strict=True) if score >= self.threshold],
@@ -200,24 +211,32 @@ class MultiLabel(LabelKind):
 
 
 class Regression(LabelKind):
-    """A number: squared error. Labels are taken as they are: scale them to about 1 if they are far from it."""
+    """A number: squared error, in units of the training rows' deviation, from their mean. Answers are in the data's own
+    units; where the training rows were not asked (`fitted` is empty), so are the head's outputs."""
 
     name = "regression"
     problem_type = "regression"
     primary = ("pearson", "max")
-    expected = "a number"
+    expected = "a number that float32 holds"
+    exact = True
 
     def fits(self, value: Any) -> bool:
         try:
-            return not isinstance(value, bool) and isinstance(value, str | int | float) and math.isfinite(float(value))
+            is_number = not isinstance(value, bool) and isinstance(value, str | int | float)
+            return is_number and abs(float(value)) < LARGEST
         except (ValueError, OverflowError):
             return False
 
     def read(self, value: Any) -> float:
         return float(value)
 
-    def target(self, label: float, names: Sequence[str]) -> float:
-        return label
+    def fit(self, labels: Sequence[float]) -> Fitted:
+        mean = math.fsum(labels) / len(labels)
+        std = math.sqrt(math.fsum((label - mean) ** 2 for label in labels) / len(labels))
+        return {"mean": mean, "std": std or 1.0}
+
+    def target(self, label: float, names: Sequence[str], fitted: Fitted = NOTHING) -> float:
+        return (label - fitted.get("mean", 0.0)) / fitted.get("std", 1.0)
 
     def filler(self, names: Sequence[str]) -> float:
         return 0.0
@@ -231,8 +250,9 @@ class Regression(LabelKind):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return (logits.squeeze(-1) - targets).square().sum()
 
-    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-        return [{"value": value} for value in logits.squeeze(-1).tolist()]
+    def decode(self, logits: Tensor, names: Sequence[str], fitted: Fitted = NOTHING) -> list[dict[str, Any]]:
+        mean, std = fitted.get("mean", 0.0), fitted.get("std", 1.0)
+        return [{"value": value * std + mean} for value in logits.squeeze(-1).tolist()]
 
     def metrics(self, labels: Sequence[float], predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
         """`pearson` and `spearman` are 0 where they are not defined: one row, or all values alike."""
