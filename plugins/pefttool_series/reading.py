@@ -12,6 +12,8 @@ SERIES_COLUMNS = ("series", "values", "signal")
 LABEL_COLUMNS = ("label", "labels", "class", "category")
 NUMBERS = {int, float}
 MISSING = type(None)
+#: Models square values, and add up some thousand squares, in float32 (which ends at 3.4e38).
+LARGEST = 1e17
 
 
 def is_series(value: Any) -> bool:
@@ -52,7 +54,8 @@ def _check_channel(channel: Sequence[Any], where: str) -> str | None:
         return f"{where}: found {len(channel)} values, expected at least one number among them"
     infinite = next((i for i, v in enumerate(channel) if v is not None and not _fits(v)), None)
     if infinite is not None:
-        return f"{where}, value {infinite}: found {describe(channel[infinite])}, expected a number that float32 holds"
+        expected = f"expected a number that float32 holds, and its square (below {LARGEST:g}): use a larger unit"
+        return f"{where}, value {infinite}: found {describe(channel[infinite])}, {expected}"
     return None
 
 
@@ -62,7 +65,7 @@ def _is_nan(value: float) -> bool:
 
 def _fits(value: float) -> bool:
     try:
-        return math.isnan(value) or abs(float(value)) < 3e38
+        return math.isnan(value) or abs(float(value)) < LARGEST
     except OverflowError:
         return False
 

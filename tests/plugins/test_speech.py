@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jiwer
+import numpy as np
 import pytest
 import samples_audio
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from samples_audio import tones, write_tones
 
 from pefttool.base import load_model
 from pefttool.errors import ModelError, UsageError
+from pefttool.named_columns import describe
 from pefttool.testing import check_task
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 from pefttool.values import Facts, Row, Setting
@@ -80,6 +83,17 @@ def test_too_long_recordings_are_bad_rows(tmp_path: Path) -> None:
     assert TASK.check_row(values, TASK.Options(max_seconds=0.3)) is None
     whisper = Facts(architecture="WhisperForConditionalGeneration", model_type="whisper")
     assert [p.key for p in TASK.check(TASK.Options(max_seconds=40), whisper)] == ["task.max_seconds"]
+
+
+def test_a_recording_that_cannot_be_read_to_its_end_is_a_bad_row(tmp_path: Path) -> None:
+    half, gap = tmp_path / "half.flac", tmp_path / "gap.wav"
+    soundfile.write(half, np.random.default_rng(0).normal(0, 0.1, 48_000), 16_000)
+    half.write_bytes(half.read_bytes()[:20_000])
+    soundfile.write(gap, np.array([0.0, np.nan, 0.0]), 16_000, subtype="FLOAT")
+    for path, complaint in ((half, "cannot be read to its end"), (gap, "holds samples that are not numbers")):
+        assert f"column 'audio': found {describe(str(path))}: {complaint}" in str(
+            TASK.check_row({"audio": str(path), "text": "a"}, TASK.Options())
+        )
 
 
 def test_a_path_is_relative_to_the_table_that_names_it(tmp_path: Path) -> None:
