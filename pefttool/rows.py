@@ -24,6 +24,9 @@ EVAL_STEMS = ("eval", "evaluation", "validation", "valid", "val", "dev", "test")
 #: What lies beside data and is none: `README.md`, `LICENSE`, `CITATION.cff`.
 DOCUMENT_STEMS = ("readme", "license", "licence", "copying", "notice", "citation", "changelog", "contributing")
 DOCUMENT_SUFFIXES = ("", ".md", ".txt", ".rst", ".cff")
+#: Of names with an underscore before them, which are hidden, those that hold what is known of the files beside them
+#: (`_annotations.coco.json`, `_classes.csv` in a Roboflow export).
+TOLD_BESIDE = ("_annotations.", "_classes.")
 SAMPLE = 20
 
 
@@ -86,7 +89,7 @@ def find_files(path: Path, items: Container[str] = ()) -> Files:
         return Files((path,))
     if not path.is_dir():
         raise DataError(f"data {path}: neither a file nor a folder: give one with JSONL, CSV, Parquet or text")
-    visible = [p for p in _below(path) if not any(part.startswith((".", "_")) for part in p.relative_to(path).parts)]
+    visible = [p for p in _below(path) if not any(map(_is_hidden, p.relative_to(path).parts))]
     if not visible:
         raise DataError(f"data {path}: the folder has no files: give one with JSONL, CSV, Parquet or text files")
     tables = [p for p in visible if p.suffix.lower() not in items]
@@ -112,6 +115,10 @@ def _below(folder: Path) -> list[Path]:
 
     found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
     return sorted(path for path in found if path.is_file())
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_")) and not name.startswith(TOLD_BESIDE)
 
 
 def _is_document(path: Path) -> bool:

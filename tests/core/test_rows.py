@@ -118,6 +118,14 @@ def test_a_folder_is_read_recursively_in_order_without_hidden_files(tmp_path: Pa
     assert found.eval == found.ignored == ()
 
 
+def test_what_is_known_of_the_files_beside_it_is_data_though_an_underscore_is_before_its_name(tmp_path: Path) -> None:
+    fill(tmp_path, "train/_annotations.coco.x", "train/1.png", "valid/_annotations.coco.x", "valid/2.png", "train/_a.x")
+    fill(tmp_path, "_cache/_annotations.x")
+    found = rows.find_files(tmp_path, {".png"})
+    assert names(tmp_path, found.train) == ["train/_annotations.coco.x"]
+    assert names(tmp_path, found.eval) == ["valid/_annotations.coco.x"] and found.ignored == ()
+
+
 @pytest.mark.parametrize(
     ("files", "train", "held_out", "ignored"),
     [
