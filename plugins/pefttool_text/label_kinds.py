@@ -137,10 +137,11 @@ class SingleLabel(LabelKind):
         ]
 
     def metrics(self, labels: Sequence[str], predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
+        """A class that is neither there nor predicted is not in the mean, as is scikit-learn's default."""
         from sklearn.metrics import accuracy_score, f1_score
 
         given = [p["label"] for p in predictions]
-        f1 = f1_score(labels, given, average="macro", labels=list(names), zero_division=0.0)
+        f1 = f1_score(labels, given, average="macro", zero_division=0.0)
         return {"accuracy": float(accuracy_score(labels, given)), "f1_macro": float(f1)}
 
 
@@ -199,11 +200,12 @@ class MultiLabel(LabelKind):
     def metrics(
         self, labels: Sequence[Sequence[str]], predictions: Predictions, names: Sequence[str]
     ) -> dict[str, float]:
+        """A class that is neither there nor predicted is not in the mean; F1 is NaN where there is none else."""
         from sklearn.metrics import accuracy_score, f1_score
 
         truth = [self.target(label, names) for label in labels]
         given = [self.target(p["labels"], names) for p in predictions]
-        averages = {a: f1_score(truth, given, average=a, zero_division=0.0) for a in ("micro", "macro")}
+        averages = {a: f1_score(truth, given, average=a, zero_division=math.nan) for a in ("micro", "macro")}
         return {
             **{f"f1_{average}": float(value) for average, value in averages.items()},
             "all_right": float(accuracy_score(truth, given)),  # the share of rows with every class right
@@ -255,15 +257,15 @@ class Regression(LabelKind):
         return [{"value": value * std + mean} for value in logits.squeeze(-1).tolist()]
 
     def metrics(self, labels: Sequence[float], predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
-        """`pearson` and `spearman` are 0 where they are not defined: one row, or all values alike."""
+        """`pearson` and `spearman` are NaN where they are not defined: one row, or all values alike."""
         from scipy.stats import pearsonr, spearmanr
 
         given = [p["value"] for p in predictions]
         defined = len(set(labels)) > 1 and len(set(given)) > 1
         squares = math.fsum((a - b) ** 2 for a, b in zip(labels, given, strict=True))
         return {
-            "pearson": float(pearsonr(labels, given).statistic) if defined else 0.0,
-            "spearman": float(spearmanr(labels, given).statistic) if defined else 0.0,
+            "pearson": float(pearsonr(labels, given).statistic) if defined else math.nan,
+            "spearman": float(spearmanr(labels, given).statistic) if defined else math.nan,
             "rmse": math.sqrt(squares / len(labels)),
         }
 

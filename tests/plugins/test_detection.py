@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -170,11 +171,22 @@ def test_a_second_box_on_the_same_thing_is_wrong_and_a_crowd_is_neither() -> Non
     assert average_precision(crowded, twice, ["a"], 100)["map_50"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    "nothing", [([[]], [[]]), ([[thing(0, 0, 1, 1, "a")]], [[]]), ([[]], [found(([0, 0, 1, 1], "a", 0.5))])]
-)
-def test_nothing_to_find_or_nothing_found_is_no_precision(nothing: tuple[Any, Any]) -> None:
-    assert set(average_precision(*nothing, ["a"], 100).values()) == {0.0}
+def test_nothing_found_is_no_precision() -> None:
+    judged = average_precision([[thing(0, 0, 1, 1, "a")]], [[]], ["a", "b"], 100)
+    assert [judged.pop(name) for name in ("map", "map_50", "map_75", "map_50 a")] == [0.0] * 4
+    assert math.isnan(judged["map_50 b"])
+
+
+@pytest.mark.parametrize("things", [[], [thing(0, 0, 9, 9, "a", crowd=True)]])
+@pytest.mark.parametrize("boxes", [[], [([0, 0, 1, 1], "a", 0.5)]])
+def test_where_there_is_nothing_to_find_precision_is_no_number(things: list[Thing], boxes: list[Any]) -> None:
+    judged = average_precision([things], [found(*boxes)], ["a"], 100)
+    assert len(judged) == 4 and all(map(math.isnan, judged.values()))
+
+
+def test_a_class_without_a_box_has_no_precision_and_is_in_no_mean() -> None:
+    judged = average_precision([[thing(0, 0, 9, 9, "a")]], [found(([0, 0, 9, 9], "a", 0.5))], ["a", "b"], 100)
+    assert judged["map"] == pytest.approx(1) and math.isnan(judged["map_50 b"])
 
 
 def test_crowds_are_not_trained_on(tmp_path: Path) -> None:

@@ -137,7 +137,18 @@ def test_metrics_have_known_values() -> None:
     assert found == pytest.approx({"f1_micro": 4 / 6, "f1_macro": 2 / 3, "all_right": 1 / 3})
     values = REGRESSION.metrics([1.0, 2.0, 4.0], [{"value": v} for v in (2.0, 4.0, 3.0)], ())
     assert values == pytest.approx({"pearson": 0.32732684, "spearman": 0.5, "rmse": math.sqrt(2)})
-    assert REGRESSION.metrics([1.0, 2.0], [{"value": 3.0}, {"value": 3.0}], ())["pearson"] == 0.0
+    for labels, given in (([1.0, 2.0], [3.0, 3.0]), ([2.0, 2.0], [3.0, 4.0]), ([1.0], [3.0])):
+        undefined = REGRESSION.metrics(labels, [{"value": v} for v in given], ())
+        assert math.isnan(undefined.pop("pearson")) and math.isnan(undefined.pop("spearman"))
+        assert math.isfinite(undefined["rmse"])
+
+
+def test_a_class_that_is_neither_there_nor_predicted_is_not_in_the_mean() -> None:
+    given = [{"label": "a"}, {"label": "b"}]
+    assert SINGLE.metrics(["a", "b"], given, ("a", "b", "c"))["f1_macro"] == 1.0
+    assert MULTI.metrics([("a",), ()], [{"labels": ["a"]}, {"labels": []}], ("a", "b"))["f1_macro"] == 1.0
+    nothing = MULTI.metrics([()], [{"labels": []}], ("a", "b"))
+    assert math.isnan(nothing["f1_micro"]) and math.isnan(nothing["f1_macro"]) and nothing["all_right"] == 1.0
 
 
 def test_of_several_classes_an_unknown_one_is_not_passed_over() -> None:
