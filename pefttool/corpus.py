@@ -154,8 +154,14 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
 def _choose_files(recipe: Recipe, registry: Registry) -> tuple[tuple[Path, ...], tuple[Path, ...], list[str]]:
     """(training files, held-out files, notices). What `data.eval` names is not trained on, though it lies there too."""
     items = reader.item_suffixes(registry)
-    files = reader.find_files(reader.resolve(str(recipe.data.train), registry), items)
-    train, held_out, notices = files.train, files.eval, []
+    path = reader.resolve(str(recipe.data.train), registry)
+    files = reader.find_files(path, items)
+    loose = reader.loose(path, (*files.train, *files.eval), items)
+    train, held_out = (tuple(p for p in part if p not in loose) for part in (files.train, files.eval))
+    notices = []
+    if loose:
+        more = f" and {len(loose) - 1} more" if len(loose) > 1 else ""
+        notices.append(f"data {loose[0]}{more}: left out, lying beside the folders of classes and in none of them")
     if recipe.data.eval is not None:
         named = reader.find_files(reader.resolve(recipe.data.eval, registry), items)
         held_out = named.eval or named.train

@@ -109,6 +109,18 @@ def find_files(path: Path, items: Container[str] = ()) -> Files:
     return Files(train, held_out, tuple(p for p in visible if p not in chosen))
 
 
+def loose(folder: Path, files: Sequence[Path], items: Container[str]) -> tuple[Path, ...]:
+    """Those of these files that are one row each and lie beside folders of others: in none that could be their class.
+
+    They are directly in the folder that was named, or in a part of its split.
+    """
+    found = [path for path in files if path.suffix.lower() in items]
+    above = {parent for path in found for parent in path.parent.parents}
+    return tuple(
+        p for p in found if p.parent in above and all(map(_part, map(Path, p.relative_to(folder).parent.parts)))
+    )
+
+
 def _below(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"data {error.filename} cannot be read: {error.strerror}") from error

@@ -127,6 +127,23 @@ def test_what_is_known_of_the_files_beside_it_is_data_though_an_underscore_is_be
 
 
 @pytest.mark.parametrize(
+    ("files", "loose"),
+    [
+        (["cat/1.png", "dog/2.png", "3.png"], ["3.png"]),
+        (["train/cat/1.png", "train/3.png", "test/dog/2.png"], ["train/3.png"]),
+        (["1.png", "2.png"], []),
+        (["cat/1.png", "cat/tabby/2.png"], []),
+        (["train/1.png", "car/2.png"], []),  # `train` may well be a class
+        (["cat/1.png", "rows.csv"], []),
+    ],
+)
+def test_items_beside_the_folders_of_classes_are_loose(tmp_path: Path, files: list[str], loose: list[str]) -> None:
+    every = [tmp_path / name for name in files]
+    assert names(tmp_path, rows.loose(tmp_path, every, {".png"})) == loose
+    assert rows.loose(every[0], every[:1], {".png"}) == ()
+
+
+@pytest.mark.parametrize(
     ("files", "train", "held_out", "ignored"),
     [
         (["train-1.x", "train-2.x", "valid.x"], ["train-1.x", "train-2.x"], ["valid.x"], []),
