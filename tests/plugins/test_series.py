@@ -50,6 +50,8 @@ def test_each_recognises_its_own_rows_only() -> None:
     assert CLASSIFY.recognise(list(plain), [plain]) is None
     assert FORECAST.recognise(list(plain), [plain]) == "column 'series' (numbers), and no class"
     assert FORECAST.recognise(list(labelled), [labelled]) is None
+    large = {"series": [1, 1e30, -math.inf]}  # a bad row, and of this task
+    assert FORECAST.recognise(list(large), [large]) and CLASSIFY.recognise([*large, "label"], [{**large, "label": "a"}])
 
 
 @pytest.mark.parametrize(
