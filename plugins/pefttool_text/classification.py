@@ -68,9 +68,11 @@ class TextClassification(Task):
         label = next((c for c in LABEL_COLUMNS if c in columns), None)
         if not text or label is None or not all(isinstance(v.get(c), str) for v in sample for c in text):
             return None
-        if not all(any(kind.fits(v.get(label)) for kind in KINDS.values()) for v in sample):
+        # A number too large is a label, if a bad one: the row is told, not that no task knows it.
+        given = [v.get(label) for v in sample]
+        if not all(isinstance(v, float) or any(kind.fits(v) for kind in KINDS.values()) for v in given):
             return None
-        kind, why = label_kinds.recognise([v[label] for v in sample])
+        kind, why = label_kinds.recognise(given)
         said = "class" if kind is SINGLE else why
         return f"columns {', '.join(map(repr, text))} (text) and {label!r} ({said})"
 

@@ -217,7 +217,9 @@ def test_numbers_that_float32_does_not_hold_are_bad_rows() -> None:
     for label in (1e308, "-3.5e38"):
         complaint = TASK.check_row({"text": "a", "label": label}, TASK.Options(kind="regression"))
         assert "expected a number that float32 holds" in str(complaint)
-    assert TASK.check_row({"text": "a", "label": 1e308}, TASK.Options()) is not None
+    large = {"text": "a", "label": 1e308}
+    assert TASK.check_row(large, TASK.Options()) is not None
+    assert TASK.recognise(list(large), [large, {"text": "b", "label": 0.5}]) is not None
 
 
 def test_plain_peft_loads_what_was_saved(tmp_path: Path) -> None:
