@@ -175,8 +175,14 @@ def _choose_files(
 
     What `data.eval` names is not trained on, though it lies there too.
     """
-    files = reader.files_of(reader.resolve(str(recipe.data.train), registry), registry, recipe.data.format)
-    train, held_out, notices = files.train, files.eval, []
+    path = reader.resolve(str(recipe.data.train), registry)
+    files = reader.files_of(path, registry, recipe.data.format)
+    loose = reader.loose(path, (*files.train, *files.eval), reader.item_suffixes(registry))
+    train, held_out = (tuple(p for p in part if p not in loose) for part in (files.train, files.eval))
+    notices = []
+    if loose:
+        more = f" and {len(loose) - 1} more" if len(loose) > 1 else ""
+        notices.append(f"data {loose[0]}{more}: left out, lying beside the folders of classes and in none of them")
     if recipe.data.eval is not None:
         named = reader.files_of(reader.resolve(recipe.data.eval, registry), registry, recipe.data.format)
         held_out = named.eval or named.train

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pefttool.batches import collate, loss_of, to_device
-from pefttool.errors import RunError
+from pefttool.errors import DataError, RunError
 from pefttool.interfaces import Task
 from pefttool.precision import autocast
 from pefttool.recovery import halves, out_of_memory, release
@@ -155,3 +156,26 @@ def predict(
     """The task's answers to these rows (one batch)."""
     with inference(model, choice):
         return task.predict(model, rows, processor, setting)
+
+
+def require_numbers(answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
+    """Raise DataError, with the row's place, for the first answer that holds a number which is none (NaN, infinity)."""
+    for answer, row in zip(answers, rows, strict=True):
+        name = _no_number(answer)
+        if name is not None:
+            raise DataError(
+                f"{row.place}: {name!r} of the answer is no finite number: the row's values may be too far from those"
+                " of the training rows: mend or remove it, or try --dtype float32"
+            )
+
+
+def _no_number(value: Any, name: str = "value") -> str | None:
+    """What the first number that is none is called."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else name
+    inside: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, Mapping):
+        inside = ((str(key), inner) for key, inner in value.items())
+    elif isinstance(value, list | tuple):
+        inside = ((name, inner) for inner in value)
+    return next((found for key, inner in inside if (found := _no_number(inner, key)) is not None), None)

@@ -82,6 +82,7 @@ class LocalPretrained(Pretrained):
             made = auto_class.from_pretrained(self.path, local_files_only=True, trust_remote_code=self.trusted)
             if hasattr(made, "all_special_tokens") and len(made) <= len(made.all_special_tokens):
                 raise ValueError("it has no vocabulary")  # transformers makes an empty one where there are no files
+            _quiet_about_length(made)
             return made
         except Exception as error:
             if self.abstract:
@@ -97,6 +98,14 @@ def _set_generation(model: Any, path: Path) -> None:
 
     if hasattr(model, "generation_config") and model.can_generate() and (path / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+
+
+def _quiet_about_length(processor: Any) -> None:
+    """transformers warns once of a text that is longer than the model reads. Tasks cut texts themselves, and count."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    warned = getattr(tokenizer, "deprecation_warnings", None)
+    if isinstance(warned, dict):
+        warned["sequence-length-is-longer-than-the-specified-maximum"] = True
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -24,6 +24,9 @@ EVAL_STEMS = ("eval", "evaluation", "validation", "valid", "val", "dev", "test")
 #: What lies beside data and is none: `README.md`, `LICENSE`, `CITATION.cff`.
 DOCUMENT_STEMS = ("readme", "license", "licence", "copying", "notice", "citation", "changelog", "contributing")
 DOCUMENT_SUFFIXES = ("", ".md", ".txt", ".rst", ".cff")
+#: Of names with an underscore before them, which are hidden, those that hold what is known of the files beside them
+#: (`_annotations.coco.json`, `_classes.csv` in a Roboflow export).
+TOLD_BESIDE = ("_annotations.", "_classes.")
 SAMPLE = 20
 
 
@@ -98,7 +101,7 @@ def find_files(path: Path, items: Container[str] = (), only: bool = False) -> Fi
         return Files((path,))
     if not path.is_dir():
         raise DataError(f"data {path}: neither a file nor a folder: give one with JSONL, CSV, Parquet or text")
-    visible = [p for p in _below(path) if not any(part.startswith((".", "_")) for part in p.relative_to(path).parts)]
+    visible = [p for p in _below(path) if not any(map(_is_hidden, p.relative_to(path).parts))]
     if not visible:
         raise DataError(f"data {path}: the folder has no files: give one with JSONL, CSV, Parquet or text files")
     others = [p for p in visible if p.suffix.lower() not in items]
@@ -119,12 +122,28 @@ def find_files(path: Path, items: Container[str] = (), only: bool = False) -> Fi
     return Files(train, held_out, tuple(p for p in visible if p not in chosen), tuple(beside))
 
 
+def loose(folder: Path, files: Sequence[Path], items: Container[str]) -> tuple[Path, ...]:
+    """Those of these files that are one row each and lie beside folders of others: in none that could be their class.
+
+    They are directly in the folder that was named, or in a part of its split.
+    """
+    found = [path for path in files if path.suffix.lower() in items]
+    above = {parent for path in found for parent in path.parent.parents}
+    return tuple(
+        p for p in found if p.parent in above and all(map(_part, map(Path, p.relative_to(folder).parent.parts)))
+    )
+
+
 def _below(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"data {error.filename} cannot be read: {error.strerror}") from error
 
     found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=refuse) for name in names)
     return sorted(path for path in found if path.is_file())
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_")) and not name.startswith(TOLD_BESIDE)
 
 
 def _is_document(path: Path) -> bool:

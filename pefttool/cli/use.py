@@ -126,7 +126,7 @@ def predict(
     registry = current_registry()
     from pefttool import cuts, held_out, rows
     from pefttool.evaluate import predict as answer
-    from pefttool.evaluate import text_alone
+    from pefttool.evaluate import require_numbers, text_alone
     from pefttool.reload import reload
 
     generation = _generation(overrides)
@@ -143,7 +143,9 @@ def predict(
     with cuts.counted() as counted:
         for start in range(0, len(chosen), batch_size):
             part = chosen[start : start + batch_size]
-            for prediction in answer(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice):
+            predictions = answer(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice)
+            require_numbers(predictions, part)
+            for prediction in predictions:
                 click.echo(strict_json.dumps(prediction))
     line = counted.line(len(chosen), loaded.setting)
     if line is not None:

@@ -97,7 +97,8 @@ class SpeechRecognition(Task):
         if recordings.seconds(path) > options.max_seconds:
             found = f"column {audio!r}: found {recordings.seconds(path):.1f} s in {describe(path)}"
             return f"{found}, expected at most {options.max_seconds:g} s (task.max_seconds): cut text and recording"
-        return None
+        damage = recordings.damage(path)
+        return None if damage is None else f"column {audio!r}: found {describe(path)}: {damage}"
 
     def locate(self, row: Row, options: RecognitionOptions) -> Row:
         audio = find_column(row.values, options.audio_column, AUDIO_COLUMNS)

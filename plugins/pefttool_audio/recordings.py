@@ -48,6 +48,23 @@ def fault(path: str) -> str | None:
         return f"cannot be read ({error})"
 
 
+def damage(path: str) -> str | None:
+    """Why this recording, which has no `fault`, cannot be read to its end, or None. A file is read once."""
+    try:
+        return _damage(path, _modified(path))
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+@lru_cache(maxsize=1 << 16)
+def _damage(path: str, modified: int) -> str | None:
+    try:
+        _decoded(path)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
+
+
 def seconds(path: str) -> float:
     """The length of a recording, from its header. Raises DataError."""
     frames, rate = _header(path, _modified(path))
@@ -85,21 +102,29 @@ def read(path: str, rate: int) -> np.ndarray[Any, Any]:
     Resampled by scipy's polyphase filter, which is kept, exact in its ratio, and the same on every machine.
     """
     import numpy as np
-    import soundfile
 
-    try:
-        samples, found = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise DataError(f"{path}: cannot be read to its end ({_reason(error)}): is the file complete?") from error
-    mono = samples.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise DataError(f"{path}: holds samples that are not numbers: write the recording again")
+    mono, found = _decoded(path)
     if found != rate:
         from scipy.signal import resample_poly
 
         common = gcd(found, rate)
         mono = resample_poly(mono, rate // common, found // common)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _decoded(path: str) -> tuple[np.ndarray[Any, Any], int]:
+    """(the mean of all channels, samples in a second) of a file as it is. Raises DataError, naming the file."""
+    import numpy as np
+    import soundfile
+
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read to its end ({_reason(error)}): is the file complete?") from error
+    mono = samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise DataError(f"{path}: holds samples that are not numbers: write the recording again")
+    return mono, int(rate)
 
 
 def _reason(error: BaseException) -> str:

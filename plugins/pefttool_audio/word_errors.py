@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -25,9 +26,13 @@ def normalizer(kind: Normalize) -> Callable[[str], str]:
 
 
 def error_rates(truth: Sequence[str], given: Sequence[str], kind: Normalize) -> tuple[float, float]:
-    """(WER, CER): edits over words, or characters, of all texts together. An empty truth counts what was invented."""
+    """(WER, CER): edits over words, or characters, of all texts together. An empty truth counts what was invented; NaN
+    where all are empty, once they are made alike.
+    """
     import jiwer
 
     same = normalizer(kind)
     truths, answers = [same(text) for text in truth], [same(text) for text in given]
+    if not any(truths):
+        return math.nan, math.nan
     return float(jiwer.wer(truths, answers)), float(jiwer.cer(truths, answers))

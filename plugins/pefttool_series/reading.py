@@ -12,11 +12,16 @@ SERIES_COLUMNS = ("series", "values", "signal")
 LABEL_COLUMNS = ("label", "labels", "class", "category")
 NUMBERS = {int, float}
 MISSING = type(None)
+#: Models square values, and add up some thousand squares, in float32 (which ends at 3.4e38).
+LARGEST = 1e17
 
 
 def is_series(value: Any) -> bool:
-    """A list of numbers, or of lists of numbers: one list a channel, null where a value is missing."""
-    return check_series(value, "series") is None
+    """A list of numbers, or of lists of numbers: one list a channel, null where a value is missing.
+
+    However large they are: a series with a number too large is a bad row of its task, and not of none.
+    """
+    return check_series(value, "series", of_any_size=True) is None
 
 
 def channels(value: Any) -> list[Sequence[float | None]]:
@@ -24,7 +29,7 @@ def channels(value: Any) -> list[Sequence[float | None]]:
     return list(value) if value and isinstance(value[0], list | tuple) else [value]
 
 
-def check_series(value: Any, column: str) -> str | None:
+def check_series(value: Any, column: str, of_any_size: bool = False) -> str | None:
     """What keeps a column from being a series: equally long channels of finite numbers, one of them not missing."""
     where = f"column {column!r}"
     if not isinstance(value, list | tuple) or not value:
@@ -34,7 +39,7 @@ def check_series(value: Any, column: str) -> str | None:
         return f"{where}: found numbers beside lists, expected a list of numbers, or one such list for each channel"
     found = channels(value)
     for number, channel in enumerate(found):
-        complaint = _check_channel(channel, where if not nested[0] else f"{where}, channel {number}")
+        complaint = _check_channel(channel, where if not nested[0] else f"{where}, channel {number}", of_any_size)
         if complaint is not None:
             return complaint
     lengths = sorted({len(channel) for channel in found})
@@ -43,16 +48,19 @@ def check_series(value: Any, column: str) -> str | None:
     return None
 
 
-def _check_channel(channel: Sequence[Any], where: str) -> str | None:
+def _check_channel(channel: Sequence[Any], where: str, of_any_size: bool) -> str | None:
     kinds = set(map(type, channel))
     if not kinds <= NUMBERS | {MISSING}:
         at, odd = next((i, v) for i, v in enumerate(channel) if type(v) not in NUMBERS and v is not None)
         return f"{where}, value {at}: found {describe(odd)}, expected a number, or null where it is missing"
     if not kinds & NUMBERS or all(v is None or _is_nan(v) for v in channel):
         return f"{where}: found {len(channel)} values, expected at least one number among them"
+    if of_any_size:
+        return None
     infinite = next((i for i, v in enumerate(channel) if v is not None and not _fits(v)), None)
     if infinite is not None:
-        return f"{where}, value {infinite}: found {describe(channel[infinite])}, expected a number that float32 holds"
+        expected = f"expected a number that float32 holds, and its square (below {LARGEST:g}): use a larger unit"
+        return f"{where}, value {infinite}: found {describe(channel[infinite])}, {expected}"
     return None
 
 
@@ -62,7 +70,7 @@ def _is_nan(value: float) -> bool:
 
 def _fits(value: float) -> bool:
     try:
-        return math.isnan(value) or abs(float(value)) < 3e38
+        return math.isnan(value) or abs(float(value)) < LARGEST
     except OverflowError:
         return False
 

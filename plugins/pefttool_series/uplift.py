@@ -6,6 +6,7 @@ longer maintained; these are the two definitions, some lines each, tested agains
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,11 +15,11 @@ def qini(uplift: Sequence[float], treated: Sequence[bool], responded: Sequence[b
     """The area between the Qini curve and that of a random order, in responses per treated person: 0 is chance.
 
     The curve at the k people of highest predicted uplift: responses of the treated among them, less those of the
-    untreated, scaled to as many people. People of equal uplift are taken together. 0.0 if one of the groups is empty.
+    untreated, scaled to as many people. People of equal uplift are taken together. NaN if one of the groups is empty.
     """
     points = _curve(uplift, treated, responded)
     if points is None:
-        return 0.0
+        return math.nan
     curve = [(n, rt - rc * (nt / nc) if nc else float(rt)) for n, nt, nc, rt, rc in points]
     return _area(curve) / max(sum(map(bool, treated)), 1)
 
@@ -27,11 +28,11 @@ def auuc(uplift: Sequence[float], treated: Sequence[bool], responded: Sequence[b
     """The area between the uplift curve and that of a random order, in responses per person: 0 is chance.
 
     The curve at the k people of highest predicted uplift: the difference of the groups' response rates among them,
-    times k / N.
+    times k / N. NaN if one of the groups is empty.
     """
     points = _curve(uplift, treated, responded)
     if points is None:
-        return 0.0
+        return math.nan
     everyone = len(uplift)
     curve = [(n, (rt / nt - rc / nc) * n / everyone if nt and nc else 0.0) for n, nt, nc, rt, rc in points]
     return _area(curve)

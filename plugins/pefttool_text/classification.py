@@ -68,9 +68,11 @@ class TextClassification(Task):
         label = next((c for c in LABEL_COLUMNS if c in columns), None)
         if not text or label is None or not all(isinstance(v.get(c), str) for v in sample for c in text):
             return None
-        if not all(any(kind.fits(v.get(label)) for kind in KINDS.values()) for v in sample):
+        # A number too large is a label, if a bad one: the row is told, not that no task knows it.
+        given = [v.get(label) for v in sample]
+        if not all(isinstance(v, float) or any(kind.fits(v) for kind in KINDS.values()) for v in given):
             return None
-        kind, why = label_kinds.recognise([v[label] for v in sample])
+        kind, why = label_kinds.recognise(given)
         said = "class" if kind is SINGLE else why
         return f"columns {', '.join(map(repr, text))} (text) and {label!r} ({said})"
 
@@ -131,6 +133,9 @@ class TextClassification(Task):
         names = kind.names([self._label(row.values, options) for row in rows])
         return names if kind not in (SINGLE, MULTI) else label_kinds.require_classes(self.name, names)
 
+    def fit(self, rows: Sequence[Row], options: ClassificationOptions) -> Mapping[str, Any]:
+        return _kind(options).fit([self._label(row.values, options) for row in rows])
+
     @staticmethod
     def _value(values: Mapping[str, Any], options: ClassificationOptions) -> Any:
         return values[find_column(values, options.label_column, LABEL_COLUMNS) or "label"]
@@ -161,8 +166,14 @@ class TextClassification(Task):
             from pefttool_text.pooling import MeanPooled
 
             loaded = encoder.load(source, AutoModel, names, **described)
-            return Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
-        return encoder.load(source, AutoModelForSequenceClassification, names, **described)
+            loaded = Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
+        else:
+            loaded = encoder.load(source, AutoModelForSequenceClassification, names, **described)
+        if kind.exact:
+            from pefttool_text import exact_output
+
+            exact_output.install(loaded.model, self.head_modules(loaded.model), len(names))
+        return loaded
 
     @staticmethod
     def _mean_pooling(setting: Setting) -> bool:
@@ -186,7 +197,7 @@ class TextClassification(Task):
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         kind, label = _kind(setting.options), self._label(row.values, setting.options)
         class_names.numbers(kind.classes(label), setting.labels, row)  # of several classes none is passed over
-        target = kind.target(label, setting.labels)
+        target = kind.target(label, setting.labels, setting.fitted)
         return {**self._encode_text(row, processor, setting), "label": target}
 
     def _encode_text(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
@@ -212,7 +223,7 @@ class TextClassification(Task):
         return Loss(summed, labels.new_tensor(len(labels)), logits.detach())
 
     def decode(self, outputs: Tensor, setting: Setting) -> list[dict[str, Any]]:
-        return _kind(setting.options).decode(outputs.float(), setting.labels)
+        return _kind(setting.options).decode(outputs.float(), setting.labels, setting.fitted)
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         from pefttool import cuts, host_tables
@@ -231,7 +242,8 @@ class TextClassification(Task):
         return {**_kind(setting.options).metrics(truth, predictions, setting.labels), "loss": loss}
 
     def preview(self, example: Mapping[str, Any], processor: Any) -> str:
-        return f"{processor.decode(example['input_ids'])} -> class {example['label']}"
+        what = "class" if isinstance(example["label"], int) else "target"
+        return f"{processor.decode(example['input_ids'])} -> {what} {example['label']}"
 
 
 def _kind(options: ClassificationOptions) -> LabelKind:

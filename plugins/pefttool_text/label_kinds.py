@@ -1,7 +1,8 @@
 """What a label may be: one class, any number of classes, or a number. What each means for the head, the loss, the
 predictions and the metrics; one object a kind.
 
-B rows in a batch, C classes.
+B rows in a batch, C classes. `fitted` is what `fit` made of the training rows' labels: empty in runs of before there
+was any.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Predictions = Sequence[Mapping[str, Any]]
+Fitted = Mapping[str, float]
+NOTHING: Fitted = {}
+#: Numbers are smaller, so that float32 holds them (its own limit is 3.4e38).
+LARGEST = 3e38
 
 
 class LabelKind(ABC):
@@ -30,6 +35,8 @@ class LabelKind(ABC):
     problem_type: ClassVar[str]
     primary: ClassVar[tuple[str, Direction]]
     expected: ClassVar[str]
+    #: The head's outputs are read in float32, for it matters how close two of them are.
+    exact: ClassVar[bool] = False
 
     @abstractmethod
     def fits(self, value: Any) -> bool:
@@ -51,8 +58,12 @@ class LabelKind(ABC):
         """The class names of all these labels, in the order of the model's outputs."""
         return ()
 
+    def fit(self, labels: Sequence[Any]) -> Fitted:
+        """What the labels of the training rows decide besides names, as plain JSON values."""
+        return NOTHING
+
     @abstractmethod
-    def target(self, label: Any, names: Sequence[str]) -> Any:
+    def target(self, label: Any, names: Sequence[str], fitted: Fitted = NOTHING) -> Any:
         """The label as plain numbers; its classes are among the names."""
 
     @abstractmethod
@@ -68,7 +79,7 @@ class LabelKind(ABC):
         """The summed loss of float32 logits `[B, C]`: every row weighs 1."""
 
     @abstractmethod
-    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    def decode(self, logits: Tensor, names: Sequence[str], fitted: Fitted = NOTHING) -> list[dict[str, Any]]:
         """One prediction for each row of float32 logits `[B, C]`."""
 
     @abstractmethod
@@ -99,7 +110,7 @@ class SingleLabel(LabelKind):
     def names(self, labels: Sequence[str]) -> tuple[str, ...]:
         return in_order(labels)
 
-    def target(self, label: str, names: Sequence[str]) -> int:
+    def target(self, label: str, names: Sequence[str], fitted: Fitted = NOTHING) -> int:
         return names.index(label)
 
     def filler(self, names: Sequence[str]) -> int:
@@ -116,7 +127,7 @@ class SingleLabel(LabelKind):
 
         return cross_entropy(logits, targets, reduction="sum")
 
-    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    def decode(self, logits: Tensor, names: Sequence[str], fitted: Fitted = NOTHING) -> list[dict[str, Any]]:
         probabilities = logits.softmax(-1)
         best = probabilities.max(-1)
         return [
@@ -127,10 +138,11 @@ class SingleLabel(LabelKind):
         ]
 
     def metrics(self, labels: Sequence[str], predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
+        """A class that is neither there nor predicted is not in the mean, as is scikit-learn's default."""
         from sklearn.metrics import accuracy_score, f1_score
 
         given = [p["label"] for p in predictions]
-        f1 = f1_score(labels, given, average="macro", labels=list(names), zero_division=0.0)
+        f1 = f1_score(labels, given, average="macro", zero_division=0.0)
         return {"accuracy": float(accuracy_score(labels, given)), "f1_macro": float(f1)}
 
 
@@ -160,7 +172,7 @@ class MultiLabel(LabelKind):
     def names(self, labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
         return in_order([name for label in labels for name in label])
 
-    def target(self, label: Sequence[str], names: Sequence[str]) -> list[float]:
+    def target(self, label: Sequence[str], names: Sequence[str], fitted: Fitted = NOTHING) -> list[float]:
         return [float(name in label) for name in names]
 
     def filler(self, names: Sequence[str]) -> list[float]:
@@ -177,7 +189,7 @@ class MultiLabel(LabelKind):
 
         return binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1).sum()
 
-    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    def decode(self, logits: Tensor, names: Sequence[str], fitted: Fitted = NOTHING) -> list[dict[str, Any]]:
         return [
             {
                 "labels": [name for name, score in zip(names, row, strict=True) if score >= self.threshold],
@@ -189,11 +201,12 @@ class MultiLabel(LabelKind):
     def metrics(
         self, labels: Sequence[Sequence[str]], predictions: Predictions, names: Sequence[str]
     ) -> dict[str, float]:
+        """A class that is neither there nor predicted is not in the mean; F1 is NaN where there is none else."""
         from sklearn.metrics import accuracy_score, f1_score
 
         truth = [self.target(label, names) for label in labels]
         given = [self.target(p["labels"], names) for p in predictions]
-        averages = {a: f1_score(truth, given, average=a, zero_division=0.0) for a in ("micro", "macro")}
+        averages = {a: f1_score(truth, given, average=a, zero_division=math.nan) for a in ("micro", "macro")}
         return {
             **{f"f1_{average}": float(value) for average, value in averages.items()},
             "all_right": float(accuracy_score(truth, given)),  # the share of rows with every class right
@@ -201,24 +214,32 @@ class MultiLabel(LabelKind):
 
 
 class Regression(LabelKind):
-    """A number: squared error. Labels are taken as they are: scale them to about 1 if they are far from it."""
+    """A number: squared error, in units of the training rows' deviation, from their mean. Answers are in the data's own
+    units; where the training rows were not asked (`fitted` is empty), so are the head's outputs."""
 
     name = "regression"
     problem_type = "regression"
     primary = ("pearson", "max")
-    expected = "a number"
+    expected = "a number that float32 holds"
+    exact = True
 
     def fits(self, value: Any) -> bool:
         try:
-            return not isinstance(value, bool) and isinstance(value, str | int | float) and math.isfinite(float(value))
+            is_number = not isinstance(value, bool) and isinstance(value, str | int | float)
+            return is_number and abs(float(value)) < LARGEST
         except (ValueError, OverflowError):
             return False
 
     def read(self, value: Any) -> float:
         return float(value)
 
-    def target(self, label: float, names: Sequence[str]) -> float:
-        return label
+    def fit(self, labels: Sequence[float]) -> Fitted:
+        mean = math.fsum(labels) / len(labels)
+        std = math.sqrt(math.fsum((label - mean) ** 2 for label in labels) / len(labels))
+        return {"mean": mean, "std": std or 1.0}
+
+    def target(self, label: float, names: Sequence[str], fitted: Fitted = NOTHING) -> float:
+        return (label - fitted.get("mean", 0.0)) / fitted.get("std", 1.0)
 
     def filler(self, names: Sequence[str]) -> float:
         return 0.0
@@ -232,19 +253,20 @@ class Regression(LabelKind):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return (logits.squeeze(-1) - targets).square().sum()
 
-    def decode(self, logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-        return [{"value": value} for value in logits.squeeze(-1).tolist()]
+    def decode(self, logits: Tensor, names: Sequence[str], fitted: Fitted = NOTHING) -> list[dict[str, Any]]:
+        mean, std = fitted.get("mean", 0.0), fitted.get("std", 1.0)
+        return [{"value": value * std + mean} for value in logits.squeeze(-1).tolist()]
 
     def metrics(self, labels: Sequence[float], predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
-        """`pearson` and `spearman` are 0 where they are not defined: one row, or all values alike."""
+        """`pearson` and `spearman` are NaN where they are not defined: one row, or all values alike."""
         from scipy.stats import pearsonr, spearmanr
 
         given = [p["value"] for p in predictions]
         defined = len(set(labels)) > 1 and len(set(given)) > 1
         squares = math.fsum((a - b) ** 2 for a, b in zip(labels, given, strict=True))
         return {
-            "pearson": float(pearsonr(labels, given).statistic) if defined else 0.0,
-            "spearman": float(spearmanr(labels, given).statistic) if defined else 0.0,
+            "pearson": float(pearsonr(labels, given).statistic) if defined else math.nan,
+            "spearman": float(spearmanr(labels, given).statistic) if defined else math.nan,
             "rmse": math.sqrt(squares / len(labels)),
         }
 

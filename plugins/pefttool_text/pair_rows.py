@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pefttool.named_columns import describe
@@ -62,14 +62,29 @@ def find(values: Mapping[str, Any], options: PairOptions, answered: bool = True)
     return Pair(values[source], values.get(target or ""), f"column {source!r}", f"column {target or usual[0]!r}")
 
 
-def _of_languages(texts: Mapping[str, Any], options: PairOptions, what: str, answered: bool) -> Pair:
-    """A pair by language; of two languages without options the first is the source."""
-    names = [str(name) for name in texts]
+def languages(values: Mapping[str, Any], options: PairOptions) -> tuple[str, str] | None:
+    """(source, target) of a row with a column of languages, or None where it has none, or they cannot be told."""
+    texts = values.get(TRANSLATION)
+    if not isinstance(texts, Mapping) or options.source_column is not None:
+        return None
+    source, target = _two_of([str(name) for name in texts], options)
+    return None if source is None or target is None else (source, target)
+
+
+def _two_of(names: Sequence[str], options: PairOptions) -> tuple[str | None, str | None]:
+    """(source, target): of two languages without options the first is the source."""
     source, target = options.source_lang, options.target_lang
     if source is None and len(names) == 2:
         source = next(name for name in names if name != target) if target in names else names[0]
     if target is None and len(names) == 2 and source in names:
         target = next(name for name in names if name != source)
+    return source, target
+
+
+def _of_languages(texts: Mapping[str, Any], options: PairOptions, what: str, answered: bool) -> Pair:
+    """A pair by language."""
+    names = [str(name) for name in texts]
+    source, target = _two_of(names, options)
     for name, option, needed in ((source, "source_lang", True), (target, "target_lang", answered)):
         if needed and name is None:
             raise ValueError(

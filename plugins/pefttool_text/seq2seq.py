@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,14 @@ class Seq2Seq(Task):
 
     def check_input(self, values: Mapping[str, Any], options: Seq2SeqOptions) -> str | None:
         return pair_rows.complaint(values, options, answered=False)
+
+    def settle(self, rows: Sequence[Row], options: Seq2SeqOptions) -> Seq2SeqOptions:
+        """The languages of most rows, in their order, are those of all."""
+        found = Counter(pair for row in rows if (pair := pair_rows.languages(row.values, options)) is not None)
+        if not found:
+            return options
+        source, target = found.most_common(1)[0][0]
+        return options.model_copy(update={"source_lang": source, "target_lang": target})
 
     def key(self, values: Mapping[str, Any], options: Seq2SeqOptions) -> str:
         return " ".join(str(pair_rows.find(values, options, answered=False).source).split())

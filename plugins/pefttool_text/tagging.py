@@ -6,6 +6,7 @@ BIO (IOB2): `B-type` begins an entity, `I-type` goes on with it, `O` is outside.
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_right
 from collections import Counter
@@ -87,7 +88,8 @@ def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
 
 
 def scores(truth: Sequence[Sequence[str]], given: Sequence[Sequence[str | None]], scheme: Scheme) -> dict[str, float]:
-    """`accuracy` over words; in BIO also `precision`, `recall` and `f1` over whole entities, type and both ends.
+    """`accuracy` over words; in BIO also `precision`, `recall` and `f1` over whole entities, type and both ends: NaN
+    where there is no entity, nor was one predicted.
 
     Our own, because seqeval, which everybody uses for it, has had no release since 2020 (the test has its numbers).
     """
@@ -97,7 +99,8 @@ def scores(truth: Sequence[Sequence[str]], given: Sequence[Sequence[str | None]]
     if scheme == "plain":
         return found
     true, predicted = ({(i, e) for i, tags in enumerate(rows) for e in entities(tags)} for rows in (truth, given))
+    if not true and not predicted:
+        return {**dict.fromkeys(("precision", "recall", "f1"), math.nan), **found}
     both = len(true & predicted)
     precision, recall = (both / len(part) if part else 0.0 for part in (predicted, true))
-    f1 = 2 * both / (len(true) + len(predicted)) if true or predicted else 0.0
-    return {"precision": precision, "recall": recall, "f1": f1, **found}
+    return {"precision": precision, "recall": recall, "f1": 2 * both / (len(true) + len(predicted)), **found}

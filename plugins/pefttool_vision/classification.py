@@ -208,7 +208,7 @@ class ImageClassification(Task):
         given = [p["label"] for p in predictions]
         found = {
             "accuracy": float(accuracy_score(truth, given)),
-            "f1_macro": float(f1_score(truth, given, average="macro", labels=list(setting.labels), zero_division=0.0)),
+            "f1_macro": float(f1_score(truth, given, average="macro", zero_division=0.0)),
             "loss": loss,
         }
         if len(setting.labels) == 2 and len(set(truth)) == 2:

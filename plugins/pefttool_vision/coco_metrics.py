@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ def average_precision(
     """`map` (mean over classes and over IoU 0.50 to 0.95), `map_50`, `map_75`, and `map_50 CLASS` for each class.
 
     `found` are predictions of each picture: `{"bbox": [x, y, w, h], "label": ..., "score": ...}`, of which the best
-    `most` count. Crowds can be found or not, without loss. Classes that the truth does not have do not count.
+    `most` count. Crowds can be found or not, without loss. Classes that the truth does not have do not count: what is
+    only of them is NaN.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -43,8 +45,12 @@ def average_precision(
         for p in predictions
     ]
     names = ["map", "map_50", "map_75", *(f"map_50 {label}" for label in labels if len(labels) <= CLASSES_SHOWN)]
-    if not annotations or not results:
-        return dict.fromkeys(names, 0.0)
+    if not results:
+        there = {thing.category for things in truth for thing in things if not thing.crowd}
+        some = dict.fromkeys(names[:3], 0.0 if there else math.nan)
+        return {**some, **{name: 0.0 if name.removeprefix("map_50 ") in there else math.nan for name in names[3:]}}
+    if not annotations:
+        return dict.fromkeys(names, math.nan)
     with contextlib.redirect_stdout(io.StringIO()):  # it reports on its progress
         coco = COCO()
         coco.dataset = {
@@ -66,4 +72,4 @@ def average_precision(
 
 def _mean(precision: Any) -> float:
     there = precision[precision > -1]
-    return float(there.mean()) if there.size else 0.0
+    return float(there.mean()) if there.size else math.nan

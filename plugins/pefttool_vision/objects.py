@@ -81,12 +81,20 @@ def _is_number(value: Any) -> bool:
 def outside(column: str, value: Any, width: int, height: int) -> str | None:
     """The first box that leaves a picture of this size, or None."""
     for i, thing in enumerate(things(value), 1):
-        x, y, w, h = thing.bbox
-        if x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
-            return (
-                f"column {column!r}, box {i}: found {describe(list(thing.bbox))}, expected a box inside the picture of"
-                f" {width} x {height} pixels ([left, top, width, height], in pixels of the file)"
-            )
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            return f"column {column!r}, box {i}: found {describe(list(thing.bbox))}, of which nothing is in the picture"
+        problem = box_outside(thing.bbox, width, height)
+        if problem is not None:
+            return f"column {column!r}, box {i}: {problem}"
+    return None
+
+
+def box_outside(box: Sequence[float], width: int, height: int) -> str | None:
+    """How one box leaves a picture of this size, or None."""
+    x, y, w, h = box
+    if x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
+        return (
+            f"found {describe(list(box))}, expected a box inside the picture of {width} x {height} pixels"
+            " ([left, top, width, height], in pixels of the file)"
+        )
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return f"found {describe(list(box))}, of which nothing is in the picture"
     return None

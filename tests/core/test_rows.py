@@ -118,6 +118,31 @@ def test_a_folder_is_read_recursively_in_order_without_hidden_files(tmp_path: Pa
     assert found.eval == found.ignored == ()
 
 
+def test_what_is_known_of_the_files_beside_it_is_data_though_an_underscore_is_before_its_name(tmp_path: Path) -> None:
+    fill(tmp_path, "train/_annotations.coco.x", "train/1.png", "valid/_annotations.coco.x", "valid/2.png", "train/_a.x")
+    fill(tmp_path, "_cache/_annotations.x")
+    found = rows.find_files(tmp_path, {".png"})
+    assert names(tmp_path, found.train) == ["train/_annotations.coco.x"]
+    assert names(tmp_path, found.eval) == ["valid/_annotations.coco.x"] and found.ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "loose"),
+    [
+        (["cat/1.png", "dog/2.png", "3.png"], ["3.png"]),
+        (["train/cat/1.png", "train/3.png", "test/dog/2.png"], ["train/3.png"]),
+        (["1.png", "2.png"], []),
+        (["cat/1.png", "cat/tabby/2.png"], []),
+        (["train/1.png", "car/2.png"], []),  # `train` may well be a class
+        (["cat/1.png", "rows.csv"], []),
+    ],
+)
+def test_items_beside_the_folders_of_classes_are_loose(tmp_path: Path, files: list[str], loose: list[str]) -> None:
+    every = [tmp_path / name for name in files]
+    assert names(tmp_path, rows.loose(tmp_path, every, {".png"})) == loose
+    assert rows.loose(every[0], every[:1], {".png"}) == ()
+
+
 @pytest.mark.parametrize(
     ("files", "train", "held_out", "ignored"),
     [

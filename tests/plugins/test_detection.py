@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -170,11 +171,22 @@ def test_a_second_box_on_the_same_thing_is_wrong_and_a_crowd_is_neither() -> Non
     assert average_precision(crowded, twice, ["a"], 100)["map_50"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    "nothing", [([[]], [[]]), ([[thing(0, 0, 1, 1, "a")]], [[]]), ([[]], [found(([0, 0, 1, 1], "a", 0.5))])]
-)
-def test_nothing_to_find_or_nothing_found_is_no_precision(nothing: tuple[Any, Any]) -> None:
-    assert set(average_precision(*nothing, ["a"], 100).values()) == {0.0}
+def test_nothing_found_is_no_precision() -> None:
+    judged = average_precision([[thing(0, 0, 1, 1, "a")]], [[]], ["a", "b"], 100)
+    assert [judged.pop(name) for name in ("map", "map_50", "map_75", "map_50 a")] == [0.0] * 4
+    assert math.isnan(judged["map_50 b"])
+
+
+@pytest.mark.parametrize("things", [[], [thing(0, 0, 9, 9, "a", crowd=True)]])
+@pytest.mark.parametrize("boxes", [[], [([0, 0, 1, 1], "a", 0.5)]])
+def test_where_there_is_nothing_to_find_precision_is_no_number(things: list[Thing], boxes: list[Any]) -> None:
+    judged = average_precision([things], [found(*boxes)], ["a"], 100)
+    assert len(judged) == 4 and all(map(math.isnan, judged.values()))
+
+
+def test_a_class_without_a_box_has_no_precision_and_is_in_no_mean() -> None:
+    judged = average_precision([[thing(0, 0, 9, 9, "a")]], [found(([0, 0, 9, 9], "a", 0.5))], ["a", "b"], 100)
+    assert judged["map"] == pytest.approx(1) and math.isnan(judged["map_50 b"])
 
 
 def test_crowds_are_not_trained_on(tmp_path: Path) -> None:
@@ -272,11 +284,16 @@ def coco(path: Path, **changes: Any) -> list[Any]:
     ("annotation", "words"),
     [
         ({"image_id": 9}, "annotation id 77: found image_id 9"),
-        ({"category_id": 3}, "annotation id 77: found category_id 3"),
-        ({"bbox": [1, 2, 3]}, "annotation id 77: bbox: found [1, 2, 3]"),
+        ({"category_id": 3}, "annotation id 77 of image id 0 (a b.png): found category_id 3"),
+        ({"bbox": [1, 2, 3]}, "annotation id 77 of image id 0 (a b.png): bbox: found [1, 2, 3]"),
         ({"bbox": [1, 2, 0, 3]}, "expected a width and a height above 0"),
-        ({"bbox": None}, "annotation id 77: bbox: found None"),
-        ({"id": None, "bbox": None}, "annotation number 1: bbox"),
+        (
+            {"bbox": [20, 2, 9.5, 4]},
+            "annotation id 77 of image id 0 (a b.png): bbox: found [20, 2, 9.5, 4], expected a",
+        ),
+        ({"id": None, "bbox": [20, 2, 10, 4]}, "annotation number 1 of image id 0 (a b.png): bbox: found [20, 2, 10"),
+        ({"bbox": None}, "annotation id 77 of image id 0 (a b.png): bbox: found None"),
+        ({"id": None, "bbox": None}, "annotation number 1 of image id 0 (a b.png): bbox"),
     ],
 )
 def test_what_is_wrong_with_an_annotation_names_it(annotation: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -294,11 +311,40 @@ def test_what_is_wrong_with_an_annotation_names_it(annotation: dict[str, Any], w
         ([{"id": 0, "file_name": "c.png"}, {"id": 0, "file_name": "c.png"}], "image id 0 is image number 1, too"),
         ([{"file_name": "c.png"}], "expected an object with 'id' and 'file_name'"),
         ([{"id": 0}], "image id 0: found file_name None"),
+        (
+            [{"id": 0, "file_name": "c.png", "width": 14, "height": 28}],
+            "image id 0 (c.png): found a picture of 28 x 28 pixels, expected 14 x 28 as its entry in 'images' says",
+        ),
     ],
 )
 def test_what_is_wrong_with_an_image_names_it(images: list[Any], words: str, tmp_path: Path) -> None:
     records = coco(tmp_path / "a.json", images=images, annotations=[])
     assert [words in r.message for r in records if isinstance(r, DataProblem)] == [True]
+
+
+def test_a_size_that_is_not_known_is_not_held_against_a_picture(tmp_path: Path) -> None:
+    images = [{"id": 0, "file_name": "c.png", "width": 0, "height": None}, {"id": 1, "file_name": "a b.png"}]
+    assert all(isinstance(r, Row) for r in coco(tmp_path / "a.json", images=images, annotations=[]))
+
+
+def test_all_that_is_wrong_with_a_picture_is_told_of_one_bad_row(tmp_path: Path) -> None:
+    bad = {"image_id": 0, "category_id": 7, "bbox": [20, 2, 10, 4]}
+    boxes = [{**bad, "id": 1}, {**bad, "id": 2, "category_id": 3}, {**bad, "id": 2, "bbox": [1, 2, 3, 4]}]
+    (problem, row) = coco(tmp_path / "a.json", annotations=boxes)
+    assert isinstance(row, Row) and isinstance(problem, DataProblem)
+    told = problem.message.split("; ")
+    assert [part.partition(" of ")[0] for part in told] == [f"annotation id {i}" for i in (2, 2, 1)]
+    assert "it is annotation number 3, and number 2 has this id, too" in told[1]
+    many = coco(tmp_path / "a.json", annotations=[{**bad, "id": i} for i in range(9)])[0]
+    assert many.message.count("annotation id") == 5 and many.message.endswith("; and 4 more")
+
+
+def test_two_categories_of_one_name_are_refused_where_both_have_boxes(tmp_path: Path) -> None:
+    twins = [{"id": 7, "name": "cat"}, {"id": 8, "name": "cat"}]
+    assert len([r for r in coco(tmp_path / "a.json", categories=twins) if isinstance(r, Row)]) == 2
+    boxes = [{"id": i, "image_id": 0, "category_id": 7 + i, "bbox": [1, 2, 3, 4]} for i in range(2)]
+    with pytest.raises(DataError, match="category ids 7 and 8 are both called 'cat'"):
+        coco(tmp_path / "a.json", categories=twins, annotations=boxes)
 
 
 @pytest.mark.parametrize("changes", [{"categories": None}, {"images": {}}, {"categories": [{"id": 1}]}])

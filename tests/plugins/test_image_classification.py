@@ -14,7 +14,7 @@ import transformers
 from PIL import Image
 from samples_vision import classified, drawn
 
-from pefttool import facts, recipe
+from pefttool import corpus, facts, recipe
 from pefttool import registry as registries
 from pefttool.base import load_model
 from pefttool.errors import ModelError
@@ -137,6 +137,21 @@ def test_a_folder_of_pictures_is_a_row_for_each_and_its_folders_name_the_class(t
     rows = read(files.train, REGISTRY).rows
     assert {row.values["label"] for row in rows} == {"red", "green", "blue"}
     assert TASK.recognise(list(rows[0].values), [row.values for row in rows]) is not None
+
+
+def test_a_picture_beside_the_folders_of_classes_is_left_out_and_told(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "p")
+    drawn(folder / "loose.png", "red")
+    document = {
+        "model": "none",
+        "adapter": {"name": "head"},
+        "task": {"name": "image-classification"},
+        "data": {"train": str(folder)},
+    }
+    found = corpus.load(recipe.resolve(document, REGISTRY), REGISTRY)
+    assert found.labels == ("blue", "green", "red") and len(found.train) + len(found.eval) == 18
+    told = f"data {folder / 'loose.png'}: left out, lying beside the folders of classes and in none of them"
+    assert told in found.notices
 
 
 def test_features_are_kept_and_the_second_epoch_runs_no_backbone(tmp_path: Path) -> None:

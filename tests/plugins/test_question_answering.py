@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import samples_text
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_models import fit, plain_peft_difference
 
 from pefttool import Row
+from pefttool.pretrained import LocalPretrained
 from pefttool.testing import check_task
 from pefttool.testing.models import tiny_tokenizer
 from pefttool_lora.adapter import LoraAdapter
@@ -44,6 +47,23 @@ def test_windows_show_every_character_of_the_passage(context: str, longest: int,
             assert first and last and (first[0], last[1]) == (start, end)
     held = {i for w in found if w.positions((start, end)) for i in range(start, end)}
     assert held or cut
+
+
+def test_a_question_longer_than_the_model_reads_is_cut_without_a_word_of_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    logger = transformers.tokenization_utils_base.logger
+    monkeypatch.setattr(logger, "warning", lambda text, *more, **how: said.append(text))
+    transformers.BertConfig().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({**json.loads((tmp_path / "tokenizer_config.json").read_text()), "model_max_length": 100})
+    )
+    tokenizer = LocalPretrained(tmp_path).processor(transformers.AutoTokenizer)
+    assert tokenizer.model_max_length == 100
+    assert answer_windows.windows("who " * 200, "a b c", tokenizer, 64, 16)[1]
+    assert not said
 
 
 def test_windows_overlap_by_the_stride() -> None:

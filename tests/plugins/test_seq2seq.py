@@ -94,6 +94,22 @@ def test_bad_rows_say_what_was_found(values: dict[str, Any], options: dict[str, 
     assert complaint in (TASK.check_row(values, TASK.Options(**options)) or "")
 
 
+def test_the_languages_of_most_rows_are_those_of_all() -> None:
+    french = {"translation": {"en": "c", "fr": "d"}}
+    spanish = [{"translation": {"en": "a", "es": "b"}}, {"translation": {"es": "b", "en": "a"}}]
+    rows = [Row(values) for values in (french, spanish[0], *spanish, spanish[0])]
+    options = TASK.settle(rows, TASK.Options())
+    assert (options.source_lang, options.target_lang) == ("en", "es")
+    assert "language 'es': found 'en', 'fr' only, expected text in 'es'" in str(TASK.check_row(french, options))
+    assert [TASK.check_row(values, options) for values in spanish] == [None, None]
+    assert {TASK.key(values, options) for values in spanish} == {"a"}, "whatever their order in a row"
+    assert TASK.check_input({"translation": {"en": "a"}}, options) is None
+    turned = TASK.settle(rows, TASK.Options(source_lang="es"))
+    assert (turned.source_lang, turned.target_lang) == ("es", "en")
+    plain = TASK.Options()
+    assert TASK.settle([Row({"source": "a", "target": "b"})], plain) == plain
+
+
 @given(values=st.dictionaries(st.sampled_from(["source", "text", "translation", "target", "en"]), st.one_of(
     st.none(), st.text(max_size=3), st.integers(), st.dictionaries(st.text(max_size=2), st.text(max_size=2), max_size=3)
 ), max_size=4), lang=st.sampled_from([None, "en", "es"]))  # fmt: skip

@@ -50,6 +50,8 @@ def test_each_recognises_its_own_rows_only() -> None:
     assert CLASSIFY.recognise(list(plain), [plain]) is None
     assert FORECAST.recognise(list(plain), [plain]) == "column 'series' (numbers), and no class"
     assert FORECAST.recognise(list(labelled), [labelled]) is None
+    large = {"series": [1, 1e30, -math.inf]}  # a bad row, and of this task
+    assert FORECAST.recognise(list(large), [large]) and CLASSIFY.recognise([*large, "label"], [{**large, "label": "a"}])
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,10 @@ def test_each_recognises_its_own_rows_only() -> None:
         ({"series": [1, True], "label": "a"}, "value 1: found True"),
         ({"series": [None, math.nan], "label": "a"}, "expected at least one number among them"),
         ({"series": [1, 1e39], "label": "a"}, "expected a number that float32 holds"),
+        (
+            {"series": [1, -1e30], "label": "a"},
+            "value 1: found -1e+30, expected a number that float32 holds, and its sq",
+        ),
         ({"series": [1, 10**400], "label": "a"}, "expected a number that float32 holds"),
         ({"series": [1, 2]}, "-o task.label_column=COLUMN"),
         ({"series": [1, 2], "label": 0.5}, "column 'label': found 0.5"),

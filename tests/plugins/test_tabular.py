@@ -227,6 +227,15 @@ def test_metrics_of_more_classes_are_means_over_those_that_there_are():
     found = classification(["a", "b"], predictions, ("a", "b", "c"), "a")
     assert found["auprc"] == 1.0 and found["auroc"] == 1.0 and "f1" not in found
     assert "auroc" not in classification(["a", "a"], predictions, ("a", "b", "c"), "a")
+    # c is neither there nor predicted: b, which is there, is all that is wrong.
+    assert found["f1_macro"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_metrics_of_a_class_that_is_not_there_are_no_numbers():
+    found = classification(["no", "no"], scored(0.4, 0.1), ("no", "yes"), "yes")
+    assert math.isnan(found["auprc"]) and math.isnan(found["f1"]) and "auroc" not in found
+    assert found["f1_macro"] == found["accuracy"] == 1.0
+    assert classification(["no", "no"], scored(0.6, 0.1), ("no", "yes"), "yes")["f1"] == 0.0  # one was predicted
 
 
 def test_uplift_curves_by_hand():
@@ -239,7 +248,7 @@ def test_uplift_curves_by_hand():
     reverse = qini([-u for u in uplift], treated, responded)
     assert reverse < 0 < qini(uplift, treated, responded)
     assert qini([0.5] * 4, treated, responded) == auuc([0.5] * 4, treated, responded) == 0.0
-    assert qini(uplift, [True] * 4, responded) == 0.0
+    assert math.isnan(qini(uplift, [True] * 4, responded)) and math.isnan(auuc(uplift, [True] * 4, responded))
 
 
 @given(st.integers(0, 10_000))

@@ -12,7 +12,9 @@ import torch
 from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting
+from pefttool.devices import Choice
 from pefttool.errors import DataError
+from pefttool.evaluate import inference, predict
 from pefttool.testing import check_task
 from pefttool_head.adapter import HeadAdapter
 from pefttool_lora.adapter import LoraAdapter
@@ -165,7 +167,18 @@ def test_metrics_have_known_values() -> None:
     assert found == pytest.approx({"f1_micro": 4 / 6, "f1_macro": 2 / 3, "all_right": 1 / 3})
     values = REGRESSION.metrics([1.0, 2.0, 4.0], [{"value": v} for v in (2.0, 4.0, 3.0)], ())
     assert values == pytest.approx({"pearson": 0.32732684, "spearman": 0.5, "rmse": math.sqrt(2)})
-    assert REGRESSION.metrics([1.0, 2.0], [{"value": 3.0}, {"value": 3.0}], ())["pearson"] == 0.0
+    for labels, given in (([1.0, 2.0], [3.0, 3.0]), ([2.0, 2.0], [3.0, 4.0]), ([1.0], [3.0])):
+        undefined = REGRESSION.metrics(labels, [{"value": v} for v in given], ())
+        assert math.isnan(undefined.pop("pearson")) and math.isnan(undefined.pop("spearman"))
+        assert math.isfinite(undefined["rmse"])
+
+
+def test_a_class_that_is_neither_there_nor_predicted_is_not_in_the_mean() -> None:
+    given = [{"label": "a"}, {"label": "b"}]
+    assert SINGLE.metrics(["a", "b"], given, ("a", "b", "c"))["f1_macro"] == 1.0
+    assert MULTI.metrics([("a",), ()], [{"labels": ["a"]}, {"labels": []}], ("a", "b"))["f1_macro"] == 1.0
+    nothing = MULTI.metrics([()], [{"labels": []}], ("a", "b"))
+    assert math.isnan(nothing["f1_micro"]) and math.isnan(nothing["f1_macro"]) and nothing["all_right"] == 1.0
 
 
 def test_of_several_classes_an_unknown_one_is_not_passed_over() -> None:
@@ -196,6 +209,47 @@ def test_numbers_are_learnt(adapter: Any) -> None:
     tuned = fit(TASK, samples_text.ratings(Path()), adapter, steps=200, rate=1e-2)
     assert [p["value"] for p in tuned.predict()] == pytest.approx([4.5, 0.25, 1.0], abs=0.2)
     assert tuned.model.config.num_labels == 1 and tuned.setting.labels == ()
+
+
+MIXED = Choice(device="cpu", dtype="bfloat16", autocast="bfloat16", grad_scaler=False, reason="a test")
+FAR_AWAY = [{"text": text, "label": 1000.5 + 2 * i} for i, text in enumerate(("a", "bb b", "ccc", "d d d", "e", "ff"))]
+
+
+@pytest.mark.parametrize("adapter", [LoraAdapter(), HeadAdapter()])
+def test_numbers_far_from_one_are_learnt_in_their_own_units(adapter: Any) -> None:
+    tuned = fit(TASK, FAR_AWAY, adapter, steps=200, rate=1e-2)
+    assert tuned.setting.fitted == pytest.approx({"mean": 1005.5, "std": math.sqrt(35 / 3)})
+    assert tuned.losses[0] < 10 and tuned.losses[-1] < 0.1
+    metrics = tuned.metrics()
+    assert metrics["rmse"] < 1.5 and metrics["pearson"] > 0.9
+    assert [p["value"] for p in tuned.predict()] == pytest.approx([row["label"] for row in FAR_AWAY], abs=3)
+
+
+@pytest.mark.parametrize("adapter", [LoraAdapter(), HeadAdapter()])
+def test_numbers_are_not_rounded_to_the_precision_that_a_run_computes_in(adapter: Any) -> None:
+    tuned = fit(TASK, FAR_AWAY, adapter, steps=2)
+    batch = {n: t for n, t in tuned.batch().items() if n != "labels"}
+    with inference(tuned.model, MIXED):
+        logits = tuned.model(**batch).logits
+    assert logits.dtype == torch.float32 and bool((logits != logits.bfloat16()).any())
+    given = predict(tuned.model, TASK, tuned.rows, tuned.processor, tuned.setting, MIXED)
+    assert len({p["value"] for p in given}) == len(FAR_AWAY)
+
+
+def test_runs_of_before_numbers_were_scaled_answer_as_they_did() -> None:
+    old = Setting(TASK.Options(kind="regression"))
+    assert TASK.decode(torch.tensor([[2.5]]), old) == [{"value": 2.5}]
+    assert REGRESSION.target(2.5, ()) == 2.5
+    assert REGRESSION.fit([3.0, 3.0])["std"] == 1.0  # all alike: nothing to scale by
+
+
+def test_numbers_that_float32_does_not_hold_are_bad_rows() -> None:
+    for label in (1e308, "-3.5e38"):
+        complaint = TASK.check_row({"text": "a", "label": label}, TASK.Options(kind="regression"))
+        assert "expected a number that float32 holds" in str(complaint)
+    large = {"text": "a", "label": 1e308}
+    assert TASK.check_row(large, TASK.Options()) is not None
+    assert TASK.recognise(list(large), [large, {"text": "b", "label": 0.5}]) is not None
 
 
 def test_plain_peft_loads_what_was_saved(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -73,13 +74,19 @@ def test_scores_are_those_of_seqeval() -> None:
     found = tagging.scores(truth, given, "bio")
     assert found == pytest.approx({"precision": 0.6, "recall": 0.75, "f1": 2 / 3, "accuracy": 0.8})
     assert tagging.scores(truth, truth, "bio")["f1"] == 1.0
-    assert tagging.scores([["O"]], [["O"]], "bio") == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "accuracy": 1.0}
+    missed = tagging.scores([["B-a"]], [["O"]], "bio")
+    assert missed == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "accuracy": 0.0}
+    none = tagging.scores([["O"]], [["O"]], "bio")
+    assert none.pop("accuracy") == 1.0 and len(none) == 3 and all(map(math.isnan, none.values()))
     assert tagging.scores([["NOUN", "VERB"]], [["NOUN", None]], "plain") == {"accuracy": 0.5}
 
 
 @given(st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=12))
 def test_scores_are_shares(both: list[tuple[str, str]]) -> None:
     found = tagging.scores([[a for a, _ in both]], [[b for _, b in both]], "bio")
+    if all(tag == "O" for pair in both for tag in pair):
+        assert math.isnan(found["f1"])
+        return
     assert all(0.0 <= value <= 1.0 for value in found.values())
     swapped = tagging.scores([[b for _, b in both]], [[a for a, _ in both]], "bio")
     assert (found["precision"], found["f1"]) == (swapped["recall"], swapped["f1"])
