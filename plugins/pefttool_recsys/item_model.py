@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import ModelError
+from pefttool import ModelError, decoders
 
 #: Index of what is in no catalogue, and of padding: its vector is zero, and it is never recommended.
 UNKNOWN = 0
@@ -97,11 +97,13 @@ class ItemModel(nn.Module):
 
     def __init__(self, backbone: Any, catalogue: Catalogue, moves_known: bool = False) -> None:
         super().__init__()
+        config = getattr(backbone, "config", None)
         accepted = inspect.signature(backbone.forward).parameters
-        if "inputs_embeds" not in accepted or "use_cache" not in accepted:
+        takes = "inputs_embeds" in accepted and "use_cache" in accepted
+        if not takes or getattr(config, "is_encoder_decoder", False) or decoders.reads_both_ways(config):
             raise ModelError(
-                f"next-item: {type(backbone).__name__} is no decoder that takes inputs_embeds: use a causal language"
-                " model, such as example:recommender-tiny"
+                f"next-item: {type(backbone).__name__} is no decoder (a model that reads from left to right) that takes"
+                " inputs_embeds: use a causal language model, such as example:recommender-tiny"
             )
         self.backbone = backbone
         self.config = backbone.config

@@ -14,6 +14,7 @@ from pefttool import corpus, recipe, registry
 from pefttool.base import load_model
 from pefttool.errors import DataError, ModelError
 from pefttool.evaluate import predict
+from pefttool.pretrained import LocalPretrained
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
 from pefttool.values import Facts, Row, Setting
@@ -177,8 +178,16 @@ def test_it_learns_what_follows_and_new_items_get_gradients():
 
 def test_an_encoder_is_refused():
     setting = Setting(TASK.Options(), fitted={"items": ["a", "b"]})
-    with pytest.raises(ModelError, match="is no decoder that takes inputs_embeds"):
+    with pytest.raises(ModelError, match=r"is no decoder .* that takes inputs_embeds"):
         ItemModel(torch.nn.Linear(2, 2), Catalogue.of(type("C", (), {"vocab_size": 3}), None, setting.fitted["items"]))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])
+def test_a_model_that_sees_what_comes_next_is_refused(kind):
+    """A BERT takes all that a decoder takes."""
+    source = LocalPretrained(model_folder(kind), abstract=True)
+    with pytest.raises(ModelError, match=r"is no decoder .*: use a causal language model"):
+        TASK.load(source, Setting(TASK.Options()))
 
 
 class Known(torch.nn.Module):
