@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import ModelError, decoders
+from pefttool import DataError, ModelError, decoders
 
 #: Index of what is in no catalogue, and of padding: its vector is zero, and it is never recommended.
 UNKNOWN = 0
@@ -33,7 +33,8 @@ class Catalogue:
     def of(cls, config: Any, tokenizer: Any, items: Sequence[str]) -> Catalogue:
         """The items of the model's vocabulary, where that is one of items, and those of `items` that it lacks.
 
-        Without `items` and tokenizer (planning): as many as the model has tokens.
+        Without `items` and tokenizer (planning): as many as the model has tokens. Raises DataError where the model
+        knows items, and none of these.
         """
         vocabulary: dict[str, int] = {}
         if getattr(config, "vocabulary", None) == "items":
@@ -46,6 +47,12 @@ class Catalogue:
         new = [item for item in items if item not in vocabulary]
         if not known and not new:
             new = [str(i) for i in range(config.vocab_size)]
+        if known and items and len(new) == len(items):
+            raise DataError(
+                f"next-item: the model knows none of the {len(new)} items of the training rows, such as {new[0]!r}: its"
+                f" own are called like {known[0][0]!r}: call yours so, or use a model without items of its own (a"
+                " causal language model)"
+            )
         names = (*(name for name, _ in known), *new)
         indices = {name: i for i, name in enumerate(names, UNKNOWN + 1)}
         return cls(names, tuple(i for _, i in known), indices, tokenizer)

@@ -81,6 +81,26 @@ def test_a_catalogue_is_the_model_s_items_and_those_that_are_new():
     assert (of_words.names, of_words.known) == (("b", "c"), ())  # tokens of a language are no items
 
 
+def test_items_that_a_model_of_items_does_not_know_are_told():
+    config = type("Config", (), {"vocabulary": "items", "vocab_size": 9})  # "1" to "8"
+    with pytest.raises(DataError, match=r"knows none of the 2 items of the training rows, such as 'a': .* like '1'"):
+        Catalogue.of(config, None, ("a", "b"))
+    assert Catalogue.of(config, None, ()).known == tuple(range(1, 9))  # a plan has no items yet
+    setting = Setting(TASK.Options(), sequence_length=16)
+
+    def said(*histories):
+        catalogue = Catalogue.of(config, None, sorted({str(item) for items in histories for item in items}))
+        return TASK.doubt([TASK.encode(row, catalogue, setting) for row in users(*histories)], setting)
+
+    assert said("123", "45678") is None
+    assert said("123", "ab4") == (
+        "2 of the 6 items of held-out rows are not among the 8 that the model knows: what follows them is learnt from"
+        " the training rows alone; see that items are called as the model calls them"
+    )
+    words = Catalogue.of(type("Config", (), {"vocab_size": 3}), None, ("a", "b"))
+    assert TASK.doubt([TASK.encode(users("ab")[0], words, setting)], setting) is None
+
+
 def loaded(rows: list[Row], **options):
     setting = Setting(TASK.Options(**options), fitted=TASK.fit(rows, TASK.Options()), sequence_length=16)
     model, catalogue, _ = load_model(
