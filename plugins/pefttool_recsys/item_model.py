@@ -46,7 +46,7 @@ class Catalogue:
         known = sorted(vocabulary.items(), key=lambda pair: pair[1])
         new = [item for item in items if item not in vocabulary]
         if not known and not new:
-            new = [str(i) for i in range(config.vocab_size)]
+            new = [str(i) for i in range(getattr(config, "vocab_size", 0))]
         if known and items and len(new) == len(items):
             raise DataError(
                 f"next-item: the model knows none of the {len(new)} items of the training rows, such as {new[0]!r}: its"
