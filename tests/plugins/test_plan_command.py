@@ -100,6 +100,24 @@ def test_an_encoder_is_planned_as_a_classifier_and_others_have_to_be_named(
     assert code == 2 and not out and "say --task NAME" in err[-1]
 
 
+def test_a_model_of_another_kind_is_told_what_it_is_for(terminal: Terminal) -> None:
+    """Not that its folder were broken. An encoder-decoder is no decoder, though transformers would take it apart."""
+    terminal.allow("lora", "text", "vision", "audio", "series")
+    encoder = "question-answering, tabular-classification, text-classification, token-classification"
+    for kind, model_type, task, able in (
+        ("encoder", "bert", "image-classification", encoder),
+        ("speech", "whisper", "token-classification", "speech-recognition"),
+        ("series", "patchtst", "causal-lm", "series-classification, series-forecasting"),
+    ):
+        folder = model_folder(kind)
+        code, out, err = terminal.run("plan", "--model", str(folder), "--adapter", "lora", "--task", task)
+        assert (code, out) == (1, "")
+        assert err[-1] == (
+            f"error: model {folder}: a {model_type!r} model is none for task {task!r}: name one of its tasks"
+            f" with --task ({able}), or give another model"
+        )
+
+
 @pytest.mark.parametrize(
     ("config", "task"),
     [
