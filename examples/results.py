@@ -57,7 +57,8 @@ def shortcomings(result: Mapping[str, Any]) -> list[str]:
 def table() -> str:
     """A line for each experiment; every number is a median over its seeds, with the range where there are several."""
     lines = [
-        "| example | metric | before | trivial answer | from scratch | **tuned** | beats all | CPU seconds a run | minutes |",
+        "| example | metric | before | trivial answer | from scratch | **tuned** | beats all | CPU seconds a run"
+        " | minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for example in examples():

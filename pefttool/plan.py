@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pefttool import devices, facts, hub, recipe, remote_code
-from pefttool.errors import Refused, UsageError, suggest
+from pefttool.errors import ModelError, Refused, UsageError, suggest
 from pefttool.interfaces import Adapter, Quantizer, Task
-from pefttool.pretrained import LocalPretrained
+from pefttool.pretrained import LocalPretrained, WrongKind
 from pefttool.recipe import Recipe
 from pefttool.recognition import recognise_task as recognise_task
 from pefttool.registry import Registry
@@ -114,7 +114,7 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
         notices=(reason, choice.reason, *model.notices, *((TRUSTED.format(model.id),) if trusted else ())),
         trusted=trusted,
     )
-    skeleton = task.load(source, plan.setting()).model
+    skeleton = _skeleton(plan, source)
     plan = replace(
         plan,
         facts=facts.inspect(
@@ -134,6 +134,31 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     if resolved.train.compile:
         plan = replace(plan, notices=(*plan.notices, COMPILED))
     return plan
+
+
+def _skeleton(plan: Plan, source: LocalPretrained) -> Any:
+    """The abstract model of the task. Raises ModelError, with what such a model is for, where there is none."""
+    try:
+        return plan.task.load(source, plan.setting()).model
+    except WrongKind as error:
+        able = ", ".join(_able(source, plan.registry))
+        kind = f"a {source.config.model_type!r} model is none for task {plan.task.name!r}"
+        what = f"name one of its tasks with --task ({able}), or give another model" if able else "give another"
+        raise ModelError(f"model {plan.model.id}: {kind}: {what}") from error
+
+
+def _able(source: LocalPretrained, registry: Registry) -> Iterator[str]:
+    """Tasks that can load such a model; each is asked to, abstractly."""
+    for name, task in registry.tasks.items():
+        try:
+            task.load(source, Setting(task.Options()))
+        except UsageError:
+            pass  # of such a model it asks for an option
+        except Exception:  # whatever a strange model leads a task to
+            continue
+        # Of an encoder-decoder transformers would give a language model its decoder alone.
+        if not (task.peft_task_type == "CAUSAL_LM" and getattr(source.config, "is_encoder_decoder", False)):
+            yield name
 
 
 def decided(recipe: Recipe) -> dict[str, Any]:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+class WrongKind(ModelError):
+    """transformers has no class for a task on a model of this kind; a plan adds what the model is good for."""
+
+
 class LocalPretrained(Pretrained):
     """A model folder. `arguments` go to `from_pretrained` (dtype, quantization_config).
 
@@ -48,6 +52,7 @@ class LocalPretrained(Pretrained):
     def model(self, auto_class: Any, **overrides: Any) -> nn.Module:
         import torch
 
+        self._require_class(auto_class)
         config = type(self.config).from_dict({**self.config.to_dict(), **overrides})
         try:
             if self.abstract:
@@ -76,6 +81,17 @@ class LocalPretrained(Pretrained):
         self.misfits = tuple(sorted(str(misfit[0]) for misfit in report.get("mismatched_keys", ())))
         self.missing = tuple(sorted({*report.get("missing_keys", ()), *self.misfits}))
         return built
+
+    def _require_class(self, auto_class: Any) -> None:
+        """Raise WrongKind where neither transformers nor the model's own code, if it may run, has such a class."""
+        classes = getattr(auto_class, "_model_mapping", None)
+        own = getattr(self.config, "auto_map", None) or {}
+        if classes is None or type(self.config) in classes or (self.trusted and auto_class.__name__ in own):
+            return
+        raise WrongKind(
+            f"model {self.path}: transformers has no {auto_class.__name__} of a {self.config.model_type!r} model: give"
+            " another"
+        )
 
     def processor(self, auto_class: Any) -> Any:
         try:

@@ -71,7 +71,7 @@ def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]],
             _make_fake(adapted.model)
             model = adapted.model.train()
             if slots is None:  # without buffers a streamed model cannot be called yet
-                with Recorder(vocabulary):
+                with Recorder(vocabulary), autocast(choice):
                     frozen.stand_still(plan, adapted, lambda: plan.task.loss(model, batch, setting))
             optimizer = make_optimizer(adapted, plan.adapter, plan.recipe.train)
             with recorder:

@@ -12,6 +12,10 @@ from pefttool import Facts, Options, Problem
 from pefttool.errors import suggest
 
 AUTO, ALL_LINEAR = "auto", "all-linear"
+#: Mamba's blocks multiply by the weights of these layers instead of calling them (in their kernels, some everywhere):
+#: an update beside them would be passed over, and peft refuses it. `in_proj` is called.
+UNCALLED = ("out_proj", "x_proj", "dt_proj")
+MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 
 
 class LoraOptions(Options):
@@ -46,7 +50,10 @@ class LoraOptions(Options):
 
 def linear(facts: Facts) -> tuple[str, ...]:
     """The layers that can have an update, as the model calls them."""
-    return facts.used((*facts.linear_modules, *facts.transposed_modules))
+    found = facts.used((*facts.linear_modules, *facts.transposed_modules))
+    if facts.model_type not in MAMBA:
+        return found
+    return tuple(name for name in found if name.rpartition(".")[2] not in UNCALLED)
 
 
 def resolve(options: LoraOptions, facts: Facts) -> list[str]:

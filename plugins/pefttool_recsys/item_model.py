@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import ModelError
+from pefttool import DataError, ModelError, decoders
 
 #: Index of what is in no catalogue, and of padding: its vector is zero, and it is never recommended.
 UNKNOWN = 0
@@ -33,7 +33,8 @@ class Catalogue:
     def of(cls, config: Any, tokenizer: Any, items: Sequence[str]) -> Catalogue:
         """The items of the model's vocabulary, where that is one of items, and those of `items` that it lacks.
 
-        Without `items` and tokenizer (planning): as many as the model has tokens.
+        Without `items` and tokenizer (planning): as many as the model has tokens. Raises DataError where the model
+        knows items, and none of these.
         """
         vocabulary: dict[str, int] = {}
         if getattr(config, "vocabulary", None) == "items":
@@ -45,7 +46,13 @@ class Catalogue:
         known = sorted(vocabulary.items(), key=lambda pair: pair[1])
         new = [item for item in items if item not in vocabulary]
         if not known and not new:
-            new = [str(i) for i in range(config.vocab_size)]
+            new = [str(i) for i in range(getattr(config, "vocab_size", 0))]
+        if known and items and len(new) == len(items):
+            raise DataError(
+                f"next-item: the model knows none of the {len(new)} items of the training rows, such as {new[0]!r}: its"
+                f" own are called like {known[0][0]!r}: call yours so, or use a model without items of its own (a"
+                " causal language model)"
+            )
         names = (*(name for name, _ in known), *new)
         indices = {name: i for i, name in enumerate(names, UNKNOWN + 1)}
         return cls(names, tuple(i for _, i in known), indices, tokenizer)
@@ -97,11 +104,13 @@ class ItemModel(nn.Module):
 
     def __init__(self, backbone: Any, catalogue: Catalogue, moves_known: bool = False) -> None:
         super().__init__()
+        config = getattr(backbone, "config", None)
         accepted = inspect.signature(backbone.forward).parameters
-        if "inputs_embeds" not in accepted or "use_cache" not in accepted:
+        takes = "inputs_embeds" in accepted and "use_cache" in accepted
+        if not takes or getattr(config, "is_encoder_decoder", False) or decoders.reads_both_ways(config):
             raise ModelError(
-                f"next-item: {type(backbone).__name__} is no decoder that takes inputs_embeds: use a causal language"
-                " model, such as example:recommender-tiny"
+                f"next-item: {type(backbone).__name__} is no decoder (a model that reads from left to right) that takes"
+                " inputs_embeds: use a causal language model, such as example:recommender-tiny"
             )
         self.backbone = backbone
         self.config = backbone.config

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Positions with this target do not count in the loss.
 IGNORE = -100
+#: From this share of items on that the model does not know, it is said.
+STRANGE = 0.1
 #: What metrics look at: the first ten.
 JUDGED = 10
 
@@ -138,7 +140,7 @@ class NextItem(Task):
             targets = [*given[1:], IGNORE]
         else:
             targets = [*[IGNORE] * (len(given) - 1), processor.index(following)]
-        return self._encoded(given, targets, setting)
+        return {**self._encoded(given, targets, setting), "known": len(processor.known)}
 
     @staticmethod
     def _encoded(items: Sequence[int], targets: Sequence[int], setting: Setting) -> dict[str, Any]:
@@ -239,6 +241,18 @@ class NextItem(Task):
             )
         found = ranks([items for items, _ in judged], [str(item) for _, item in judged])
         return {f"ndcg@{JUDGED}": ndcg(found, JUDGED), f"hr@{JUDGED}": hit_rate(found, JUDGED), "loss": loss}
+
+    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
+        """What a model that knows items knows of these rows' items, where it is not nearly all."""
+        items = {item for example in held_out for item in example["seen"]}
+        known = int(held_out[0].get("known", 0)) if held_out else 0
+        new = sum(not 0 < item <= known for item in items)
+        if not known or new < STRANGE * len(items):
+            return None
+        return (
+            f"{new} of the {len(items)} items of held-out rows are not among the {known} that the model knows: what"
+            " follows them is learnt from the training rows alone; see that items are called as the model calls them"
+        )
 
     def preview(self, example: Mapping[str, Any], processor: Catalogue) -> str:
         names = [processor.names[i - 1] if i else "?" for i in example["items"][-10:]]

@@ -152,6 +152,7 @@ class TabularClassification(Task):
 
         own = columns.of_model(source.config)
         if own is not None:
+            columns.require_known(own, columns.read(setting.fitted) if setting.fitted else ())
             table = columns.Table(own, of_model=True)
         else:  # no text is read; the tokenizer goes with the adapter, as the model's own
             table = columns.Table(self._columns(setting), tokenizer=source.processor(AutoTokenizer))

@@ -147,6 +147,28 @@ def lacking(columns: Sequence[Column], rows: Sequence[Row]) -> str | None:
     return f"no row has the training rows' column {gone[0]!r}{others}: {hint}: name it so, or add it"
 
 
+def require_known(own: Sequence[Column], given: Sequence[Column]) -> None:
+    """Raise DataError for `given` columns of the training rows that a model with `own` columns has not: to be left out
+    has to be asked for. Own ones that the rows lack are missing in every row.
+    """
+    names = [column.name for column in own]
+    unknown = [column.name for column in given if column.name not in names]
+    if not unknown:
+        return
+    if len(unknown) == len(given):
+        raise DataError(
+            f"tabular-classification: the model knows none of the training rows' columns ({', '.join(unknown)}), but"
+            f" {', '.join(names)}: name yours so, or use a text encoder such as example:all-minilm-l6-v2, which takes"
+            " any columns"
+        )
+    several = f"[{', '.join(unknown)}]" if len(unknown) > 1 else unknown[0]
+    raise DataError(
+        f"tabular-classification: the model was pretrained on a table without the column {unknown[0]!r}"
+        f"{f' (and {len(unknown) - 1} more)' if len(unknown) > 1 else ''}: {suggest(unknown[0], names, 'its columns')}:"
+        f" name it so, or leave it out with -o 'task.ignore={several}'"
+    )
+
+
 def fit(
     rows: Sequence[Row], features: Callable[[Mapping[str, Any]], Sequence[str]], bins: int, tails: int = 0
 ) -> list[Column]:

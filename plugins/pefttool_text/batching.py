@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pefttool import decoders
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -64,6 +66,8 @@ def kind_of(config: Any) -> str | None:
 
     if getattr(config, "is_encoder_decoder", False):
         return "encoder-decoder" if config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES else None
+    if decoders.reads_both_ways(config):
+        return "encoder"  # whatever class it was saved as
     said = " ".join(getattr(config, "architectures", None) or ())
     if "ForCausalLM" in said or "LMHeadModel" in said:
         return "decoder"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "score")
+#: The ids that end a text of T5's and BART's kind, which are classified by the state there: a row that is planned with
+#: has them.
+ENDS = (1, 2)
 
 
 class ClassificationOptions(Options):
@@ -207,7 +210,7 @@ class TextClassification(Task):
     def filler(self, length: int, setting: Setting) -> dict[str, Any]:
         kind = _kind(setting.options)
         label = kind.filler(_outputs(kind, setting))
-        ids = [0] * length
+        ids = [*[0] * length, *ENDS][-length:]
         return {"input_ids": ids, "length": length, "weight": 1, "trained": 1, "truncated": False, "label": label}
 
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ def load(source: Any, auto_class: Any, names: Sequence[str] = (), **more: Any) -
     if names:
         described |= {"num_labels": len(names), "id2label": dict(enumerate(names))}
         described |= {"label2id": {name: i for i, name in enumerate(names)}}
-    if source.config.pad_token_id is None:
+    if getattr(source.config, "pad_token_id", None) is None:  # a model of pictures has none; its class is refused below
         described["pad_token_id"] = pad_id(tokenizer)
     return Loaded(source.model(auto_class, **described), tokenizer)
 

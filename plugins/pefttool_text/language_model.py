@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Facts, Loaded, Loss, Problem, Row, Setting, Task
+from pefttool import Facts, Loaded, Loss, Problem, Row, Setting, Task, decoders
 from pefttool_text import output_layer, packed
 from pefttool_text.batching import IGNORE, attention_mask, pad, pad_id
 
@@ -40,6 +40,7 @@ class LanguageModel(Task):
     def load(self, source: Any, setting: Setting) -> Loaded:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        decoders.require(source.config, self.name)
         return Loaded(source.model(AutoModelForCausalLM), source.processor(AutoTokenizer))
 
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:

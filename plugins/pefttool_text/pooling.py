@@ -6,6 +6,7 @@ feature, while the mean over tokens is what those models were trained for.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,11 @@ class MeanPooled(nn.Module):
             raise ModelError(
                 f"task.pooling: the mean is over what an encoder makes of tokens, and {type(backbone).__name__} has a"
                 " decoder behind it; use 'model'"
+            )
+        if "input_ids" not in inspect.signature(backbone.forward).parameters:
+            raise ModelError(
+                f"task 'text-classification': {type(backbone).__name__} ({backbone.config.model_type!r}) takes no"
+                " tokens of text: use a text encoder such as example:all-minilm-l6-v2"
             )
         self.backbone = backbone
         self.config = backbone.config

@@ -228,6 +228,25 @@ def test_unknown_target_modules_are_all_named(models: Path) -> None:
     assert ADAPTER.check(LoraOptions(), replace(facts, linear_modules=()))[0].key == "adapter.name"
 
 
+@pytest.mark.parametrize("kind", ["Mamba", "Mamba2"])
+def test_only_layers_that_mamba_calls_have_an_update(kind: str) -> None:
+    """peft refuses some of the others, and an update of the rest would never be added."""
+    import transformers
+
+    sizes: dict[str, Any] = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
+    if kind == "Mamba2":
+        sizes |= {"num_heads": 4, "head_dim": 16, "n_groups": 2}
+    config = getattr(transformers, f"{kind}Config")(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    (problem,) = ADAPTER.check(LoraOptions(target_modules="out_proj"), tiny.known(model, "llama"))
+    assert "'out_proj' names no linear layer" in problem.message and "in_proj" in problem.message
+    attached = attach(model, "llama")
+    assert len(attached.trainable) == 2 * 2
+    attached.model.train()(torch.tensor([[5, 6, 7, 8]])).logits.square().sum().backward()
+    updates = [attached.model.get_parameter(name) for name in attached.trainable if ".lora_B." in name]
+    assert all(b.grad is not None and bool(b.grad.abs().sum() > 0) for b in updates)
+
+
 def test_the_scaling_is_two_unless_told(models: Path) -> None:
     from peft.tuners.lora import LoraLayer
 

@@ -14,6 +14,7 @@ from pefttool import corpus, recipe, registry
 from pefttool.base import load_model
 from pefttool.errors import DataError, ModelError
 from pefttool.evaluate import predict
+from pefttool.pretrained import LocalPretrained
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
 from pefttool.values import Facts, Row, Setting
@@ -78,6 +79,26 @@ def test_a_catalogue_is_the_model_s_items_and_those_that_are_new():
     assert [found.index(item) for item in ("a", "c", "z")] == [1, 3, 0]
     of_words = Catalogue.of(type("Config", (), {"vocab_size": 3}), Items(), ("b", "c"))
     assert (of_words.names, of_words.known) == (("b", "c"), ())  # tokens of a language are no items
+
+
+def test_items_that_a_model_of_items_does_not_know_are_told():
+    config = type("Config", (), {"vocabulary": "items", "vocab_size": 9})  # "1" to "8"
+    with pytest.raises(DataError, match=r"knows none of the 2 items of the training rows, such as 'a': .* like '1'"):
+        Catalogue.of(config, None, ("a", "b"))
+    assert Catalogue.of(config, None, ()).known == tuple(range(1, 9))  # a plan has no items yet
+    setting = Setting(TASK.Options(), sequence_length=16)
+
+    def said(*histories):
+        catalogue = Catalogue.of(config, None, sorted({str(item) for items in histories for item in items}))
+        return TASK.doubt([TASK.encode(row, catalogue, setting) for row in users(*histories)], setting)
+
+    assert said("123", "45678") is None
+    assert said("123", "ab4") == (
+        "2 of the 6 items of held-out rows are not among the 8 that the model knows: what follows them is learnt from"
+        " the training rows alone; see that items are called as the model calls them"
+    )
+    words = Catalogue.of(type("Config", (), {"vocab_size": 3}), None, ("a", "b"))
+    assert TASK.doubt([TASK.encode(users("ab")[0], words, setting)], setting) is None
 
 
 def loaded(rows: list[Row], **options):
@@ -177,8 +198,16 @@ def test_it_learns_what_follows_and_new_items_get_gradients():
 
 def test_an_encoder_is_refused():
     setting = Setting(TASK.Options(), fitted={"items": ["a", "b"]})
-    with pytest.raises(ModelError, match="is no decoder that takes inputs_embeds"):
+    with pytest.raises(ModelError, match=r"is no decoder .* that takes inputs_embeds"):
         ItemModel(torch.nn.Linear(2, 2), Catalogue.of(type("C", (), {"vocab_size": 3}), None, setting.fitted["items"]))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])
+def test_a_model_that_sees_what_comes_next_is_refused(kind):
+    """A BERT takes all that a decoder takes."""
+    source = LocalPretrained(model_folder(kind), abstract=True)
+    with pytest.raises(ModelError, match=r"is no decoder .*: use a causal language model"):
+        TASK.load(source, Setting(TASK.Options()))
 
 
 class Known(torch.nn.Module):

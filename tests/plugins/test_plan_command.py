@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from terminal import Terminal
 from tiny_models import configs
-from transformers import BertConfig, PatchTSTConfig
+from transformers import BeitConfig, BertConfig, PatchTSTConfig, T5Config, XLNetConfig
 
 from pefttool import sizes
 from pefttool.registry import Registry
@@ -98,6 +98,48 @@ def test_an_encoder_is_planned_as_a_classifier_and_others_have_to_be_named(
     PatchTSTConfig().save_pretrained(tmp_path / "series")
     code, out, err = terminal.run("plan", "--model", str(tmp_path / "series"), *TINY)
     assert code == 2 and not out and "say --task NAME" in err[-1]
+
+
+def test_a_model_of_another_kind_is_told_what_it_is_for(terminal: Terminal) -> None:
+    """Not that its folder were broken. An encoder-decoder is no decoder, though transformers would take it apart."""
+    terminal.allow("lora", "text", "vision", "audio", "series")
+    encoder = "question-answering, tabular-classification, text-classification, token-classification"
+    for kind, model_type, task, able in (
+        ("encoder", "bert", "image-classification", encoder),
+        ("speech", "whisper", "token-classification", "speech-recognition"),
+        ("series", "patchtst", "causal-lm", "series-classification, series-forecasting"),
+    ):
+        folder = model_folder(kind)
+        code, out, err = terminal.run("plan", "--model", str(folder), "--adapter", "lora", "--task", task)
+        assert (code, out) == (1, "")
+        assert err[-1] == (
+            f"error: model {folder}: a {model_type!r} model is none for task {task!r}: name one of its tasks"
+            f" with --task ({able}), or give another model"
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        (BeitConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32), "image-classification"),
+        (XLNetConfig(vocab_size=50, d_model=32, n_layer=1, n_head=2, d_inner=64), "text-classification"),
+    ],
+)
+def test_a_frozen_backbone_is_asked_in_the_dtype_that_it_runs_in(
+    plan: Any, terminal: Terminal, tmp_path: Path, config: Any, task: str
+) -> None:
+    """Pixels are float32, and so is the attention bias of XLNet: a run has them in autocast, and so has the plan."""
+    terminal.allow("head", "text", "vision")
+    config.save_pretrained(tmp_path)
+    made = plan("--model", str(tmp_path), "--adapter", "head", "--task", task, "-o", "dtype=bfloat16")
+    assert made["dtype"] == "bfloat16" and made["peak_bytes"] > 0
+
+
+def test_a_text_that_has_to_end_ends(plan: Any, tmp_path: Path) -> None:
+    """T5 and BART classify by the state at the end of a text: the rows that are planned with have one."""
+    sizes = {"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}
+    T5Config(**sizes, decoder_start_token_id=0).save_pretrained(tmp_path)
+    assert plan("--model", str(tmp_path), "--task", "text-classification", *TINY)["peak_bytes"] > 0
 
 
 def test_a_budget_chooses_settings_and_they_keep_it(plan: Any, llama: str) -> None:

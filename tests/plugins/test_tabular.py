@@ -15,6 +15,7 @@ from pefttool import corpus, held_out, recipe, registry
 from pefttool.base import load_model
 from pefttool.errors import DataError, ModelError
 from pefttool.evaluate import predict
+from pefttool.pretrained import LocalPretrained
 from pefttool.reload import Reloaded
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
@@ -100,6 +101,29 @@ def test_rows_to_predict_of_other_columns_are_refused(tmp_path):
     assert len(held_out.given(good, REGISTRY, loaded, TASK.check_input, None)) == 2
     with pytest.raises(DataError, match=r"bad\.csv: no row has .* 'age' .* did you mean 'Age'"):
         held_out.given(bad, REGISTRY, loaded, TASK.check_input, None)
+
+
+@pytest.mark.parametrize(
+    ("given_columns", "complaint"),
+    [
+        (("age", "income"), r"knows none of the training rows' columns \(age, income\), but f1, f2, paid: "),
+        (("f1", "Paid"), r"the column 'Paid': did you mean 'paid'\? .* leave it out with -o 'task\.ignore=Paid'"),
+        (("f1", "age", "sex"), r"'age' \(and 1 more\): \(its columns: f1, f2, paid\).* 'task\.ignore=\[age, sex\]'"),
+        (("f1", "f2"), None),  # what it knows beyond the rows is missing in them
+    ],
+)
+def test_a_column_that_a_model_of_another_table_has_not_is_never_left_out_silently(given_columns, complaint):
+    own = {"columns": [{"name": name, "edges": [0, 1, 2]} for name in ("f1", "f2", "paid")]}
+    given_rows = rows(*({**dict.fromkeys(given_columns, i), "label": "xy"[i % 2]} for i in range(4)))
+    setting = Setting(TASK.Options(), labels=("x", "y"), fitted=fitted(given_rows))
+    source = LocalPretrained(model_folder("encoder"), abstract=True)
+    source.config.table = own
+    source.config.vocab_size = 9
+    if complaint is None:
+        assert [c.name for c in TASK.load(source, setting).processor.columns] == ["f1", "f2", "paid"]
+        return
+    with pytest.raises(DataError, match=complaint):
+        TASK.load(source, setting)
 
 
 def test_a_column_that_never_varies_is_left_out():

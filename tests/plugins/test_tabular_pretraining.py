@@ -39,7 +39,7 @@ def loaded(folder, rows):
     return model, processor, setting
 
 
-ROWS = [Row({"a": 1, "b": 20, "d": 3, "label": "x"}), Row({"a": 2, "b": 1, "d": 4, "label": "y"})]
+ROWS = [Row({"a": 1, "b": 20, "label": "x"}), Row({"a": 2, "b": 1, "label": "y"})]
 
 
 def test_columns_and_their_vectors_are_the_model_s(folder):
@@ -50,7 +50,7 @@ def test_columns_and_their_vectors_are_the_model_s(folder):
     values = model.columns.values
     torch.testing.assert_close(values, weights[: len(values)])
     torch.testing.assert_close(model.columns.columns, weights[len(values) :])
-    assert TASK.encode(ROWS[0], processor, setting)["length"] == 3  # `d` is none of its columns, `c` is missing
+    assert TASK.encode(ROWS[0], processor, setting)["length"] == 3  # `c` is missing
     assert TASK.recognise_model(model.config) is not None
     assert packed.pack([TASK.encode(row, processor, setting) for row in ROWS]) is not None
 

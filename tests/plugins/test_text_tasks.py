@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pefttool.cli.run import _print
-from pefttool.errors import DataError
+from pefttool.errors import DataError, ModelError
 from pefttool.evaluate import takes_text, talks
 from pefttool.run import Finished
 from pefttool.values import Row, Setting
@@ -111,6 +111,14 @@ def test_the_classifier_on_pooled_features_is_the_new_head():
     backbone, head = CLASSIFY.split(model)
     assert backbone is model.backbone and head is model.classifier
     assert model(torch.tensor([[1, 2]]), torch.tensor([[1, 1]])).logits.shape == (1, 3)
+
+
+def test_a_model_of_pictures_is_no_backbone_of_texts():
+    from transformers import Dinov2Config, Dinov2Model
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    with pytest.raises(ModelError, match=r"Dinov2Model \('dinov2'\) takes no tokens of text: use a text encoder"):
+        MeanPooled(Dinov2Model(Dinov2Config(**sizes)), 2)
 
 
 class Uniform(torch.nn.Module):
