@@ -1,4 +1,4 @@
-"""Series of machines and plants: real currents, a real demand, and a SYNTHETIC wear."""
+"""Series of machines and plants: real currents, real movements, a real demand, and a SYNTHETIC wear."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ EXPERIMENTS = [
         trivial=("majority class", majority),
         scratch={"train.learning_rate": 3e-3, "train.head_learning_rate": 3e-3},
         pretrained="485 recordings of seven other kinds",
+        miniature={"train.epochs": 2, "data.max_eval_rows": 16},
+    ),
+    Experiment(
+        name="movements",
+        recipe="movements.yaml",
+        metric="accuracy",
+        direction="max",
+        trivial=("majority class", majority),
+        scratch={"train.learning_rate": 6e-3, "train.head_learning_rate": 6e-3},
+        pretrained="177 recordings of eight other movements",
         miniature={"train.epochs": 2, "data.max_eval_rows": 16},
     ),
     Experiment(

