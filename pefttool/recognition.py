@@ -84,7 +84,9 @@ def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
         ((name, why),) = found.items()
         return data.resolved(name, formats.get(name)), f"task {name}, recognised from the data: {why}"
     seen = ", ".join(map(repr, data.columns)) or "none"
-    why = "no task recognises it" if not found else "more than one task recognises it: " + ", ".join(found)
+    why = "more than one task recognises it: " + ", ".join(found)
+    if not found:
+        why = f"no task recognises it{_one_by_one(registry, data.sample)}"
     other = _other_formats(data.path, registry) if not found and given.data.format is None else ""
     raise UsageError(f"data {data.path}: columns {seen}: {why}; {other}say --task NAME {suggest('', registry.tasks)}")
 
@@ -96,6 +98,13 @@ def _as_asked(given: Recipe, task: Task, data: _Data) -> tuple[Recipe, str]:
             if _fits(task, given.task_options, own):
                 return data.resolved(task.name, kind), f"task {task.name}, as asked; data: {kind}, and no tables"
     return given, f"task {task.name}, as asked" + (f"; data: {reason}" if reason else "")
+
+
+def _one_by_one(registry: Registry, sample: Sequence[Row]) -> str:
+    """What some rows look like, where too few of them do."""
+    counts = Counter(name for row in sample for name in _tasks_of(registry, [row]))
+    shown = ", ".join(f"{name} {count}" for name, count in counts.most_common(3))
+    return f" (of the first {len(sample)} rows by themselves: {shown})" if shown else ""
 
 
 def _other_formats(path: Path, registry: Registry) -> str:

@@ -135,6 +135,11 @@ def test_without_a_clear_majority_nothing_is_recognised(tmp_path: Path, rows: li
     assert "no task recognises it" in str(result.exception) and result.exit_code != 0
 
 
+def test_what_some_rows_look_like_is_said(tmp_path: Path) -> None:
+    said = str(check(write(tmp_path / "rows.jsonl", [*CHAT, *TAGGED[:6]])).exception)
+    assert "(of the first 16 rows by themselves: chat 10, token-classification 6); say --task NAME" in said
+
+
 def test_two_tasks_that_recognise_most_rows_are_an_error_still(tmp_path: Path) -> None:
     both = {"messages": _turns(1), "tokens": ["a"], "tags": ["O"]}
     result = check(write(tmp_path / "rows.jsonl", [both] * 19 + [{"tokens": 3, "messages": 3}]))
