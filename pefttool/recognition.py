@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +18,93 @@ from pefttool.registry import Registry
 from pefttool.values import Row
 
 
+class _Data:
+    """What the recipe's data looks like: the first rows of its tables, and the items beside them."""
+
+    def __init__(self, given: Recipe, registry: Registry) -> None:
+        self.given, self.registry = given, registry
+        self.path = rows.resolve(str(given.data.train), registry)
+        try:
+            self.columns, self.sample = rows.peek(self.path, registry, given.data.format, given.data.format_options)
+        except DataError:
+            if not self.items or self._has_tables():
+                raise
+            self.columns, self.sample = [], []  # a stray file among pictures
+
+    @cached_property
+    def items(self) -> dict[str, list[Row]]:
+        """By format, the first pictures or recordings of a folder that lie beside tables, as rows of their own."""
+        found: dict[str, list[Row]] = {}
+        if self.given.data.format is not None:
+            return found
+        suffixes = {file.suffix.lower() for file in rows.files_of(self.path, self.registry).beside}
+        for name in self.registry.formats:
+            if suffixes.intersection(self.registry.formats[name].item_suffixes):
+                with contextlib.suppress(DataError):  # none of them can be opened
+                    found[name] = rows.peek(self.path, self.registry, name)[1]
+        return found
+
+    def _has_tables(self) -> bool:
+        files = rows.files_of(self.path, self.registry).train
+        formats = [self.registry.formats[name] for name in self.registry.formats]
+        return any(one.sniff(file) is not None for file in files for one in formats)
+
+    @property
+    def items_are_classes(self) -> bool:
+        """Whether pictures beside tables lie in several folders: in one they illustrate something."""
+        return len({file.parent for file in rows.files_of(self.path, self.registry).beside}) > 1
+
+    def resolved(self, name: str, items: str | None = None) -> Recipe:
+        """The recipe with this task, and with the format of items, where they are the rows."""
+        document = self.given.given
+        if items is not None:
+            document = recipe.combine(document, {"data.format": items}, ())
+        return recipe.resolve(document, self.registry, task=name)
+
+
 def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
     """The recipe with its task, and how the data was understood. Two tasks that match are an error naming both.
 
     Pictures beside tables are what the tables name, or rows of their own where these are no rows of the task.
     """
-    path = rows.resolve(str(given.data.train), registry)
-    beside = _items_beside(path, registry) if given.data.format is None else {}
-    columns, sample = _peek(path, given, registry, bool(beside))
-
-    def resolved(name: str, items: str | None = None) -> Recipe:
-        """With this task, and with the format of items, where they are the rows."""
-        document = given.given if items is None else recipe.combine(given.given, {"data.format": items}, ())
-        return recipe.resolve(document, registry, task=name)
-
+    data = _Data(given, registry)
     if given.task is not None:
-        task, options = registry.tasks[given.task], given.task_options
-        reason = task.recognise(columns, [row.values for row in sample]) if sample else None
-        if reason is None and not _fits(task, options, sample):
-            for items, own in beside.items():
-                if _fits(task, options, own):
-                    return resolved(given.task, items), f"task {given.task}, as asked; data: {items}, and no tables"
-        return given, f"task {given.task}, as asked" + (f"; data: {reason}" if reason else "")
-    found = _tasks_of(registry, sample)
+        return _as_asked(given, registry.tasks[given.task], data)
+    found = _tasks_of(registry, data.sample)
     if not found:
-        usual = _mostly(registry, sample, lambda name: resolved(name).task_options)
+        usual = _mostly(registry, data.sample, lambda name: data.resolved(name).task_options)
         found = {} if usual is None else dict([usual])
     formats: dict[str, str] = {}
-    if not any(_names_files(registry.tasks[name]) for name in found) and _are_classes(path, registry):
-        for items, own in beside.items():
+    if not any(_names_files(registry.tasks[name]) for name in found) and data.items and data.items_are_classes:
+        for kind, own in data.items.items():
             for name, why in _tasks_of(registry, own).items():
                 found[name] = f"{why}, and no tables"
-                formats[name] = items
+                formats[name] = kind
     if len(found) == 1:
         ((name, why),) = found.items()
-        return resolved(name, formats.get(name)), f"task {name}, recognised from the data: {why}"
-    seen = ", ".join(map(repr, columns)) or "none"
-    why = "no task recognises it" if not found else "more than one task recognises it: " + ", ".join(found)
-    other = _other_formats(path, registry) if not found and given.data.format is None else ""
-    raise UsageError(f"data {path}: columns {seen}: {why}; {other}say --task NAME {suggest('', registry.tasks)}")
+        return data.resolved(name, formats.get(name)), f"task {name}, recognised from the data: {why}"
+    seen = ", ".join(map(repr, data.columns)) or "none"
+    why = "more than one task recognises it: " + ", ".join(found)
+    if not found:
+        why = f"no task recognises it{_one_by_one(registry, data.sample)}"
+    other = _other_formats(data.path, registry) if not found and given.data.format is None else ""
+    raise UsageError(f"data {data.path}: columns {seen}: {why}; {other}say --task NAME {suggest('', registry.tasks)}")
+
+
+def _as_asked(given: Recipe, task: Task, data: _Data) -> tuple[Recipe, str]:
+    reason = task.recognise(data.columns, [row.values for row in data.sample]) if data.sample else None
+    if reason is None and not _fits(task, given.task_options, data.sample):
+        for kind, own in data.items.items():
+            if _fits(task, given.task_options, own):
+                return data.resolved(task.name, kind), f"task {task.name}, as asked; data: {kind}, and no tables"
+    return given, f"task {task.name}, as asked" + (f"; data: {reason}" if reason else "")
+
+
+def _one_by_one(registry: Registry, sample: Sequence[Row]) -> str:
+    """What some rows look like, where too few of them do."""
+    counts = Counter(name for row in sample for name in _tasks_of(registry, [row]))
+    shown = ", ".join(f"{name} {count}" for name, count in counts.most_common(3))
+    return f" (of the first {len(sample)} rows by themselves: {shown})" if shown else ""
 
 
 def _other_formats(path: Path, registry: Registry) -> str:
@@ -67,16 +116,6 @@ def _other_formats(path: Path, registry: Registry) -> str:
                 _, sample = rows.peek(path, registry, name)
                 found += [f"-o data.format={name} ({task})" for task in _tasks_of(registry, sample)]
     return f"read it with {' or '.join(found)}, or " if found else ""
-
-
-def _peek(path: Path, given: Recipe, registry: Registry, lenient: bool) -> tuple[list[str], list[Row]]:
-    """`rows.peek`; where it is `lenient`, tables without a usable row have none (a stray file among pictures)."""
-    try:
-        return rows.peek(path, registry, given.data.format, given.data.format_options)
-    except DataError:
-        if lenient:
-            return [], []
-        raise
 
 
 def _tasks_of(registry: Registry, sample: Sequence[Row]) -> dict[str, str]:
@@ -109,22 +148,6 @@ def _mostly(registry: Registry, sample: Sequence[Row], options_of: Callable[[str
         if most(len(usual), len(sample)) and set(together) == {name}:
             recognised[name] = f"{together[name]}, in {len(usual)} of the first {len(sample)} rows"
     return next(iter(recognised.items())) if len(recognised) == 1 else None
-
-
-def _items_beside(path: Path, registry: Registry) -> dict[str, list[Row]]:
-    """By format, the first pictures or recordings of a folder that lie beside tables, as rows of their own."""
-    suffixes = {file.suffix.lower() for file in rows.files_of(path, registry).beside}
-    found = {}
-    for name in registry.formats:
-        if suffixes.intersection(registry.formats[name].item_suffixes):
-            with contextlib.suppress(DataError):  # none of them can be opened
-                found[name] = rows.peek(path, registry, name)[1]
-    return found
-
-
-def _are_classes(path: Path, registry: Registry) -> bool:
-    """Whether pictures beside tables lie in several folders: in one they illustrate something."""
-    return len({file.parent for file in rows.files_of(path, registry).beside}) > 1
 
 
 def _fits(task: Task, options: Any, sample: Sequence[Row]) -> bool:

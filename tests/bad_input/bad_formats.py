@@ -255,8 +255,8 @@ def _conversations() -> Iterator[Entry]:
     def said(*roles: str) -> list[dict[str, str]]:
         return [{"role": role, "content": "x"} for role in roles]
 
-    yield turns("no messages", [], "found columns 'messages'")
-    yield turns("messages in words", "hello", "found columns 'messages'")
+    yield turns("no messages", [], "column 'messages': found []")
+    yield turns("messages in words", "hello", "column 'messages': found 'hello'")
     yield turns("a role", said("user", "robot"), "message 2", "found role 'robot'")
     yield turns("no content", [{"role": "user"}, *said("assistant")], "message 1", "found content None")
     yield turns("content of parts", [{"role": "user", "content": [{"type": "image"}]}], "message 1", "expected text")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -76,6 +77,18 @@ ODD: list[tuple[str, Any, Any, str]] = [
     ),
     ("series-forecasting", lambda i: {"series": [[float(i)] * 90]}, {"series": "none"}, "column 'series'"),
     (
+        "tabular-classification",
+        lambda i: {"age": i, "height": i / 7, "label": "a" if i % 2 else "b"},
+        {"age": [1], "height": 2, "label": "a"},
+        "column 'age': found [1]",
+    ),
+    (
+        "speech-recognition",
+        lambda i: {"audio": f"{i}.wav", "text": f"words {i}"},
+        {"audio": None, "text": "words"},
+        "column 'audio': found None",
+    ),
+    (
         "text-classification",
         lambda i: {"text": f"film {i}", "label": "bad" if i % 3 else "good"},
         {"text": 7, "label": "bad"},
@@ -92,6 +105,8 @@ def test_one_bad_row_among_the_first_is_told_with_its_line(
     for row in rows:
         if "image" in row:
             Image.new("RGB", (8, 8)).save(tmp_path / row["image"])
+        if "audio" in row:
+            soundfile.write(tmp_path / row["audio"], [0.0] * 1600, 16000)
     path = write(tmp_path / "rows.jsonl", [*rows[:3], odd, *rows[3:]])
     result = check(path)
     assert f"task {task}, recognised from the data" in result.output, result.exception
@@ -120,6 +135,11 @@ def test_without_a_clear_majority_nothing_is_recognised(tmp_path: Path, rows: li
     assert "no task recognises it" in str(result.exception) and result.exit_code != 0
 
 
+def test_what_some_rows_look_like_is_said(tmp_path: Path) -> None:
+    said = str(check(write(tmp_path / "rows.jsonl", [*CHAT, *TAGGED[:6]])).exception)
+    assert "(of the first 16 rows by themselves: chat 10, token-classification 6); say --task NAME" in said
+
+
 def test_two_tasks_that_recognise_most_rows_are_an_error_still(tmp_path: Path) -> None:
     both = {"messages": _turns(1), "tokens": ["a"], "tags": ["O"]}
     result = check(write(tmp_path / "rows.jsonl", [both] * 19 + [{"tokens": 3, "messages": 3}]))
@@ -143,7 +163,6 @@ AS_PICTURES = ("--task", "image-classification"), ("--format", "images")
         ("meta.json", '{"about": "pets"}'),
         ("Thumbs.db", "?"),
         ("labels.csv", "number,name\n0,cat\n1,dog\n"),
-        ("empty.txt", ""),
     ],
 )
 def test_a_stray_file_does_not_hide_folders_of_pictures(tmp_path: Path, stray: str, content: str) -> None:
@@ -217,3 +236,11 @@ def test_classes_that_differ_in_spaces_or_capitals_are_a_warning(tmp_path: Path)
     assert "5 classes in the training rows" in result.output and result.exit_code == 0
     plain = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(50)]
     assert "warning" not in check(write(tmp_path / "rows.jsonl", plain)).output
+
+
+def test_a_broken_table_is_not_given_up_for_the_pictures_beside_it(tmp_path: Path) -> None:
+    _pictures(tmp_path, *CLASSES)
+    (tmp_path / "labels.csv").write_text('image,label\n"cat/0.png,cat\n')
+    for asked in ((), ("--task", "image-classification")):
+        assert 'a quote (") that is never closed' in str(check(tmp_path, *asked).exception)
+    assert "12 rows" in check(tmp_path, "--format", "images").output
