@@ -11,9 +11,10 @@ import tiny_models as tiny
 import torch
 from adapted_models import ADAPTERS, adapted, gradients, same
 from allocations import peak_bytes
+from architectures import ARCHITECTURES
 from torch import nn
 
-from pefttool import Facts, recompute
+from pefttool import Facts, facts, recompute
 from pefttool_head.adapter import HeadAdapter
 from pefttool_head.options import HeadOptions
 from pefttool_prefix.adapter import PrefixAdapter
@@ -110,3 +111,16 @@ def test_adapters_say_what_they_cannot() -> None:
         )
     assert not PrefixAdapter().check(PrefixOptions(), silent) and not HeadAdapter().check(HeadOptions(), silent)
     assert not HeadAdapter().check(HeadOptions(train_last_layers=1), known)
+
+
+def test_the_families_that_cannot_recompute_are_those_that_the_docs_name() -> None:
+    class AnyTask(tiny.TinyTask):
+        def head_modules(self, model: nn.Module) -> tuple[str, ...]:
+            return ()
+
+    models = {name: family.build() for name, family in ARCHITECTURES.items()}
+    unable = {name for name, model in models.items() if not facts.inspect(model, AnyTask("llama")).recomputable}
+    assert unable == {"albert", "patchtst"}
+    for page in ("memory.md", "tasks.md"):
+        text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+        assert "ALBERT" in text and "PatchTST" in text, page
