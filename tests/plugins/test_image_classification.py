@@ -73,7 +73,7 @@ def test_every_kind_of_model_is_classified_with_and_trained(kind: str, tmp_path:
         head = model.get_submodule(TASK.head_modules(model)[-1])
         assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in head.parameters())
         known = facts.inspect(model, TASK)
-        targets = resolve(LoraOptions(), known.linear_modules)
+        targets = resolve(LoraOptions(), known)
         assert any("q" in name.rpartition(".")[2] for name in targets) or kind == "convnext"
         assert targets and not any(name.startswith("classifier") for name in targets)
         backbone, new = TASK.split(model)
