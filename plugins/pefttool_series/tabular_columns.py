@@ -165,7 +165,7 @@ def require_known(own: Sequence[Column], given: Sequence[Column]) -> None:
     raise DataError(
         f"tabular-classification: the model was pretrained on a table without the column {unknown[0]!r}"
         f"{f' (and {len(unknown) - 1} more)' if len(unknown) > 1 else ''}: {suggest(unknown[0], names, 'its columns')}:"
-        f" name it so, or leave it out with -o 'task.ignore={several}'"
+        f" name it so, or leave it out with --task tabular-classification -o 'task.ignore={several}'"
     )
 
 

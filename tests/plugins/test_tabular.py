@@ -107,7 +107,7 @@ def test_rows_to_predict_of_other_columns_are_refused(tmp_path):
     ("given_columns", "complaint"),
     [
         (("age", "income"), r"knows none of the training rows' columns \(age, income\), but f1, f2, paid: "),
-        (("f1", "Paid"), r"the column 'Paid': did you mean 'paid'\? .* leave it out with -o 'task\.ignore=Paid'"),
+        (("f1", "Paid"), r"'Paid': did you mean 'paid'\? .* --task tabular-classification -o 'task\.ignore=Paid'"),
         (("f1", "age", "sex"), r"'age' \(and 1 more\): \(its columns: f1, f2, paid\).* 'task\.ignore=\[age, sex\]'"),
         (("f1", "f2"), None),  # what it knows beyond the rows is missing in them
     ],
