@@ -110,8 +110,8 @@ def _lone_classes(rows: Sequence[Row], stratum: Callable[[Row], str | None]) -> 
     if len(found) < 2 or None in found or len(set(found)) < len(found):
         return ""
     return (
-        f": each is the only row of its class, {found[0]!r}, {found[1]!r}...; if these are quantities, name the task,"
-        " and add -o task.kind=regression where it has that"
+        f": each is the only row of its class, {found[0]!r}, {found[1]!r}...; if these are quantities, say so with an"
+        " option of the task (`pefttool tasks show TASK` names them)"
     )
 
 
@@ -181,16 +181,14 @@ def _choose_files(
     train, held_out = (tuple(p for p in part if p not in loose) for part in (files.train, files.eval))
     notices = []
     if loose:
-        more = f" and {len(loose) - 1} more" if len(loose) > 1 else ""
-        notices.append(f"data {loose[0]}{more}: left out, lying beside the folders of classes and in none of them")
+        notices.append(f"data {_first_of(loose)}: left out, lying beside the folders of classes and in none of them")
     if recipe.data.eval is not None:
         named = reader.files_of(reader.resolve(recipe.data.eval, registry), registry, recipe.data.format)
         held_out = named.eval or named.train
         apart = {path.resolve() for path in reader.with_companions(held_out, registry, recipe.data.format)}
         train = tuple(path for path in train if path.resolve() not in apart) or train
     if files.ignored:
-        more = f" and {len(files.ignored) - 1} more" if len(files.ignored) > 1 else ""
-        notices.append(f"data {files.ignored[0]}{more}: left out, being neither training nor held-out rows")
+        notices.append(f"data {_first_of(files.ignored)}: left out, being neither training nor held-out rows")
     return train, held_out, notices, files.beside
 
 
@@ -202,8 +200,11 @@ def _named_by_none(beside: Sequence[Path], rows: Sequence[Row], task: Task, opti
         return ""
     suffix = left[0].suffix.lower()
     name = next(name for name in registry.formats if suffix in registry.formats[name].item_suffixes)
-    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    return f"data {left[0]}{more}: left out, as no row names them (-o data.format={name} makes rows of such files)"
+    return f"data {_first_of(left)}: left out, as no row names them (-o data.format={name} makes rows of such files)"
+
+
+def _first_of(paths: Sequence[Path]) -> str:
+    return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
 
 
 def _bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None) -> str:

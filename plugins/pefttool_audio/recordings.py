@@ -50,10 +50,7 @@ def fault(path: str) -> str | None:
 
 def damage(path: str) -> str | None:
     """Why this recording, which has no `fault`, cannot be read to its end, or None. A file is read once."""
-    try:
-        return _damage(path, _modified(path))
-    except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
+    return _damage(path, _modified(path))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -225,7 +225,7 @@ def test_a_table_that_another_format_reads_is_told_which(tmp_path: Path, text: s
 def test_classes_of_one_row_each_are_no_riddle(tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "label": i} for i in range(20)]
     said = check(write(tmp_path / "rows.jsonl", rows)).output
-    assert "each is the only row of its class, '0', '1'" in said and "-o task.kind=regression" in said
+    assert "each is the only row of its class, '0', '1'" in said and "`pefttool tasks show TASK` names them" in said
     assert "0 to train on" not in said and "20 rows" in said
 
 
