@@ -166,6 +166,14 @@ class Task(ABC):
         """
         return options
 
+    def reads(self, values: Mapping[str, Any], options: Any) -> Iterable[str] | None:
+        """What of this row the task makes use of: columns, and fields of what lies inside them as `messages[].role`.
+
+        Whatever else the row has is told to the user once, as not used. A column that is named alone is used with all
+        that is in it. None: the task does not say.
+        """
+        return None
+
     def key(self, values: Mapping[str, Any], options: Any) -> str:
         """What makes a row the same as another (its input): for finding duplicates across the split."""
         return repr(sorted(values.items(), key=lambda item: item[0]))
