@@ -16,9 +16,7 @@ ALL = [case for kind in case_bench.kinds() for case in case_bench.index(kind)]
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: f"{case.kind}/{case.name}")
-def test_case(
-    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_case(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(case, tmp_path, capsys, monkeypatch)
     if case.command:
         case_bench.declared(case, bench)
