@@ -168,10 +168,11 @@ def _fused(
     window: int | None,
     before: int = 0,
 ) -> Tensor:
+    # Split, not sliced: of every slice the backward pass would fill a gradient as long as all rows together.
+    queries = query.split(list(segments), dim=2)
+    keys, values = (t.split([length + before for length in segments], dim=2) for t in (key, value))
     parts = []
-    for index, rows in enumerate(_ranges(segments)):
-        length = rows.stop - rows.start
-        seen = slice(rows.start + index * before, rows.stop + (index + 1) * before)
+    for length, q, k, v in zip(segments, queries, keys, values, strict=True):
         mask = None
         if window is not None and length > window:
             at = torch.arange(length, device=query.device)
@@ -181,9 +182,9 @@ def _fused(
             mask = prefixed.lower_right(length, length + before, query.device)
         parts.append(
             scaled_dot_product_attention(
-                query[:, :, rows],
-                key[:, :, seen],
-                value[:, :, seen],
+                q,
+                k,
+                v,
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=causal and mask is None,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pefttool import random_state
 from pefttool.batches import collate, loss_of, to_device
 from pefttool.errors import DataError, RunError
 from pefttool.interfaces import Task
@@ -57,11 +58,7 @@ def takes_text(task: Task, options: Any) -> bool:
 
 def fork_rng(choice: Choice) -> AbstractContextManager[None]:
     """Whatever draws within, the random state is as before afterwards."""
-    import torch
-
-    device = torch.device(choice.device)
-    forked: AbstractContextManager[None] = torch.random.fork_rng([device.index or 0] if device.type == "cuda" else [])
-    return forked
+    return random_state.forked(choice.device)
 
 
 def evaluate(
@@ -105,7 +102,7 @@ def forward(
         tensors = collate([examples[i] for i in batch], task, processor, setting)
         loss = loss_of(task, model, to_device(tensors, choice.device), setting)
         found = None if loss.outputs is None else task.decode(loss.outputs, setting)
-        return float(loss.sum.double()), float(loss.weight), found
+        return float(loss.sum), float(loss.weight), found
 
     with inference(model, choice):
         while waiting:

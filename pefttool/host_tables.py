@@ -26,8 +26,20 @@ class LookedUp(nn.Embedding):
     """Mixed into the class of an embedding: it computes in host memory, and its rows come to where the ids were."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows = super().forward(target.on_host(ids))
+        rows = super().forward(target.read_on_host(ids))
         return target.on_device(target.made_on_host(rows), ids.device)
+
+
+class ComputesElsewhere:
+    """Mixed into the class of a model whose first parameters are in host memory: `device` is where it computes.
+
+    transformers takes a model's `device` to be that of its first parameter, and moves what it generates from there.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        assert isinstance(self, nn.Module)
+        return device(self)
 
 
 class SlicedLinear(nn.Linear):
@@ -97,6 +109,10 @@ def install(model: nn.Module) -> None:
         for parameter in (*table.parameters(), *table.buffers()):
             if not parameter.is_meta:  # in a simulation there is nothing to move
                 parameter.data = parameter.data.to("cpu")
+    for module in model.modules():
+        kind = type(module)
+        if isinstance(getattr(kind, "device", None), property) and not issubclass(kind, ComputesElsewhere):
+            module.__class__ = type(kind.__name__, (ComputesElsewhere, kind), {"__module__": kind.__module__})
 
 
 def parameters(model: nn.Module) -> Iterator[Tensor]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pefttool.batches import loss_of
 from pefttool.errors import RunError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pefttool.attach import Adapted
     from pefttool.devices import Choice
     from pefttool.settings import TrainSettings
+
+T = TypeVar("T")
 
 #: Optimisers of bitsandbytes by our names. Smaller parameters (below 4,096 elements) keep a 32-bit state there.
 BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw_8bit": "PagedAdamW8bit"}
@@ -140,6 +142,17 @@ def advance(schedule: Any, after: StepResult) -> None:
         schedule.step()
 
 
+def _marking_the_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """(item, whether it is the last), one ahead: micro-batches made all at once would lie on the device together."""
+    waiting: list[T] = []
+    for item in items:
+        if waiting:
+            yield waiting.pop(), False
+        waiting.append(item)
+    if waiting:
+        yield waiting.pop(), True
+
+
 def optimizer_step(
     model: nn.Module,
     parameters: Sequence[nn.Parameter],
@@ -167,10 +180,8 @@ def optimizer_step(
     import torch
 
     total = units = 0.0
-    culprit = None
-    batches = list(micro_batches)
-    for i, (batch, counts) in enumerate(batches):
-        last = i + 1 == len(batches)
+    culprit, counted = None, False
+    for i, ((batch, counts), last) in enumerate(_marking_the_last(micro_batches)):
         with nullcontext() if last else no_sync():
             entering("forward")
             with autocast(choice):
@@ -186,10 +197,11 @@ def optimizer_step(
                     " train.gradient_checkpointing does, cuts its gradient off; use another of them"
                 )
         if counts:
+            counted = True
             summed = float(loss.sum.detach())
             total, units = total + summed / weight, units + float(loss.weight)
             culprit = i if culprit is None and not math.isfinite(summed) else culprit
-    if not units and any(counts for _, counts in batches):
+    if counted and not units:
         raise RunError(
             f"no token or label of this step is trained, and {weight:g} were announced: task {task.name!r} masks them"
             " when it makes batches"

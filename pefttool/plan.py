@@ -128,12 +128,29 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
             **decided(resolved),
         ),
     )
+    plan = _without_the_examples_quantizer(plan)
     problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
     if resolved.train.compile:
         plan = replace(plan, notices=(*plan.notices, COMPILED))
     return plan
+
+
+def _without_the_examples_quantizer(plan: Plan) -> Plan:
+    """The plan without a quantizer that only the built-in example asks for, where it refuses; with a notice."""
+    if plan.quantizer is None or "quantize" in plan.recipe.given:
+        return plan
+    refusal = plan.quantizer.refuses(plan.quantizer.Options(), plan.facts)
+    if refusal is None:
+        return plan
+    return replace(
+        plan,
+        recipe=replace(plan.recipe, quantize=None),
+        quantizer=None,
+        facts=replace(plan.facts, quantizer=None),
+        notices=(*plan.notices, f"quantize: the example's own is left out, its weights stay as they are: {refusal}"),
+    )
 
 
 def _skeleton(plan: Plan, source: LocalPretrained) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
     from torch import Tensor
 
@@ -22,7 +24,7 @@ def seed(number: int) -> None:
 
 
 def capture() -> str:
-    """PyTorch's (of the CPU and of each CUDA device), Python's and NumPy's, as JSON."""
+    """PyTorch's (of the CPU, of each CUDA device, of Apple's GPU), Python's and NumPy's, as JSON."""
     import numpy
     import torch
 
@@ -33,6 +35,7 @@ def capture() -> str:
         {
             "cpu": _text(torch.get_rng_state()),
             "cuda": [_text(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+            "mps": _text(torch.mps.get_rng_state()) if torch.backends.mps.is_available() else None,
             "python": [version, list(internal), following],
             "numpy": [name, keys.tolist(), position, has_gauss, gauss],
         }
@@ -40,7 +43,7 @@ def capture() -> str:
 
 
 def restore(text: str) -> None:
-    """Put back what `capture` found. CUDA's only where there are as many devices as there were."""
+    """Put back what `capture` found: of CUDA only where there are as many devices as there were, of MPS if it is here."""
     import numpy
     import torch
 
@@ -48,10 +51,24 @@ def restore(text: str) -> None:
     torch.set_rng_state(_tensor(state["cpu"]))
     if state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all([_tensor(part) for part in state["cuda"]])
+    if state.get("mps") and torch.backends.mps.is_available():  # older checkpoints have none
+        torch.mps.set_rng_state(_tensor(state["mps"]))
     version, internal, following = state["python"]
     random.setstate((version, tuple(internal), following))
     name, keys, position, has_gauss, gauss = state["numpy"]
     numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, gauss))
+
+
+def forked(device: str | torch.device) -> AbstractContextManager[None]:
+    """Whatever draws within, on the CPU or this device, PyTorch's random state is as before afterwards."""
+    import torch
+
+    where = torch.device(device)
+    if where.type not in ("cuda", "mps"):
+        return torch.random.fork_rng([])  # type: ignore[no-any-return]
+    # `cuda` without a number is the process's current device, which is not the first one in every rank.
+    index = torch.cuda.current_device() if where.type == "cuda" and where.index is None else where.index or 0
+    return torch.random.fork_rng([index], device_type=where.type)  # type: ignore[no-any-return]
 
 
 def of_ranks(accelerator: Accelerator) -> list[str]:

@@ -17,6 +17,7 @@ SIGNS = (
     "not enough memory",  # the same on Windows
     "out of memory",  # CUDA's driver, MPS
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # its handle is made at the first product, and there was no room for it
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
@@ -35,8 +36,8 @@ def release(device: str) -> None:
     import torch
 
     gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
+    if torch.device(device).type in ("cuda", "mps"):
+        torch.get_device_module(device).empty_cache()
 
 
 def halves(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
@@ -68,10 +69,10 @@ class RandomState:
         import torch
 
         self.others = random.getstate(), numpy.random.get_state(legacy=True)
-        self.cuda = torch.device(device) if torch.device(device).type == "cuda" else None
+        self.device = torch.device(device)
         self.states = [torch.get_rng_state()]
-        if self.cuda is not None:
-            self.states.append(torch.cuda.get_rng_state(self.cuda))
+        if self.device.type in ("cuda", "mps"):
+            self.states.append(torch.get_device_module(self.device).get_rng_state(self.device))
 
     def restore(self) -> None:
         import numpy
@@ -80,8 +81,8 @@ class RandomState:
         random.setstate(self.others[0])
         numpy.random.set_state(self.others[1])
         torch.set_rng_state(self.states[0])
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.states[1], self.cuda)
+        for state in self.states[1:]:
+            torch.get_device_module(self.device).set_rng_state(state, self.device)
 
 
 class Attempt:

@@ -79,7 +79,7 @@ def ask(
                 continue
             for name, values in answers.items():
                 column = found.setdefault(name, torch.zeros(len(examples), dtype=torch.float64))
-                column[rows] = values.double().cpu()
+                column[rows] = values.cpu().double()  # on the CPU: Apple's GPUs have no float64
             done += len(rows)
             if progress is not None:
                 progress(done, len(examples))

@@ -31,7 +31,8 @@ def kind(tensor: Tensor) -> str:
 def on_host(tensor: Tensor) -> Tensor:
     """The tensor in host memory: itself, if it lies there. From a CUDA device, not waited for: into pinned memory.
 
-    Copies out and back are in the order of the device's current stream. Untested on hardware.
+    Copies out and back are in the order of the device's current stream: for what comes back by `on_device`, and is not
+    read in between. Untested on hardware.
     """
     import torch
 
@@ -44,6 +45,12 @@ def on_host(tensor: Tensor) -> Tensor:
     copy = tensor.clone()
     pretence.lies_on_host(copy)
     return copy
+
+
+def read_on_host(tensor: Tensor) -> Tensor:
+    """The tensor in host memory, for the CPU to read at once: waited for, as `on_host` is not."""
+    pretence = _pretence.get()
+    return tensor.to("cpu") if pretence is None or pretence.kind == "cpu" else on_host(tensor)
 
 
 def made_on_host(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pefttool_kernels import backends, measure, reference
 from pefttool_kernels.layout import BLOCK, EightBitWeight, FourBitWeight
-from pefttool_kernels.machine import triton_missing
+from pefttool_kernels.machine import not_installed, triton_missing
 from pefttool_kernels.modules import view_8bit
 from pefttool_kernels.selftest_cases import ALLOWED, ALLOWED_8BIT
 
@@ -75,11 +75,11 @@ def store(kind: str, nested: bool, dtype: torch.dtype, n: int, k: int, device: t
 
 def launchers_run(device: torch.device) -> bool:
     """Whether triton's kernels can be launched: on a CUDA device, or on the CPU by Triton's interpreter."""
-    if triton_missing():
+    if not_installed():
         return False
     from pefttool_kernels.selftest_tiles import interpreted
 
-    return device.type == "cuda" or interpreted()
+    return interpreted() if device.type != "cuda" else triton_missing(device) is None
 
 
 def contestants(direction: str, stored: Stored, x: Tensor, g: Tensor) -> measure.Contestants:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pefttool_kernels import tiles
-from pefttool_kernels.dispatch import BackendError
+from pefttool_kernels.dispatch import BITSANDBYTES_ROWS, BackendError
 from pefttool_kernels.layout import BLOCK, EightBitWeight, FourBitWeight
 
 Weight = FourBitWeight | EightBitWeight
@@ -123,8 +123,21 @@ def _native_forward(x: Tensor, weight: Weight, bias: Tensor | None, u: Tensor | 
     return native.linear_4bit(x, weight, bias, u, b)
 
 
+def roundings(backend: str, x: Tensor, weight: Weight, updated: bool) -> int:
+    """How often a forward product of x [M, K] is rounded to x's dtype on its way, with a low-rank update or without.
+
+    bitsandbytes' fused kernel takes no update: what it gives is rounded, and so is the sum. For a few rows that is the
+    price of not writing the weight; for more of them the weight is written, and there is one rounding, as elsewhere.
+    """
+    return 2 if backend == "bitsandbytes" and updated and _fused_by_library(x, weight, updated) else 1
+
+
+def _fused_by_library(x: Tensor, weight: Weight, updated: bool) -> bool:
+    return isinstance(weight, FourBitWeight) and x.is_cuda and (not updated or x.shape[0] <= BITSANDBYTES_ROWS)
+
+
 def _library_forward(x: Tensor, weight: Weight, bias: Tensor | None, u: Tensor | None, b: Tensor | None) -> Tensor:
-    if isinstance(weight, EightBitWeight) or not x.is_cuda:
+    if isinstance(weight, EightBitWeight) or not _fused_by_library(x, weight, u is not None):
         return tiles.forward(x, _library(weight, x.dtype), bias, u, b)
     nested = weight.nested_absmax is not None
     output: Tensor = torch.ops.bitsandbytes.gemm_4bit.default(

@@ -177,7 +177,7 @@ def _softmax(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     The logits are replaced by the probabilities, scaled, and 0 at the label.
     """
     scale = PROBABILITY_SCALE.get(logits.dtype, 1.0)
-    if logits.is_cuda and machine.triton_missing() is None:
+    if logits.is_cuda and machine.triton_missing(logits.device) is None:
         from pefttool_kernels.triton.cross_entropy import softmax_in_place
 
         return softmax_in_place(logits, labels, scale)

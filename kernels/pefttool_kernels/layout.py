@@ -91,12 +91,12 @@ class FourBitWeight(NamedTuple):
         n, k = state.shape
         shape = (n, k, state.quant_type)
         if not state.nested:
-            return cls(weight, state.absmax, state.code, None, None, None, *shape)._whole()
+            return cls(weight, _float32(state.absmax), state.code, None, None, None, *shape)._whole()
         if state.state2.blocksize != NESTED_BLOCK:
             raise UnsupportedLayout(
                 f"nested scales in blocks of {state.state2.blocksize}: the kernels read {NESTED_BLOCK}"
             )
-        nested = state.state2.absmax, state.state2.code, state.offset
+        nested = state.state2.absmax, state.state2.code, _float32(state.offset)
         return cls(weight, state.absmax, state.code, *nested, *shape)._whole()
 
     def _whole(self) -> FourBitWeight:
@@ -123,6 +123,11 @@ class FourBitWeight(NamedTuple):
                     f" expected {count} of {dtype}: load the model again"
                 )
         return self
+
+
+def _float32(part: Tensor | None) -> Tensor | None:
+    """Scales that a cast of the whole layer has made narrower are widened, as bitsandbytes does; codes are no scales."""
+    return part.float() if part is not None and part.is_floating_point() else part
 
 
 class EightBitWeight(NamedTuple):

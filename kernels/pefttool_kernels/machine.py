@@ -5,12 +5,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import logging
 import os
 from pathlib import Path
 
 import torch
 
 from pefttool_kernels.dispatch import Direction, Machine
+
+logger = logging.getLogger(__name__)
+
+MAX_TEXT = 200
 
 
 def of(device: torch.device) -> Machine:
@@ -25,7 +30,7 @@ def _describe(device_type: str, index: int | None) -> Machine:
 
         return Machine("cpu", native_missing=native.missing())
     if device_type != "cuda" or torch.version.hip:
-        return Machine(device_type, triton_missing=triton_missing())
+        return Machine(device_type, triton_missing=not_installed())
     properties = torch.cuda.get_device_properties(index if index is not None else torch.cuda.current_device())
     return Machine(
         "cuda",
@@ -33,15 +38,44 @@ def _describe(device_type: str, index: int | None) -> Machine:
         capability=(properties.major, properties.minor),
         processors=properties.multi_processor_count,
         free_bytes=torch.cuda.mem_get_info(index)[0],
-        triton_missing=triton_missing(),
+        triton_missing=triton_missing(torch.device(device_type, index)),
         fused_rows=measured_rows(properties.name),
     )
 
 
-def triton_missing() -> str | None:
-    """Why triton's kernels cannot be had, or None."""
+def not_installed() -> str | None:
+    """Why there is no triton on this machine, or None; whether it can launch anything is another matter."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (on Linux it comes with a CUDA build of torch)"
+    return None
+
+
+@functools.cache
+def triton_missing(device: torch.device) -> str | None:
+    """Why triton's kernels cannot be had on this CUDA device, or None. The reason is logged, once.
+
+    A tiny kernel is launched: triton compiles its launcher on the machine itself, so that without a C compiler or
+    Python's headers it can be imported, and that is all.
+    """
+    reason = not_installed() or _cannot_launch(device)
+    if reason is not None:
+        logger.warning("%s; PyTorch's and bitsandbytes' operators compute instead", reason)
+    return reason
+
+
+def _cannot_launch(device: torch.device) -> str | None:
+    try:
+        from pefttool_kernels.triton import probe
+
+        probe.launch(device)
+    except torch.OutOfMemoryError:  # says nothing about triton
+        raise
+    except Exception as error:  # a compiler's, a driver's, anybody's
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_TEXT]
+        return (
+            f"triton cannot launch a kernel here ({text}): most often a C compiler or Python's headers are missing"
+            " (Debian and Ubuntu: apt install gcc python3-dev)"
+        )
     return None
 
 

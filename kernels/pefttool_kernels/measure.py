@@ -148,9 +148,12 @@ def error(layer: nn.Module, kind: str, x: Tensor) -> float:
     from pefttool_kernels import backends
     from pefttool_kernels.modules import view
 
-    weight = backends.dequantized(view(layer), x.dtype if kind != "int8" else torch.float32).double()
-    truth = x.detach().double() @ weight.T
-    return float((layer(x).detach().double() - truth).norm() / truth.norm())
+    def exact(tensor: Tensor) -> Tensor:
+        """In float64, which Apple's GPUs do not have."""
+        return (tensor.cpu() if tensor.device.type == "mps" else tensor).detach().double()
+
+    truth = exact(x) @ exact(backends.dequantized(view(layer), x.dtype if kind != "int8" else torch.float32)).T
+    return float((exact(layer(x)) - truth).norm() / truth.norm())
 
 
 def _forward(layer: nn.Module, x: Tensor) -> Callable[[], Tensor]:

@@ -119,10 +119,12 @@ def _choose(direction: dispatch.Direction, operand: Tensor, weight: Weight, need
         weight.in_features,
         operand.dtype,
         needs_grad=needs_grad,
-        unreadable=_unreadable(weight, operand),
+        unreadable=_unreadable(weight, operand.device, operand.dtype),
     )
-    choice = dispatch.choose(site, machine.of(operand.device), requested)
-    if choice.fallback:
+    here = machine.of(operand.device)
+    choice = dispatch.choose(site, here, requested)
+    said = here.device_type == "cuda" and choice.reason == here.triton_missing  # by `machine`, for all operators
+    if choice.fallback and not said:
         _say(site.operator, choice.reason)
     return choice.backend
 
@@ -132,14 +134,14 @@ def _say(operator: str, reason: str) -> None:
     logger.warning("%s: left to bitsandbytes: %s", operator, reason)
 
 
-def _unreadable(weight: Weight, operand: Tensor) -> str | None:
-    """Why triton's kernels cannot read this weight; asked only where they could run."""
-    if operand.device.type != "cuda" or machine.of(operand.device).triton_missing:
+def _unreadable(weight: Weight, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why triton's kernels cannot read this weight, or compute in `dtype`; asked only where they could run."""
+    if device.type != "cuda" or machine.of(device).triton_missing:
         return None
     from pefttool_kernels.triton import _launch
 
     supports = _launch.supports_4bit if isinstance(weight, FourBitWeight) else _launch.supports_8bit
-    return supports(weight, operand.dtype)
+    return supports(weight, dtype)
 
 
 def _forward(
@@ -182,8 +184,9 @@ def _dequantize_4bit(*arguments: Any) -> Tensor:
     *stored, dtype, backend = arguments
     weight = FourBitWeight(*stored)
     n, k = weight.out_features, weight.in_features
-    site = dispatch.Site("linear_4bit", "forward", n, n, k, dtype, unreadable=_unreadable(weight, weight.packed))
-    chosen = dispatch.choose_dequantize(site, machine.of(weight.packed.device), backend)
+    device = weight.packed.device
+    site = dispatch.Site("linear_4bit", "forward", n, n, k, dtype, unreadable=_unreadable(weight, device, dtype))
+    chosen = dispatch.choose_dequantize(site, machine.of(device), backend)
     return backends.dequantize(chosen.backend, weight, dtype)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pefttool_kernels import dispatch, machine, ops, selftest_loss
+from pefttool_kernels import backends, dispatch, machine, ops, selftest_loss
 from pefttool_kernels.dispatch import BACKENDS, Direction, Machine
 from pefttool_kernels.layout import FourBitWeight
 from pefttool_kernels.selftest_cases import DTYPES, KINDS, SHAPES, Case, Check, check, compute, error, make, worst
@@ -54,7 +54,7 @@ def run(device: torch.device, every_tile: bool = False) -> list[Check]:
                 for backend in BACKENDS:
                     checks += _products(backend, cases, here)
                     checks += _dequantised(backend, cases, here)
-                if every_tile and machine.triton_missing() is None:
+                if every_tile and (here.triton_missing or machine.not_installed()) is None:
                     from pefttool_kernels import selftest_tiles
 
                     checks += selftest_tiles.run(cases, here)
@@ -72,8 +72,20 @@ def _products(backend: str, cases: Sequence[Case], here: Machine) -> Iterator[Ch
             results = compute(case, backend)
             return worst(error(results[part], case.truth[part]) for part in parts)
 
-        allowed = ALLOWED_ADAPTER if what == "adapter" else None
-        yield check(Check(backend, direction=what), cases, error_of, allowed)
+        if what != "forward":
+            yield check(Check(backend, direction=what), cases, error_of, ALLOWED_ADAPTER if what == "adapter" else None)
+            continue
+        # Roundings are independent: their squares add.
+        for times, group in _by_roundings(backend, cases).items():
+            name = Check(backend, direction=what, what="" if times == 1 else "few rows")
+            yield check(name, group, error_of, group[0].allowed * times**0.5)
+
+
+def _by_roundings(backend: str, cases: Sequence[Case]) -> dict[int, list[Case]]:
+    found: dict[int, list[Case]] = {}
+    for case in cases:
+        found.setdefault(backends.roundings(backend, case.x, case.weight, updated=True), []).append(case)
+    return found
 
 
 def _dequantised(backend: str, cases: Sequence[Case], here: Machine) -> Iterator[Check]:

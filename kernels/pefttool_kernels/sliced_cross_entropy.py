@@ -49,7 +49,8 @@ def linear_cross_entropy(
 ) -> Tensor:
     """As `cross_entropy.linear_cross_entropy`, but `weight` and `bias` lie in host memory, or where `hidden` does.
 
-    Equal to it but for the order of sums. At most one slice of the weight is on the device at a time.
+    Equal to it but for the order of sums, and for labels outside the vocabulary: the loss and those tokens' gradients
+    are NaN. At most one slice of the weight is on the device at a time.
     """
     check(hidden, weight, labels, bias, reduction)
     hidden, weight, bias, gradient = prepared(hidden, weight, bias, convert=False)
@@ -86,11 +87,13 @@ def _operator(
     """(summed loss, its gradient for hidden [T, H] in float32, or [0, H] where none is wanted)."""
     with low_rank.without_autocast(hidden.device):
         trained = (labels != ignore_index).nonzero().squeeze(1)
-        x, targets = hidden[trained], labels[trained]
         wide = torch.promote_types(hidden.dtype, torch.float32)
+        dx = hidden.new_zeros((hidden.shape[0] if gradient else 0, hidden.shape[1]), dtype=wide)
+        if not trained.numel():  # nothing is multiplied, so that nothing need be moved
+            return hidden.new_zeros((), dtype=torch.float32), dx
+        x, targets = hidden[trained], labels[trained]
         top, sums, target = _statistics(x, weight, bias, targets, wide)
         total = (top - target + sums.log()).sum()
-        dx = hidden.new_zeros((hidden.shape[0] if gradient else 0, hidden.shape[1]), dtype=wide)
         if gradient:
             _gradient(x, weight, bias, targets, trained, (top, sums, target), dx)
         return total.float(), dx
@@ -124,9 +127,13 @@ def _blocks(logits: Tensor, wide: torch.dtype) -> Iterator[tuple[slice, Tensor]]
 def _statistics(
     x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wide: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each token [T]: its largest logit, the sum of exp(logit - largest), its label's logit."""
+    """Of each token [T]: its largest logit, the sum of exp(logit - largest), its label's logit.
+
+    The latter is NaN for a label that is in no slice.
+    """
     top = x.new_full((x.shape[0],), -torch.inf, dtype=wide)
     sums, target = torch.zeros_like(top), torch.zeros_like(top)
+    target.masked_fill_((targets < 0) | (targets >= weight.shape[0]), torch.nan)
     for first, part, logits in _slices(x, weight, bias):
         for here, values in _blocks(logits, wide):
             within, index = _within(targets[here], first, part.shape[0])
@@ -180,6 +187,7 @@ def _gradient(
         labelled = part[targets[mine] - first].to(out.dtype).mul_(slopes[mine].unsqueeze(1))
         out.index_add_(0, trained[mine], labelled)
         del part, labelled
+    out[trained[target.isnan()]] = torch.nan
 
 
 @_operator.register_fake

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ from pefttool_audio.listener import IGNORE, Listener, as_weights, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 def frames(config: Any, samples: int) -> int:
@@ -133,6 +137,11 @@ def loss(model: Any, batch: Mapping[str, Tensor]) -> Loss:
     return Loss(total, trained.sum())
 
 
+@functools.cache
+def _tell_of_the_cpu() -> None:
+    log.warning("PyTorch has no CTC loss for Apple's GPUs: the CPU computes it, and the GPU the rest")
+
+
 def _ctc_loss(scores: Tensor, labels: Tensor, frames: Tensor, counts: Tensor, blank: int) -> Tensor:
     """Summed over the rows. In a simulation, in which PyTorch has none, what takes as much memory."""
     import torch
@@ -140,7 +149,11 @@ def _ctc_loss(scores: Tensor, labels: Tensor, frames: Tensor, counts: Tensor, bl
     from torch.nn.functional import ctc_loss
 
     if not isinstance(scores, FakeTensor):
-        return ctc_loss(scores, labels, frames, counts, blank=blank, reduction="sum")
+        device = scores.device
+        if device.type == "mps":
+            _tell_of_the_cpu()
+            scores, labels, counts = scores.cpu(), labels.cpu(), counts.cpu()
+        return ctc_loss(scores, labels, frames, counts, blank=blank, reduction="sum").to(device)
 
     class Pretended(torch.autograd.Function):
         @staticmethod

@@ -103,7 +103,7 @@ def describe(here: Machine) -> dict[str, str]:
         return {
             "device": f"cpu, {torch.get_num_threads()} thread{'' if torch.get_num_threads() == 1 else 's'}",
             "native code": here.native_missing or "ready",
-            "triton": machine.triton_missing() or "installed; its kernels run on GPUs",
+            "triton": machine.not_installed() or "installed; its kernels run on GPUs",
         }
     found = {"device": f"{here.device_type} {here.name}".strip(), "triton": here.triton_missing or "ready"}
     if here.capability is not None:

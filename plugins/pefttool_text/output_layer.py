@@ -106,15 +106,15 @@ def _probe(model: nn.Module, layer: nn.Linear, batch: Mapping[str, Tensor]) -> s
     """An ordinary pass: are the logits that the model returns the very tensor that its output layer made?"""
     import torch
 
+    from pefttool.random_state import forked
+
     seen: list[tuple[Tensor, int]] = []
     handle = layer.register_forward_hook(lambda module, inputs, output: seen.append((output, output._version)))
-    device = batch["input_ids"].device
     ids = batch["input_ids"][:1, :PROBE_TOKENS]
     row = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
         # Dropout draws: the run's random state must be what it would have been. Inference tensors have no version.
-        cards = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(cards), torch.inference_mode(False), torch.no_grad():
+        with forked(ids.device), torch.inference_mode(False), torch.no_grad():
             logits = _forward(model, row).logits
     finally:
         handle.remove()

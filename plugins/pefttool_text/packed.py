@@ -77,7 +77,8 @@ def check(model: nn.Module, examples: Sequence[Mapping[str, Any]]) -> str | None
         return f"a row's logits depend on its neighbour in {type(model).__name__}"
     # Of the same number of tokens: how many there are may choose another product, and a large rounding error with it.
     limit = ROUNDING.get(str(before.dtype).removeprefix("torch."), ROUNDING["bfloat16"])
-    error = float((behind.double() - before.double()).norm() / before.double().norm())
+    behind, before = behind.cpu().double(), before.cpu().double()  # Apple's GPUs have no float64
+    error = float((behind - before).norm() / before.norm())
     if not error <= limit:
         return f"a row's logits depend on its place: by {error:.1e} in {type(model).__name__}"
     return None

@@ -84,8 +84,8 @@ def four_bit_arguments(weight: FourBitWeight) -> dict[str, Tensor | None]:
     """The weight as the kernels read it, as int32 words. Nested scales whose count is no multiple of 4 are copied."""
     absmax = weight.absmax
     if weight.nested:
-        absmax = torch.nn.functional.pad(absmax, (0, -absmax.numel() % WORD_BYTES))
-        absmax = absmax.view(torch.int32)
+        missing = -absmax.numel() % WORD_BYTES  # a pad by nothing would be a copy, too
+        absmax = (torch.nn.functional.pad(absmax, (0, missing)) if missing else absmax).view(torch.int32)
     return {
         "words": weight.packed.view(-1).view(torch.int32),
         "absmax": absmax,
