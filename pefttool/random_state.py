@@ -43,7 +43,7 @@ def capture() -> str:
 
 
 def restore(text: str) -> None:
-    """Put back what `capture` found: of CUDA only where there are as many devices as there were, of MPS if it is here."""
+    """Put back what `capture` found; CUDA's only where there are as many devices as there were, Apple's if it is here."""
     import numpy
     import torch
 

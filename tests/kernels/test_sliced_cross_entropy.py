@@ -113,6 +113,77 @@ def test_what_does_not_fit_is_refused():
         linear_cross_entropy(h, weight.bfloat16(), labels)
 
 
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+def test_without_a_trained_token_the_loss_is_pytorchs_and_nothing_is_moved(tokens, monkeypatch):
+    h, weight, labels = torch.randn(tokens, 5, requires_grad=True), torch.randn(11, 5), torch.full((tokens,), IGNORE)
+    monkeypatch.setattr(sliced_cross_entropy, "_slices", lambda *arguments: pytest.fail("moved"))
+    for reduction in ("sum", "mean"):
+        expected, _ = both(lambda x, how=reduction: naive(x, weight, labels, reduction=how), h)
+        loss, dh = both(lambda x, how=reduction: linear_cross_entropy(x, weight, labels, reduction=how), h)
+        torch.testing.assert_close(loss, expected, rtol=0, atol=0, equal_nan=True)
+        assert dh.shape == h.shape and not dh.any()
+
+
+@pytest.mark.parametrize("label", [57, 1000, -1, -7])
+def test_a_label_outside_the_vocabulary_makes_no_finite_loss(label, monkeypatch):
+    """In the loss, and in this token's gradient alone, as Triton's kernel has it."""
+    monkeypatch.setattr(sliced_cross_entropy, "SLICE_BYTES", 1)  # 57 words are one slice of 64, or the end of one
+    h, weight, labels = inputs(9, 24, 57)
+    known = h.detach()[[0, 1, 4]].requires_grad_()
+    expected = torch.autograd.grad(naive(known, weight, labels[[0, 1, 4]]), known)[0]
+    labels[3] = label
+    labels[5:] = IGNORE
+    loss, dh = both(lambda x: linear_cross_entropy(x, weight, labels), h)
+    assert loss.isnan() and dh[3].isnan().all()
+    torch.testing.assert_close(dh[[0, 1, 4]], expected)
+    assert not dh[5:].any()
+
+
+@pytest.mark.parametrize("module", [cross_entropy, sliced_cross_entropy], ids=["chunked", "sliced"])
+@pytest.mark.parametrize("ignored", [-1, 0, 5, 36])
+def test_any_label_can_be_the_one_that_does_not_count(module, ignored):
+    h, weight, _ = inputs(40, 24, 37)
+    labels = torch.randint(37, (40,), generator=torch.Generator().manual_seed(1))
+    labels[::4] = ignored
+    for reduction in ("sum", "mean"):
+
+        def theirs(x, how=reduction):
+            return nn.functional.cross_entropy(x @ weight.t(), labels, ignore_index=ignored, reduction=how)
+
+        expected, exact = both(theirs, h)
+        loss, dh = both(lambda x, how=reduction: module.linear_cross_entropy(x, weight, labels, None, ignored, how), h)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(dh, exact, rtol=1e-4, atol=1e-5)
+        assert not dh[labels == ignored].any()
+
+
+@pytest.mark.parametrize("module", [cross_entropy, sliced_cross_entropy], ids=["chunked", "sliced"])
+def test_operands_may_have_any_strides(module):
+    """Every other row and column of larger ones; a transposed weight."""
+    wide = torch.randn(18, 48, generator=torch.Generator().manual_seed(0))
+    h = wide[::2, ::2].requires_grad_()
+    weight = torch.randn(24, 74, generator=torch.Generator().manual_seed(1)).t()[::2]
+    labels = torch.randint(37, (18,), generator=torch.Generator().manual_seed(2))[::2]
+    bias = torch.randn(74, generator=torch.Generator().manual_seed(3))[::2]
+    expected, exact = both(lambda x: naive(x, weight, labels, bias), h)
+    loss, dh = both(lambda x: module.linear_cross_entropy(x, weight, labels, bias), h)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(dh, exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", [cross_entropy, sliced_cross_entropy], ids=["chunked", "sliced"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_not_finite_stays_so_and_touches_no_other_token(module, value):
+    h, weight, labels = inputs(9, 24, 37)
+    with torch.no_grad():
+        h[4, 2] = value
+    _, exact = both(lambda x: naive(x, weight, labels), h)
+    loss, dh = both(lambda x: module.linear_cross_entropy(x, weight, labels), h)
+    assert not loss.isfinite() and not dh[4].isfinite().all()
+    others = [i for i in range(9) if i != 4]
+    torch.testing.assert_close(dh[others], exact[others], rtol=1e-4, atol=1e-5)
+
+
 def test_it_can_be_traced():
     with FakeTensorMode():
         h, weight, labels = torch.empty(9, 24, requires_grad=True), torch.empty(37, 24), torch.zeros(9).long()
