@@ -43,7 +43,7 @@ def capture() -> str:
 
 
 def restore(text: str) -> None:
-    """Put back what `capture` found; CUDA's only where there are as many devices as there were, Apple's if it is here."""
+    """Put back what `capture` found: CUDA's only on as many devices as there were, Apple's where there is one."""
     import numpy
     import torch
 

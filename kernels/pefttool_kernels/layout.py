@@ -126,7 +126,7 @@ class FourBitWeight(NamedTuple):
 
 
 def _float32(part: Tensor | None) -> Tensor | None:
-    """Scales that a cast of the whole layer has made narrower are widened, as bitsandbytes does; codes are no scales."""
+    """Scales that a cast of the whole layer has made narrower are widened, as bitsandbytes does."""
     return part.float() if part is not None and part.is_floating_point() else part
 
 

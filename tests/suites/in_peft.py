@@ -15,7 +15,7 @@ PARTS, COUNTS = os.environ["PEFTTOOL_SUITE_PARTS"], os.environ["PEFTTOOL_SUITE_C
 def without_diffusers() -> None:
     """The tests' common module imports one class of it, for tests that are not chosen."""
     try:
-        import diffusers  # noqa: F401
+        import diffusers
     except ImportError:
         module: Any = ModuleType("diffusers")
         module.StableDiffusionPipeline = object
@@ -51,3 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
     without_diffusers()
     if PARTS == "ours":
         fuse_every_injection()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without those that are parametrised by other adapters' configurations than LoRA's."""
+    from peft import LoraConfig, PeftConfig
+
+    def other(item: Any) -> bool:
+        given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        kinds = [value for value in given if isinstance(value, type) and issubclass(value, PeftConfig)]
+        return bool(kinds) and LoraConfig not in kinds
+
+    left_out = [item for item in items if other(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not other(item)]

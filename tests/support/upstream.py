@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import xml.etree.ElementTree as xml
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,8 +71,14 @@ def fetch(suite: Suite) -> Path:
     if done.returncode or not archives:
         why = (done.stderr.strip().splitlines() or ["no source archive came"])[-1]
         pytest.skip(f"{suite.package} {suite.version} cannot be fetched: {why}")
-    with tarfile.open(archives[0]) as archive:
-        archive.extractall(kept, filter="data")
+    with tempfile.TemporaryDirectory(dir=kept) as aside:
+        with tarfile.open(archives[0]) as archive:
+            archive.extractall(aside, filter="data")
+        unpacked = Path(aside, folder.name)
+        for file in suite.files:  # an archive may leave out what makes its tests a package, which they need
+            (unpacked / file).with_name("__init__.py").touch()
+        unpacked.rename(folder)
+    archives[0].unlink()
     return folder
 
 
@@ -108,7 +115,7 @@ def _read(report: Path, counts: Path) -> Outcome:
         wrong = next((ends[tag] for tag in FAILED if tag in ends), None)
         if wrong is not None:
             failed.add(name)
-            reasons[name] = (wrong.get("message") or "").splitlines()[0] if wrong.get("message") else ""
+            reasons[name] = next(iter((wrong.get("message") or "").splitlines()), "")
         elif "skipped" in ends:
             skipped[name] = ends["skipped"].get("message") or ""
         else:
