@@ -176,11 +176,16 @@ def write_metrics(
     before: Mapping[str, float],
     after: Mapping[str, float],
     samples: Sequence[Mapping[str, Any]],
+    unfinished: Mapping[str, str],
     **facts: Any,
 ) -> None:
-    """What the run brought; with this file it is finished. Raises RunError where the disk fails."""
+    """What the run brought; with this file it is finished, unless something is `unfinished`.
+
+    Raises RunError where the disk fails.
+    """
+    document = {"before": dict(before), "after": dict(after), "samples": list(samples), **facts}
     try:
-        write_json(folder / METRICS, {"before": dict(before), "after": dict(after), "samples": list(samples), **facts})
+        write_json(folder / METRICS, document | ({run_folder.UNFINISHED: dict(unfinished)} if unfinished else {}))
     except OSError as error:
         raise RunError(
             f"{folder / METRICS} cannot be written ({error.strerror}): make room, then {run_folder.way_on(folder)}"

@@ -41,6 +41,17 @@ def find(folder: Path, registry: Registry, allow_changed: bool = False) -> tuple
     return Resume(folder, newest, skipped, allow_changed, document["identity"], alarm), resolved
 
 
+def unchecked(folder: Path, registry: Registry) -> Recipe | None:
+    """The recipe of a finished run that ends with a check which has not been made; None where there is none to make."""
+    if not run_folder.is_finished(folder) or (folder / run_folder.CHECK).is_file():
+        return None
+    try:
+        resolved = recipes.resolve(recipes.read(folder / run_folder.RECIPE), registry)
+    except (UsageError, Refused):
+        return None  # whoever goes on with the run is told
+    return resolved if resolved.check == "process" else None
+
+
 def require_newest(resume: Resume) -> None:
     """Once the folder is locked: raises UsageError where another command went on with the run since it was found."""
     newest, _ = run_folder.to_resume(resume.folder)

@@ -27,6 +27,7 @@ PARTS = {
     "resuming": "run",
     "run_folder": "train",
     "features": "train",
+    "finishing": "run",
     "non_finite": "train",
     "watch": "train",
     "frozen": "train",
