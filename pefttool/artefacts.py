@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pefttool import durable, peft_folder, run_folder, strict_json
+from pefttool import durable, peft_folder, places, run_folder, strict_json
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.errors import RunError, UsageError
@@ -55,7 +55,7 @@ def open_folder(folder: Path, plan: Plan, world_size: int) -> bool:
         cleared = run_folder.clear(folder)
         durable.replace(folder / RECIPE, plan.recipe.as_yaml().encode())
         write_json(folder / PLAN, plan.as_json())
-        write_json(folder / ENVIRONMENT, environment(plan, world_size))
+        write_json(folder / ENVIRONMENT, environment(plan, world_size) | places.here(folder))
     except OSError as error:
         raise UsageError(f"out: {folder} cannot be written: {error.strerror}; choose another --out") from error
     return cleared

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import devices, facts, hub, peft_folder, reference, remote_code
+from pefttool import devices, facts, hub, peft_folder, places, reference, remote_code
 from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.batches import Encoded
@@ -191,7 +191,7 @@ def open_folder(
     if merged:
         local = _merged(folder, stored)
     else:
-        local = _base(stored["base"], registry)
+        local = _base(stored["base"], registry, folder.parent)
     return Opened(
         folder,
         stored,
@@ -266,8 +266,8 @@ def _choose(device: str, dtype: str | None, trained_in: str) -> devices.Choice:
         return devices.choose(report, device, "auto")
 
 
-def _base(base: dict[str, Any], registry: Registry) -> hub.LocalModel:
-    local = hub.resolve(base["reference"], registry, weights=True)
+def _base(base: dict[str, Any], registry: Registry, run: Path) -> hub.LocalModel:
+    local = hub.resolve(places.follow(base["reference"], run), registry, weights=True)
     if weight_files(local.path) != base["sha256"]:
         raise ModelError(
             f"the base at {local.path} is not the one this adapter was trained on (its hash differs):"

@@ -47,6 +47,7 @@ PARTS = {
     "saved_files": "train",
     "forecast": "train",
     "outside": "plan",
+    "places": "train",
     "simulate": "train",
     "streamed_base": "base",
     "techniques": "attach",

@@ -1,4 +1,4 @@
-"""What comes after the last step: whatever fails there, nothing that was trained is lost, and `resume` does the rest."""
+"""After the last step: whatever fails there, nothing that was trained is lost, and `resume` does the rest."""
 
 from __future__ import annotations
 
