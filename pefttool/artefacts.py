@@ -163,6 +163,7 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
         "output_modules": list(base.facts.output_modules),
         "sequence_length": base.setting.sequence_length,
         "frozen_backbone": base.setting.frozen_backbone,
+        "added_positions": plan.added_positions,
         "packing": base.setting.packing,
         "batch_size": plan.recipe.train.batch_size,
         "generation": dict(base.setting.generation),
