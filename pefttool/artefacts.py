@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pefttool import durable, peft_folder, run_folder, strict_json
+from pefttool import durable, peft_folder, places, run_folder, strict_json
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.errors import RunError, UsageError
@@ -55,7 +55,7 @@ def open_folder(folder: Path, plan: Plan, world_size: int) -> bool:
         cleared = run_folder.clear(folder)
         durable.replace(folder / RECIPE, plan.recipe.as_yaml().encode())
         write_json(folder / PLAN, plan.as_json())
-        write_json(folder / ENVIRONMENT, environment(plan, world_size))
+        write_json(folder / ENVIRONMENT, environment(plan, world_size) | places.here(folder))
     except OSError as error:
         raise UsageError(f"out: {folder} cannot be written: {error.strerror}; choose another --out") from error
     return cleared
@@ -163,6 +163,7 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
         "output_modules": list(base.facts.output_modules),
         "sequence_length": base.setting.sequence_length,
         "frozen_backbone": base.setting.frozen_backbone,
+        "added_positions": plan.added_positions,
         "packing": base.setting.packing,
         "batch_size": plan.recipe.train.batch_size,
         "generation": dict(base.setting.generation),
@@ -176,11 +177,16 @@ def write_metrics(
     before: Mapping[str, float],
     after: Mapping[str, float],
     samples: Sequence[Mapping[str, Any]],
+    unfinished: Mapping[str, str],
     **facts: Any,
 ) -> None:
-    """What the run brought; with this file it is finished. Raises RunError where the disk fails."""
+    """What the run brought; with this file it is finished, unless something is `unfinished`.
+
+    Raises RunError where the disk fails.
+    """
+    document = {"before": dict(before), "after": dict(after), "samples": list(samples), **facts}
     try:
-        write_json(folder / METRICS, {"before": dict(before), "after": dict(after), "samples": list(samples), **facts})
+        write_json(folder / METRICS, document | ({run_folder.UNFINISHED: dict(unfinished)} if unfinished else {}))
     except OSError as error:
         raise RunError(
             f"{folder / METRICS} cannot be written ({error.strerror}): make room, then {run_folder.way_on(folder)}"

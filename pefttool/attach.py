@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttool import peft_folder, random_state
+from pefttool import added_positions, peft_folder, random_state
 from pefttool.errors import PluginError
 from pefttool.interfaces import Adapter
 from pefttool.values import Facts
@@ -48,6 +48,7 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
     random_state.seed(facts.seed)
     loaded = [*model.parameters(), *model.buffers()]
     attached = adapter.attach(model, options, facts)
+    added_positions.install(attached.model, adapter.added_positions(options, facts))
     heads = peft_folder.head_parameters(attached.model, facts.head_modules)
     for parameter in heads.values():
         parameter.data = parameter.data.float()
@@ -109,7 +110,7 @@ def without(adapted: Adapted, adapter: Adapter, head: Mapping[str, Tensor]) -> I
         try:
             for name, value in head.items():
                 named[name].copy_(value)
-            with adapter.disabled(adapted.model) if adapted.trainable else nullcontext():
+            with added_positions.disabled(adapter, adapted.model) if adapted.trainable else nullcontext():
                 yield
         finally:
             for name, value in trained.items():

@@ -65,6 +65,8 @@ class Progress:
     halvings   how often micro-batches were halved for lack of memory
     skipped    steps in a row whose scaled gradients were not finite
     watched    what has been judged of the run by now, and what it was found to have wrong (watch.py)
+    ended      why training has ended before the last step, if an observer asked for it: it does not go on
+    rehearsed  rows and peak bytes of the longest batch (rehearsal.py), if there was a rehearsal that still holds
     """
 
     step: int
@@ -75,6 +77,8 @@ class Progress:
     halvings: int = 0
     skipped: int = 0
     watched: Watched = field(default_factory=Watched)
+    ended: str | None = None
+    rehearsed: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import observe, peft_folder
+from pefttool import added_positions, observe, peft_folder
 from pefttool.errors import ModelError
 from pefttool.model_files import CONFIG, SINGLE
 from pefttool.reload import Opened
@@ -54,8 +54,8 @@ import torch, transformers
 from safetensors.torch import load_file, save_file
 
 transformers.utils.logging.set_verbosity_error()
-INSIDE, POSITIONS, Any, Outputs = re.compile({inside!r}), {positions}, object, dict
-HERE = Path(__file__).parent
+INSIDE, POSITIONS, Any, Outputs, Mapping = re.compile({inside!r}), {positions}, object, dict, dict
+HERE, ADDED = Path(__file__).parent, {added}
 
 {answers}
 
@@ -71,8 +71,9 @@ for number, others in enumerate(json.loads((HERE / "calls.json").read_text())):
     given = {{**others, **load_file(HERE / f"{{number}}.safetensors")}}
     given = {{k: v.to({device!r}) if isinstance(v, torch.Tensor) else v for k, v in given.items()}}
     placed = [v for k, v in sorted(given.items()) if k.isdecimal()]
+    named = {{k: v for k, v in given.items() if not k.isdecimal()}}
     with torch.no_grad(), torch.autocast({kind!r}, getattr(torch, {dtype!r}), enabled={autocast}):
-        found = answers(model(*placed, **{{k: v for k, v in given.items() if not k.isdecimal()}}))
+        found = answers(of_text(model(*placed, **shifted(named, ADDED)), named, ADDED))
     save_file({{k: v.contiguous() for k, v in found.items()}}, HERE / f"clean-{{number}}.safetensors")
 assert not [m for m in sys.modules if m.startswith("pefttool")], "pefttool was imported"
 said = [str(w.message) for w in caught if "adapter keys" in str(w.message)]
@@ -118,10 +119,12 @@ def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
         made = WHOLE.format(name=name, adapter=str(adapter), arguments=arguments)
     else:
         return None
+    functions: tuple[Any, ...] = (observe.answers, added_positions.shifted, added_positions.of_text)
     return FRAME.format(
         inside=observe.INSIDE.pattern,
         positions=observe.POSITIONS,
-        answers=inspect.getsource(observe.answers),
+        answers="\n".join(map(inspect.getsource, functions)),
+        added=opened.added_positions,
         model="\n".join(f"    {line}" if line else "" for line in made.splitlines()),
         placed="" if "device_map" in arguments else f".to({choice.device!r})",
         device=choice.device,

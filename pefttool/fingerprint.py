@@ -10,10 +10,13 @@ import json
 import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from pefttool.model_files import OTHER_WEIGHTS, TEMPLATES
 from pefttool.values import Row
@@ -28,6 +31,10 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes", "saf
 SMALL = 1 << 16
 
 
+#: Values of columns that are told by their text.
+LASTING = (date, datetime, time, timedelta, Decimal, UUID)
+
+
 class Unknowable(Exception):
     """Something that bytes depend on has no lasting form: nothing can be kept under its name."""
 
@@ -39,9 +46,18 @@ def key(**parts: Any) -> str:
 
 def _text(value: Any) -> str:
     try:
-        return json.dumps(value, sort_keys=True)
+        return json.dumps(value, sort_keys=True, default=_lasting)
     except (TypeError, ValueError, RecursionError) as error:
         raise Unknowable(str(error)) from error
+
+
+def _lasting(value: Any) -> dict[str, str]:
+    """What columns of data hold besides JSON's values, told apart from text that looks alike."""
+    if isinstance(value, bytes):
+        return {"\0bytes": value.hex()}
+    if isinstance(value, LASTING):
+        return {f"\0{type(value).__name__}": str(value)}
+    raise TypeError(f"{type(value).__name__} has no lasting form")
 
 
 def rows(given: Sequence[Row]) -> str:
@@ -50,7 +66,7 @@ def rows(given: Sequence[Row]) -> str:
     for row in given:
         try:
             # Not sorted: a chat template may write a mapping in its own order.
-            text = json.dumps(dict(row.values))
+            text = json.dumps(dict(row.values), default=_lasting)
         except (TypeError, ValueError, RecursionError) as error:
             raise Unknowable(f"{row.place}: {error}") from error
         digest.update(text.encode())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import corpus, recipe, rows
+from pefttool import corpus, places, recipe, rows
 from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.errors import DataError, UsageError
 from pefttool.registry import Registry
@@ -32,7 +32,7 @@ def of(run: Path, registry: Registry, loaded: Reloaded, data: str | None, data_f
     path = next((folder / RECIPE for folder in folders if (folder / RECIPE).is_file()), None)
     if path is None:
         raise UsageError(f"{run} has no {RECIPE} that says what its held-out rows were: give --data FILE")
-    own = recipe.resolve(recipe.read(path), registry)
+    own = recipe.resolve(places.followed(recipe.read(path), path), registry)
     found = corpus.load(own, registry, skip_bad_rows=True)
     # Of other files the seed holds out other rows: among them some that were trained on.
     if _trained_on(path.parent / METRICS) not in (None, found.sha256):

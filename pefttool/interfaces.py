@@ -42,6 +42,13 @@ class Adapter(ABC):
         """`packs`, for an adapter with which it depends on these."""
         return self.packs
 
+    def added_positions(self, options: Any, facts: Facts) -> int:
+        """How many positions the adapted model has in front of the text (virtual tokens, not keys and values alone).
+
+        Its logits have as many more: the core moves `logits_to_keep` and cuts them, and packs no rows.
+        """
+        return 0
+
     def defaults(self, task: Task) -> Mapping[str, Any]:
         """Defaults for `train.*` keys that suit this adapter on this task, e.g. `{"learning_rate": 1e-3}`."""
         return {}
@@ -117,6 +124,9 @@ class Task(ABC):
     generative: ClassVar[bool] = False
     #: `collate` and `loss` can lay rows one behind another in one sequence, and `check_packing` says for which models.
     packs: ClassVar[bool] = False
+    #: `loss` and `predict` use nothing that has a position but `input_ids`, their mask, `logits_to_keep` and `logits`
+    #: of `[B, T, V]`, and `generate`: the core then keeps them right behind an adapter that adds positions.
+    allows_added_positions: ClassVar[bool] = False
     #: `encode` and `collate` depend on their arguments and on what `files` names alone: on no other file, and on no
     #: chance. Then encoded rows, and what a frozen model makes of them, are kept for the next run.
     repeatable: ClassVar[bool] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pefttool import batches, observe
+from pefttool import added_positions, batches, observe
 from pefttool.observe import Call, Spilled
 from pefttool.recovery import release
 from pefttool.reload import Opened, Reloaded
@@ -42,7 +42,7 @@ class Judge:
         answers = Spilled(self.folder, name, observe.made(model, self.calls, choice))
         base = None
         if adapter is not None and adapter.switches_off:
-            with adapter.disabled(model):
+            with added_positions.disabled(adapter, model):
                 base = Spilled(self.folder, f"{name}-base", observe.made(model, self.calls, choice))
         look(loaded)
         del loaded, model

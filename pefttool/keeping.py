@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,7 +12,7 @@ from pefttool import checkpoint, random_state
 from pefttool.checkpoint import Beside, Live, Progress
 from pefttool.errors import Interrupted, RunError
 from pefttool.events import Notice, Resumed, Saved
-from pefttool.rehearsal import STATISTIC
+from pefttool.rehearsal import STATISTIC, Rehearsed
 from pefttool.run_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -59,8 +61,31 @@ class Keeper:
         loop.watch.saving()
         random = random_state.of_ranks(loop.accelerator)
         self._saved = time.monotonic()
-        if not loop.accelerator.is_main_process:
-            return True
+        return self._write(progress, random) if loop.accelerator.is_main_process else True
+
+    def save_end(self, progress: Progress) -> bool:
+        """For rank 0 alone, after training: whether there is a checkpoint of the end.
+
+        The delivered parameters stand for the last ones: what is left to do needs no others.
+        """
+        return self.newest == progress.step or self._write(progress, [random_state.capture()])
+
+    @contextmanager
+    def kept(self, progress: Progress) -> Iterator[None]:
+        """Where what is done within fails, there is a checkpoint of what was learnt until then.
+
+        Several processes cannot agree on one: another may not have failed.
+        """
+        try:
+            yield
+        except Exception:
+            if self.loop.ranks == 1 and self.save(progress):
+                text = f"step {progress.step} is kept: go on with `pefttool resume {self.loop.folder}`"
+                self.loop.emit(Notice(text=text, level="warning"))
+            raise
+
+    def _write(self, progress: Progress, random: Sequence[str]) -> bool:
+        loop = self.loop
         progress = replace(
             progress,
             best=loop.best,
@@ -68,6 +93,7 @@ class Keeper:
             halvings=loop.halvings,
             skipped=loop.non_finite.in_a_row,
             watched=loop.watch.state,
+            rehearsed=None if loop.rehearsed is None else vars(loop.rehearsed),
         )
         beside = Beside(
             best=loop.best_parameters if loop.best.step != progress.step else {},
@@ -118,6 +144,8 @@ class Keeper:
         loop.best, loop.metrics = progress.best, progress.metrics
         loop.halvings, loop.non_finite.in_a_row = progress.halvings, progress.skipped
         loop.watch.resumed(progress.watched)
+        if progress.rehearsed is not None:
+            loop.rehearsed = Rehearsed(tuple(progress.rehearsed["rows"]), progress.rehearsed["peak_bytes"])
         loop.best_parameters = dict(beside.best)
         if not beside.best and loop.settings.keep_best and progress.best.step == progress.step < loop.total_steps:
             loop.best_parameters = {name: p.detach().to("cpu", copy=True) for name, p in loop.parameters.items()}

@@ -84,7 +84,8 @@ def calls(
             arguments = {**{str(i): value for i, value in enumerate(placed)}, **named}
             seen.append(Call({name: _kept(value) for name, value in arguments.items()}))
 
-        handle = model.register_forward_pre_hook(note, with_kwargs=True)
+        # The task's own call: before what others do to its arguments, which is done again when the call is made again.
+        handle = model.register_forward_pre_hook(note, with_kwargs=True, prepend=True)
         try:
             with inference(model, choice):
                 batch = collate([example], task, processor, setting)

@@ -69,7 +69,7 @@ class Emitter:
         for plugin, observe in self._observers:
             try:
                 observe(event=event)
-            except Exception as error:  # a stranger's observer must not end the run
+            except (Exception, SystemExit) as error:  # a stranger's observer must not end the run
                 failed.append((plugin, error))
         self._disable(failed, event)
 

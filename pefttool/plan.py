@@ -56,8 +56,17 @@ class Plan:
     @property
     def may_pack(self) -> bool:
         """Rows lie one behind another in one sequence, if the model turns out to keep them apart."""
-        apart = self.adapter.keeps_rows_apart(self.recipe.adapter_options, self.facts)
-        return self.recipe.train.packing is not False and apart and self.task.packs
+        return self.recipe.train.packing is not False and self.rows_apart and self.task.packs
+
+    @property
+    def added_positions(self) -> int:
+        """Those that the adapter puts in front of the text."""
+        return self.adapter.added_positions(self.recipe.adapter_options, self.facts)
+
+    @property
+    def rows_apart(self) -> bool:
+        """The adapter keeps rows in one sequence apart: what it puts in front of the first, the others lack."""
+        return not self.added_positions and self.adapter.keeps_rows_apart(self.recipe.adapter_options, self.facts)
 
     @property
     def tables_on_host(self) -> bool:
@@ -206,10 +215,12 @@ def recognise_model(given: Recipe, registry: Registry, config: Any) -> tuple[Rec
 def check(plan: Plan) -> list[Problem]:
     """Everything that can be known to go wrong without weights and without data."""
     resolved, problems = plan.recipe, []
-    longest = plan.facts.positions
-    if longest and plan.task.truncates and resolved.train.sequence_length > longest:
+    longest, added = plan.facts.positions, plan.added_positions
+    if longest and plan.task.truncates and resolved.train.sequence_length + added > longest:
+        more = f" and the {added} that adapter {plan.adapter.name!r} adds are" if added else " is"
         message = (
-            f"{resolved.train.sequence_length} is longer than the model's {longest} positions; use at most {longest}"
+            f"{resolved.train.sequence_length}{more} longer than the model's {longest} positions;"
+            f" use at most {longest - added}"
         )
         problems.append(Problem("train.sequence_length", message))
     fits, longest_row = resolved.train.batch_tokens, resolved.train.sequence_length
@@ -222,8 +233,14 @@ def check(plan: Plan) -> list[Problem]:
             " `pefttool plan --budget` chooses into the recipe"
         )
         problems.append(Problem("memory.budget", message))
-    apart = plan.adapter.keeps_rows_apart(resolved.adapter_options, plan.facts)
-    for kind, chosen, able in (("adapter", plan.adapter, apart), ("task", plan.task, plan.task.packs)):
+    if added and not plan.task.allows_added_positions:
+        allowed = [name for name, task in plan.registry.tasks.items() if task.allows_added_positions]
+        message = (
+            f"{plan.adapter.name!r} puts {added} positions before the text, and task {plan.task.name!r} counts without"
+            f" them; use another adapter, or a task that allows it (allowed: {', '.join(allowed) or 'none'})"
+        )
+        problems.append(Problem("adapter.name", message))
+    for kind, chosen, able in (("adapter", plan.adapter, plan.rows_apart), ("task", plan.task, plan.task.packs)):
         if resolved.train.packing and not able:
             problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
     problems += techniques_refused(plan)

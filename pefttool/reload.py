@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import devices, facts, hub, peft_folder, reference, remote_code
+from pefttool import added_positions, devices, facts, hub, peft_folder, places, reference, remote_code
 from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.batches import Encoded
@@ -80,7 +80,7 @@ class Reloaded:
             )
         off = self.adapter.switches_off
         model = self.model if off else self.load_base()
-        with self.adapter.disabled(model) if off else nullcontext():
+        with added_positions.disabled(self.adapter, model) if off else nullcontext():
             known = reference.ask(
                 self.task, data.examples, model, self.processor, self.setting, self.choice, self.batch_size
             )
@@ -115,6 +115,10 @@ class Opened:
     known: Facts
     trusted: bool = False
 
+    @property
+    def added_positions(self) -> int:
+        return int(self.stored.get("added_positions", 0))
+
     def base(self, quantized: bool = True) -> tuple[nn.Module, Any, tuple[str, ...]]:
         """(model, processor, missing), without the adapter; not `quantized`: its original weights."""
         quantizer = self.quantizer if quantized else None
@@ -129,6 +133,7 @@ class Opened:
         heads = facts.inspect(model, self.task).head_modules
         if self.adapter is not None:
             model = self.adapter.load(model, self.folder)
+            added_positions.install(model, self.added_positions)
         if self.adapter is not None or (self.folder / peft_folder.HEAD).is_file():
             load_head(model, heads, peft_folder.read_head(self.folder), self.folder)
         model.eval()
@@ -191,7 +196,7 @@ def open_folder(
     if merged:
         local = _merged(folder, stored)
     else:
-        local = _base(stored["base"], registry)
+        local = _base(stored["base"], registry, folder.parent)
     return Opened(
         folder,
         stored,
@@ -266,8 +271,8 @@ def _choose(device: str, dtype: str | None, trained_in: str) -> devices.Choice:
         return devices.choose(report, device, "auto")
 
 
-def _base(base: dict[str, Any], registry: Registry) -> hub.LocalModel:
-    local = hub.resolve(base["reference"], registry, weights=True)
+def _base(base: dict[str, Any], registry: Registry, run: Path) -> hub.LocalModel:
+    local = hub.resolve(places.follow(base["reference"], run), registry, weights=True)
     if weight_files(local.path) != base["sha256"]:
         raise ModelError(
             f"the base at {local.path} is not the one this adapter was trained on (its hash differs):"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, checkpoint, fingerprint, run_folder
+from pefttool import artefacts, checkpoint, fingerprint, places, run_folder
 from pefttool import recipe as recipes
 from pefttool.corpus import Corpus
 from pefttool.errors import Refused, UsageError
@@ -36,9 +36,25 @@ def find(folder: Path, registry: Registry, allow_changed: bool = False) -> tuple
     """The run of this folder and its recipe. Raises UsageError or Refused where it cannot be gone on with."""
     newest, skipped = run_folder.to_resume(folder)
     document = checkpoint.read(newest)
-    resolved = recipes.resolve(recipes.read(folder / run_folder.RECIPE), registry)
+    resolved = _recipe(folder, registry)
     alarm = checkpoint.watched(document).alarm
     return Resume(folder, newest, skipped, allow_changed, document["identity"], alarm), resolved
+
+
+def unchecked(folder: Path, registry: Registry) -> Recipe | None:
+    """The recipe of a finished run that ends with a check which has not been made; None where there is none to make."""
+    if not run_folder.is_finished(folder) or (folder / run_folder.CHECK).is_file():
+        return None
+    try:
+        resolved = _recipe(folder, registry)
+    except (UsageError, Refused):
+        return None  # whoever goes on with the run is told
+    return resolved if resolved.check == "process" else None
+
+
+def _recipe(folder: Path, registry: Registry) -> Recipe:
+    path = folder / run_folder.RECIPE
+    return recipes.resolve(places.followed(recipes.read(path), path), registry)
 
 
 def require_newest(resume: Resume) -> None:
@@ -59,7 +75,7 @@ def identity(plan: Plan, rows: Corpus, processes: int, skip_bad_rows: bool) -> d
         **({quantizer.name: registry.quantizers.owner(quantizer.name)} if quantizer else {}),
     }
     return {
-        "recipe": plan.recipe.as_document(),
+        "recipe": places.without(plan.recipe.as_document()),
         "data": rows.sha256,
         **_contents(plan, rows),
         "base": fingerprint.weight_files(plan.model.path),

@@ -19,6 +19,7 @@ from pefttool import (
     corpus,
     evaluate,
     features,
+    finishing,
     forecast,
     interrupts,
     packing,
@@ -26,7 +27,6 @@ from pefttool import (
     reference,
     resuming,
     run_folder,
-    saved_files,
     sizes,
     store,
     techniques,
@@ -136,32 +136,17 @@ def _run(
     untrained = attach.head_values(adapted)
     start = None if resume is None else resume.checkpoint
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder, identity, start)
-    adapter = artefacts.save_adapter(folder, planned, loaded, adapted) if writes else folder / run_folder.ADAPTER
-
-    after = comparison.answers(planned, loaded, adapted.model, held_out)
-    if moment == "trained":
-        with attach.without(adapted, planned.adapter, untrained):
-            before, shown = comparison.look(planned, loaded, adapted.model, held_out, emit)
-    samples = tuple(
-        {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
+    seen = None if moment == "trained" else (before, shown)
+    brought = finishing.finish(
+        folder, planned, loaded, adapted, data, held_out, result, seen, untrained, rows.sha256, emit, writes
     )
-    if writes:
-        artefacts.write_metrics(
-            folder,
-            before,
-            result.metrics,
-            samples,
-            data_sha256=rows.sha256,
-            steps=result.steps,
-            best_step=result.best_step,
-            reason=result.reason,
-            memory=forecast.compare(planned, loaded.setting, data, result.rehearsed, emit),
-        )
-        saved_files.report(adapter, adapted, planned.recipe.check, emit)
     accelerator.wait_for_everyone()
-    emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
+    if brought.error is not None:
+        raise brought.error
+    after, samples = result.metrics, brought.samples
+    emit(RunFinished(before=brought.before, after=after, samples=samples, adapter=str(brought.adapter)))
     talks, takes_text = (ask(planned.task, loaded.setting.options) for ask in (evaluate.talks, evaluate.takes_text))
-    return Finished(folder, adapter, before, result.metrics, samples, talks, takes_text, writes)
+    return Finished(folder, brought.adapter, brought.before, after, samples, talks, takes_text, writes)
 
 
 def _open(folder: Path, planned: plan.Plan, resume: Resume | None, processes: int, emit: Emitter) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,8 @@ RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK = (
     "bad_rows.jsonl",
     "check.json",
 )
+#: In the metrics: what failed after the last step, and why.
+UNFINISHED = "unfinished"
 CHECKPOINTS, LOCK, REHEARSAL = "checkpoints", ".lock", ".rehearsal"
 #: What a run writes, beside hidden files that it works in: a folder that holds anything else is not only a run's.
 OURS = {RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK, CHECKPOINTS}
@@ -51,8 +54,18 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Metrics are written last."""
-    return (folder / METRICS).is_file()
+    """Metrics are written last, and name what could not be done after training."""
+    return (folder / METRICS).is_file() and not unfinished(folder)
+
+
+def unfinished(folder: Path) -> Mapping[str, str]:
+    """What failed after the last step, and why; empty where nothing did, or training is not over yet."""
+    try:
+        found = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    left = found.get(UNFINISHED) if isinstance(found, dict) else None
+    return left if isinstance(left, dict) else {}
 
 
 def may_start(folder: Path) -> None:
@@ -66,9 +79,10 @@ def may_start(folder: Path) -> None:
     if not names or names == {LOCK}:
         return
     hidden = {name for name in names if name.startswith(".")}
-    if LOCK not in names or names - hidden - OURS or is_finished(folder):
-        raise UsageError(f"out: {folder} exists and is not empty: choose another --out, or remove it")
     newest, _ = checkpoint.newest(folder / CHECKPOINTS)
+    ended = is_finished(folder) or (newest is None and unfinished(folder))
+    if LOCK not in names or names - hidden - OURS or ended:
+        raise UsageError(f"out: {folder} exists and is not empty: choose another --out, or remove it")
     if newest is not None:
         raise UsageError(
             f"out: {folder} holds an unfinished run, whose newest checkpoint is {newest.name}: go on with"
@@ -101,6 +115,8 @@ def way_on(folder: Path) -> str:
         return f"use it with `pefttool predict {folder}`: it is finished"
     if checkpoint.newest(folder / CHECKPOINTS)[0] is not None:
         return f"go on with `pefttool resume {folder}`"
+    if unfinished(folder):
+        return f"use what is there with `pefttool predict {folder}`, or start again with another --out"
     return "start again with the same command (no checkpoint was written)"
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +36,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """`best_step` is the step whose adapter is delivered; the model holds its parameters."""
+    """`best_step` is the step whose adapter is delivered; the model holds its parameters.
+
+    `keep`, for when what comes next fails, writes a checkpoint to finish the run from; whether there is one.
+    """
 
     steps: int
     best_step: int
     metrics: Mapping[str, float]
     reason: str
     rehearsed: Rehearsed | None = None
+    keep: Callable[[], bool] = lambda: True
 
 
 def train(
@@ -110,7 +115,7 @@ class Loop:
         check_rates(self.scheduler, self.settings, self.total_steps)
         self.scaler = grad_scaler(plan.choice)
         self.best, self.best_parameters, self.metrics = Best(), {}, {}  # type: tuple[Best, dict[str, Tensor], Mapping[str, float]]
-        self.halvings = 0
+        self.halvings, self.rehearsed = 0, None  # type: int, Rehearsed | None
         self.watch = Watch(adapted, self.optimizer, self._warn, plan.adapter.trains_base)
         self.non_finite = NonFinite(adapted.model, data.rows, self.settings, accelerator.process_index, self._warn)
         self.heard = interrupts.Heard()
@@ -119,15 +124,14 @@ class Loop:
     def run(self) -> Result:
         model = self._distributed()
         self._training_mode()
-        rehearsed = rehearse(self, model) if self.settings.rehearse and self.resume is None else None
+        self.rehearsed = rehearse(self, model) if self.settings.rehearse and self.resume is None else None
         self._started()
         began = time.monotonic()
         progress = self.keeper.restore() if self.resume else Progress(0, Position(), self.best)
         if not progress.evaluated:  # the checkpoint was written in a hurry
             progress = self._evaluated(progress)
-        reason = "all steps done"
         steps = self.batches.steps(progress.position)
-        while progress.step < self.total_steps and not self._patience_ran_out():
+        while progress.step < self.total_steps and not progress.ended and not self._patience_ran_out():
             position, micro_batches = next(steps)
             self.epoch = position.epoch if position.index else position.epoch - 1
             progress = Progress(progress.step + 1, position, self.best)
@@ -141,21 +145,28 @@ class Loop:
                 progress = self._evaluated(progress)
             if self._signalled:
                 self.keeper.interrupted(progress)
+            progress = replace(progress, ended=self._stopped)
             if overdue or (self.settings.checkpoint_every and progress.step % self.settings.checkpoint_every == 0):
                 self.keeper.save(progress)
-            if self.emit.control.reason is not None:
-                reason = f"stopped: {self.emit.control.reason}"
+            if self._stopped is not None:
                 if not due:  # asked for since
                     progress = self._evaluated(progress)
+                progress = replace(progress, ended=self._stopped)
                 break
+        reason = progress.ended or "all steps done"
         if self._patience_ran_out():
             reason = f"no better {self.plan.task.judge(self.base.setting)[0]} in {self.best.since} evaluations"
         self._ended(progress)
         delivered = self._deliver_best(progress.step)
         self.emit(TrainFinished(reason=reason, best_step=delivered, seconds=time.monotonic() - began))
-        if self.halvings:
-            rehearsed = None  # the batch that was rehearsed is none of this run's
-        return Result(progress.step, delivered, self.metrics, reason, rehearsed)
+        rehearsed = None if self.halvings else self.rehearsed  # halved, the batch was none of this run's
+        keep = partial(self.keeper.save_end, progress)
+        return Result(progress.step, delivered, self.metrics, reason, rehearsed, keep)
+
+    @property
+    def _stopped(self) -> str | None:
+        reason = self.emit.control.reason
+        return None if reason is None else f"stopped: {reason}"
 
     @property
     def _signalled(self) -> bool:
@@ -166,7 +177,8 @@ class Loop:
         return bool(self.settings.patience) and self.best.since >= (self.settings.patience or 0)
 
     def _evaluated(self, progress: Progress) -> Progress:
-        self._evaluate(progress.step)
+        with self.keeper.kept(replace(progress, evaluated=False)):
+            self._evaluate(progress.step)
         return replace(progress, best=self.best, evaluated=True)
 
     def _distributed(self) -> nn.Module:

@@ -136,8 +136,9 @@ def read_recipe(
     **flags: str | None,
 ) -> Recipe:
     """The recipe file, the flags over it, `-o` over both; validated. Raises Refused with every mistake."""
+    from pefttool import places
     from pefttool import recipe as recipes
 
-    document = {} if recipe is None else recipes.read(recipe)
+    document = {} if recipe is None else places.followed(recipes.read(recipe), recipe)
     given = {RECIPE_FLAGS[name]: value for name, value in flags.items()}
     return recipes.resolve(recipes.combine(document, given, overrides), registry, data_optional=data_optional)

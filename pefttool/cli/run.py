@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pefttool import strict_json
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
+from pefttool.errors import PefttoolError, RunError
 
 if TYPE_CHECKING:
     from pefttool.checking import Checked
@@ -48,11 +50,24 @@ def report(finished: Finished, recipe: Recipe, registry: Registry, as_json: bool
     checked: Checked | str | None = None
     try:
         if recipe.check == "process":
-            from pefttool import checking
-
-            checked = checking.after_run(finished.folder, registry, recipe)
+            checked = check(finished.folder, registry, recipe)
     finally:
         _print(finished, checked, as_json)
+
+
+def check(folder: Path, registry: Registry, recipe: Recipe) -> Checked | str:
+    """The check that ends a run; whatever fails in it, `pefttool resume` makes it again."""
+    from pefttool import checking
+    from pefttool.plugins import one_line
+
+    try:
+        return checking.after_run(folder, registry, recipe)
+    except PefttoolError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"{folder} is finished, but its check failed ({one_line(error)}): repeat it with `pefttool resume {folder}`"
+        ) from error
 
 
 def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import peft_folder
+from pefttool import added_positions, peft_folder
 from pefttool.attach import Adapted
 from pefttool.errors import NotMergeable, PluginError, RunError, UsageError
+from pefttool.evaluate import inference
 from pefttool.model_parts import tensors_of
-from pefttool.testing.bench import TOLERANCE, AdapterCase, Bench, load_base
+from pefttool.testing.bench import CPU, TOLERANCE, AdapterCase, Bench, load_base, toy_batch
 from pefttool.testing.equalities import (
     kernels_change_nothing,
     packing_changes_nothing,
@@ -19,6 +20,7 @@ from pefttool.testing.equalities import (
     streaming_changes_nothing,
 )
 from pefttool.testing.tensors import changes, close, content, lost, snapshot, storage
+from pefttool.testing.toys import TOYS
 from pefttool.values import Facts
 from pefttool.watch import UPDATES
 
@@ -150,6 +152,7 @@ def save_and_load_are_exact(case: AdapterCase) -> None:
         _save(case, adapted, bench.facts, Path(folder))
         fresh = Bench.load(case, seed=9)
         model = case.adapter.load(fresh.model, Path(folder))
+        added_positions.install(model, case.adapter.added_positions(case.chosen, bench.facts))
         stored = peft_folder.read_head(Path(folder))
     with torch.no_grad():
         for name, parameter in peft_folder.head_parameters(model, bench.facts.head_modules).items():
@@ -253,6 +256,42 @@ def second_attach_is_refused(case: AdapterCase) -> None:
     case.require(not frozen, f"the refused second attach froze {frozen[:1]}")
 
 
+def positions_are_the_texts(case: AdapterCase) -> None:
+    """The logits are those of the text's tokens, whether a task asks for all or, by `logits_to_keep`, for some.
+
+    Positions that the adapter adds have to be declared (`added_positions`): the core moves what asks for others.
+    """
+    import torch
+
+    if not TOYS[case.kind].generative:
+        return
+    bench = Bench.load(case)
+    adapted = bench.attach()
+    bench.leave_start(adapted)
+    batch = toy_batch(case.kind)[0]
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    tokens = inputs["input_ids"].shape[1]
+    kept = torch.tensor([1, 3])
+    with inference(adapted.model, CPU):
+        try:
+            whole = adapted.model(**inputs, use_cache=False).logits
+            some = adapted.model(**inputs, use_cache=False, logits_to_keep=kept).logits
+        except (ValueError, IndexError) as error:
+            case.fail(f"its positions are not those of the text: {error}; does added_positions() say how many it adds?")
+    found = whole.shape[1]
+    case.require(
+        found == tokens,
+        f"answers {tokens} tokens with the logits of {found} positions: declare added_positions(), and the core cuts"
+        " and moves them",
+    )
+    off = close(whole[:, kept], some)
+    case.require(
+        off <= TOLERANCE,
+        f"logits differ by {off:.1e} between all of them and those that logits_to_keep names: do not cut or move them,"
+        " but declare added_positions()",
+    )
+
+
 def can_be_switched_off(case: AdapterCase) -> None:
     """Inside `disabled` the model answers as the base, and as before afterwards (who cannot, raises
     NotImplementedError)."""
@@ -268,7 +307,7 @@ def can_be_switched_off(case: AdapterCase) -> None:
             adapted.parameters()[name].copy_(value)
     on = bench.outputs(adapted.model)
     try:
-        with case.adapter.disabled(adapted.model):
+        with added_positions.disabled(case.adapter, adapted.model):
             off = close(expected, bench.outputs(adapted.model))
     except NotImplementedError:
         return
@@ -291,6 +330,7 @@ ADAPTER_CHECKS: Mapping[str, Callable[[AdapterCase], None]] = {
         accumulation_changes_nothing,
         save_and_load_are_exact,
         file_holds_no_base,
+        positions_are_the_texts,
         packing_changes_nothing,
         streaming_changes_nothing,
         kernels_change_nothing,

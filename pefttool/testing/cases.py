@@ -11,6 +11,7 @@ from pefttool.interfaces import Adapter, Quantizer
 from pefttool.registry import Registry
 from pefttool.testing.adapters import ADAPTER_CHECKS
 from pefttool.testing.bench import AdapterCase, ContractViolation, load_base
+from pefttool.testing.toys import TOYS
 from pefttool.values import Facts
 
 KINDS = ("encoder", "decoder")
@@ -67,6 +68,9 @@ def _refusal(case: AdapterCase) -> str | None:
         reason = case.quantizer.refuses(case.quantizer.Options(), facts)
         if reason is not None:
             return reason
+    added, task = case.adapter.added_positions(case.chosen, facts), TOYS[case.kind]
+    if added and not task.allows_added_positions:
+        return f"it puts {added} positions before the text, which {task.name!r} does not allow"
     problems = case.adapter.check(case.chosen, facts)
     return "; ".join(map(str, problems)) if problems else None
 

@@ -30,7 +30,8 @@ def packing_changes_nothing(case: AdapterCase) -> None:
         bench.facts = replace(bench.facts, packed=True)
         if not task.packs or case.adapter.check(case.chosen, bench.facts):
             return
-        if not case.adapter.keeps_rows_apart(case.chosen, bench.facts):
+        added = case.adapter.added_positions(case.chosen, bench.facts)
+        if added or not case.adapter.keeps_rows_apart(case.chosen, bench.facts):
             return
         adapted = bench.attach()
         reason = task.check_packing(adapted.model, [], None, toy_setting(packing=True))

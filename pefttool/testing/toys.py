@@ -93,6 +93,7 @@ class ToyCounting(Toy):
     peft_task_type = "CAUSAL_LM"
     generative = True
     packs = True
+    allows_added_positions = True
 
     def load(self, source: Any, setting: Setting) -> Loaded:
         from transformers import AutoModelForCausalLM
@@ -135,8 +136,10 @@ class ToyCounting(Toy):
             from pefttool.attention import packed_mask
 
             inputs["attention_mask"] = packed_mask(batch["input_ids"].device)
-        logits = model(**inputs, use_cache=False).logits[:, :-1].float()
         targets = batch["labels"][:, 1:]
+        kept = (targets != IGNORE).any(0).nonzero().squeeze(-1)  # as tasks do that spare the output layer work
+        logits = model(**inputs, use_cache=False, logits_to_keep=kept).logits.float()
+        targets = targets[:, kept]
         trained = targets != IGNORE
         total = cross_entropy(logits[trained], targets[trained], reduction="sum")
         return Loss(total, trained.sum(), logits[trained].detach())

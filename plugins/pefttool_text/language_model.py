@@ -21,6 +21,7 @@ class LanguageModel(Task):
     generative = True
     packs = True
     repeatable = True
+    allows_added_positions = True
     peft_task_type = "CAUSAL_LM"
 
     def defaults(self) -> Mapping[str, Any]:

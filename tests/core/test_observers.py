@@ -118,7 +118,7 @@ def test_metrics_that_cannot_be_written_leave_a_run_to_go_on_with(tmp_path, monk
     with pytest.raises(
         RunError, match=r"metrics\.json cannot be written \(No space left.*: make room, then start again with"
     ):
-        artefacts.write_metrics(tmp_path, {}, {}, [])
+        artefacts.write_metrics(tmp_path, {}, {}, [], {})
     assert not list(tmp_path.iterdir())
 
 

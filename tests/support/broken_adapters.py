@@ -175,6 +175,19 @@ class OnDecoders(Shift):
     kind, layer = "decoder", "model.layers.0.mlp.down_proj"
 
 
+class LosesTheFirst(OnDecoders):
+    """As if it had put something in front of the text, and had cut away too much."""
+
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        attached = super().attach(model, options, facts, name)
+        model.register_forward_hook(self.cut)
+        return attached
+
+    def cut(self, module: Any, inputs: Any, output: Any) -> Any:
+        output.logits = output.logits[:, 1:]
+        return output
+
+
 class SavesNothing(OnDecoders):
     def save(self, model: Any, folder: Path, name: str = "default") -> None:
         folder.mkdir(parents=True, exist_ok=True)

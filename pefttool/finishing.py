@@ -1,0 +1,144 @@
+"""After the last step: what a run leaves behind, in steps that survive each other. What failed is done by `resume`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pefttool import artefacts, attach, comparison, forecast, run_folder, saved_files
+from pefttool.attach import Adapted
+from pefttool.base import Base
+from pefttool.batches import Encoded
+from pefttool.errors import PefttoolError, RunError
+from pefttool.events import Notice
+from pefttool.observers import Emitter
+from pefttool.plan import Plan
+from pefttool.plugins import one_line
+from pefttool.train import Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a run brought: `before` and `after` are held-out metrics, `samples` rows with the answers before and after.
+
+    `error` says what failed, what was kept and what to do; None where nothing failed.
+    """
+
+    adapter: Path
+    before: Mapping[str, float]
+    samples: tuple[Mapping[str, Any], ...]
+    error: RunError | None
+
+
+@dataclass
+class Steps:
+    """Each is tried, whatever became of the others; `keep` is called once, when the first has failed."""
+
+    emit: Emitter
+    keep: Callable[[], bool]
+    failed: dict[str, Exception] = field(default_factory=dict)
+    kept: bool = False
+
+    def take(self, what: str, step: Callable[[], Found], otherwise: Found) -> Found:
+        """What `step` returns, or `otherwise` where it fails. A signal ends them all, once training is kept."""
+        try:
+            return step()
+        except Exception as error:
+            self._keep()
+            self.failed[what] = error
+            self.emit(Notice(text=f"{what}: {reason(error)}", level="error"))
+            return otherwise
+        except BaseException:
+            self._keep()
+            raise
+
+    def _keep(self) -> None:
+        if self.failed or self.kept:
+            return
+        try:
+            self.kept = self.keep()
+        except Exception as error:
+            self.emit(Notice(text=f"no checkpoint can be written: {reason(error)}", level="error"))
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        return {what: reason(error) for what, error in self.failed.items()}
+
+
+def finish(
+    folder: Path,
+    plan: Plan,
+    base: Base,
+    adapted: Adapted,
+    data: Encoded,
+    held_out: Encoded,
+    result: Result,
+    seen: tuple[Mapping[str, float], list[Any]] | None,
+    untrained: Mapping[str, Tensor],
+    data_sha256: str,
+    emit: Emitter,
+    writes: bool,
+) -> Brought:
+    """Everything between the last step and the end of a run; files are written by the rank that `writes` alone.
+
+    `seen` is what the base made of the held-out rows, if that is known by now; else it is asked with the adapter
+    switched off and the `untrained` values in the task head.
+    """
+    steps = Steps(emit, result.keep if writes else lambda: True)
+    target = folder / run_folder.ADAPTER
+
+    def before() -> tuple[Mapping[str, float], list[Any]]:
+        if seen is not None:
+            return seen
+        with attach.without(adapted, plan.adapter, untrained):
+            return comparison.look(plan, base, adapted.model, held_out, emit)
+
+    if writes:
+        steps.take("the adapter", lambda: artefacts.save_adapter(folder, plan, base, adapted), target)
+        if "the adapter" not in steps.failed:
+            steps.take("the saved files", lambda: saved_files.report(target, adapted, plan.recipe.check, emit), None)
+    nothing: list[Any] = []
+    unknown: tuple[Mapping[str, float], list[Any]] = ({}, nothing)
+    answers = steps.take("answers", lambda: comparison.answers(plan, base, adapted.model, held_out), nothing)
+    metrics, shown = steps.take("the comparison with the base", before, unknown)
+    samples = tuple(
+        {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, answers, strict=False)
+    )
+    if writes:
+        memory = steps.take(
+            "memory", lambda: forecast.compare(plan, base.setting, data, result.rehearsed, emit), dict[str, int]()
+        )
+        known = {"steps": result.steps, "best_step": result.best_step, "reason": result.reason, "memory": memory}
+        steps.take(
+            "metrics",
+            lambda: artefacts.write_metrics(
+                folder, metrics, result.metrics, samples, steps.reasons, data_sha256=data_sha256, **known
+            ),
+            None,
+        )
+    return Brought(target, metrics, samples, _error(folder, steps) if steps.failed else None)
+
+
+def _error(folder: Path, steps: Steps) -> RunError:
+    """One line: what failed and why, what is there, and how the rest is had."""
+    failed = "; ".join(f"{what} failed ({why})" for what, why in steps.reasons.items())
+    saved = not {"the adapter", "the saved files"} & set(steps.failed)
+    kept = [f"the adapter is in {folder / run_folder.ADAPTER}"] if saved else []
+    kept += [] if "metrics" in steps.failed else [f"what is known in {folder / run_folder.METRICS}"]
+    there = f"{' and '.join(kept)}; " if kept else ""
+    way_on = run_folder.way_on(folder) + (", which does not train again" if steps.kept else "")
+    error = RunError(f"training is done, but {failed}: {there}{way_on}")
+    error.__cause__ = next(iter(steps.failed.values()))
+    return error
+
+
+def reason(error: BaseException) -> str:
+    """Of pefttool's errors what they say; of others their name as well."""
+    return " ".join(str(error).split()) if isinstance(error, PefttoolError) else one_line(error)
