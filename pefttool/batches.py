@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool import columns, fingerprint
 from pefttool.errors import DataError
 from pefttool.interfaces import Task
-from pefttool.values import Loss, Row, Setting
+from pefttool.values import DataProblem, Loss, Row, Setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,15 +61,23 @@ def encode(
     progress: Callable[[int, int], None] | None = None,
     store: Store | None = None,
     key: str | None = None,
+    bad_rows: Callable[[Sequence[DataProblem], int], object] | None = None,
 ) -> Encoded:
     """Encode every row; rows without a single unit of loss are left out and reported.
 
     With a `store` and a `key`, rows that were encoded before are read instead, and others are kept for the next time.
-    Raises DataError for a row that the task finds wrong once encoded, and if nothing at all would be trained.
+    Rows that cannot be encoded, or that the task finds wrong once encoded, are told to `bad_rows` (with the number of
+    the others) and left out, if it allows. Raises DataError for the first of them without it, and if nothing at all
+    would be trained.
     """
     kept = store.load(key) if store is not None and key is not None else None
     if kept is None:
-        examples: Sequence[Mapping[str, Any]] = _encode(rows, task, processor, setting, progress)
+        examples: Sequence[Mapping[str, Any]]
+        examples, problems = _encode(rows, task, processor, setting, progress, bad_rows is not None)
+        if problems and bad_rows is not None:
+            bad_rows(list(problems.values()), len(examples))
+            rows = [row for i, row in enumerate(rows) if i not in problems]
+            store = None  # what is kept has every row
         packed = columns.pack(examples) if store is not None and key is not None else None
         if packed is not None and store is not None and key is not None:
             store.save(key, packed)
@@ -102,17 +110,26 @@ def _encode(
     processor: Any,
     setting: Setting,
     progress: Callable[[int, int], None] | None,
-) -> list[Mapping[str, Any]]:
+    collects: bool,
+) -> tuple[list[Mapping[str, Any]], dict[int, DataProblem]]:
+    """(encoded rows, what is wrong with each of the others, by its number). Unless it `collects`, raises DataError for
+    the first of these."""
     examples: list[Mapping[str, Any]] = []
+    problems: dict[int, DataProblem] = {}
     for i, row in enumerate(rows):
-        example = task.encode(row, processor, setting)
-        complaint = task.check_encoded(example, processor)
-        if complaint:
-            raise DataError(f"{row.place}: {complaint}")
-        examples.append(example)
+        try:
+            example = task.encode(row, processor, setting)
+            complaint = task.check_encoded(example, processor)
+            if complaint:
+                raise DataError(f"{row.place}: {complaint}")
+            examples.append(example)
+        except DataError as error:
+            if not collects:
+                raise
+            problems[i] = DataProblem(row.file, row.line, str(error).removeprefix(f"{row.place}: "))
         if progress is not None and (i % 200 == 0 or i + 1 == len(rows)):
             progress(i + 1, len(rows))
-    return examples
+    return examples, problems
 
 
 def rows_key(plan: Plan, processor: Any, setting: Setting, rows: Sequence[Row]) -> str | None:
@@ -120,13 +137,14 @@ def rows_key(plan: Plan, processor: Any, setting: Setting, rows: Sequence[Row]) 
     if not plan.task.repeatable:
         return None
     owner = plan.registry.tasks.owner(plan.task.name)
+    options = plan.task.encoding_options(setting.options, processor)
     try:
         return fingerprint.key(
             what="encoded rows",
             rows=fingerprint.rows(rows),
             files=fingerprint.files(path for row in rows for path in plan.task.files(row.values, setting.options)),
             task=[plan.task.name, owner.distribution, owner.version],
-            setting={**asdict(setting), "options": setting.options.model_dump(mode="json")},
+            setting={**asdict(setting), "options": options.model_dump(mode="json")},
             processor=[type(processor).__qualname__, fingerprint.processor_files(plan.model.path)],
             code=fingerprint.code([plan.task, processor]),
         )

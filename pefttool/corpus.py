@@ -62,7 +62,7 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     notices = list(found.notices)
     if found.problems:
         good = len(found.train) + len(found.eval or ())
-        notices.append(_bad_rows(found.problems, good, skip_bad_rows, rejects))
+        notices.append(bad_rows(found.problems, good, skip_bad_rows, rejects))
     return arrange(recipe, registry, replace(found, notices=tuple(notices)))
 
 
@@ -93,6 +93,7 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
             raise DataError(f"data.{name}: no rows are left {counts}: {remedy}")
     labels = task.labels(train, options)
     notices += class_names.alike(labels)
+    notices += task.remarks(train, options)
     _check_labels(recipe, task, options, train, held_out, labels)
     sides = [(train, held_out), *([(found.train, found.eval)] if arranged is not None and found.eval else [])]
     notices += leaks.check(task, options, sides, found.shared, recipe.data.allow_overlap)
@@ -207,7 +208,9 @@ def _first_of(paths: Sequence[Path]) -> str:
     return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
 
 
-def _bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None) -> str:
+def bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None) -> str:
+    """The notice that these are left out, beside `good` ones, after adding them to `rejects`; unless they are to be
+    skipped, raises DataError with the first of them."""
     if not skip:
         shown = [str(problem) for problem in problems[:SHOWN]]
         more = f"; the first {SHOWN} are shown, `pefttool data check` shows more" if len(problems) > SHOWN else ""
@@ -219,7 +222,9 @@ def _bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: P
     lines = (json.dumps({"file": p.file, "line": p.line, "problem": p.message}, ensure_ascii=False) for p in problems)
     rejects.parent.mkdir(parents=True, exist_ok=True)
     # A file name may hold bytes that are no UTF-8; what `backslashreplace` writes for them is valid JSON.
-    rejects.write_text("".join(line + "\n" for line in lines), encoding="utf-8", errors="backslashreplace")
+    known = rejects.read_text(encoding="utf-8").splitlines() if rejects.exists() else []  # what a resumed run wrote
+    text = "".join(line + "\n" for line in dict.fromkeys([*known, *lines]))
+    rejects.write_text(text, encoding="utf-8", errors="backslashreplace")
     return f"{left_out}: see {rejects}"
 
 

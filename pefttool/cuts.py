@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -58,13 +58,14 @@ def tell(inputs: int = 0, answers: int = 0) -> None:
         cuts.answers += answers
 
 
-def unended(tokens: Tensor, model: Any, most: int | None) -> int:
-    """Rows of generated `tokens` `[B, N]`, without what was given to the model, that hold `most` and no end."""
+def unended(tokens: Tensor, model: Any, most: int | None, ends: Sequence[int] = ()) -> int:
+    """Rows of generated `tokens` `[B, N]`, without what was given to the model, that hold `most` and no end: none of
+    `ends`, where generation was told to stop, or without them of those that the model's settings name."""
     import torch
 
     if most is None or tokens.shape[1] < most:
         return 0
     configured = (getattr(getattr(model, name, None), "eos_token_id", None) for name in ("generation_config", "config"))
-    end: Any = next((e for e in configured if e is not None), [])
-    ends = torch.tensor(end if isinstance(end, list) else [end], device=tokens.device)
-    return int((~torch.isin(tokens, ends).any(1)).sum())
+    end: Any = list(ends) or next((e for e in configured if e is not None), [])
+    stops = torch.tensor(end if isinstance(end, list) else [end], device=tokens.device)
+    return int((~torch.isin(tokens, stops).any(1)).sum())

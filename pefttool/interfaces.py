@@ -188,6 +188,10 @@ class Task(ABC):
         """What makes a row the same as another (its input): for finding duplicates across the split."""
         return repr(sorted(values.items(), key=lambda item: item[0]))
 
+    def remarks(self, rows: Sequence[Row], options: Any) -> Sequence[str]:
+        """What the user should know of the training rows, a line each."""
+        return ()
+
     def locate(self, row: Row, options: Any) -> Row:
         """The row, with absolute paths of the files that it names: as written they are relative to `row.file`."""
         return row
@@ -264,13 +268,17 @@ class Task(ABC):
         """(backbone, head): what computes features, and what computes outputs from them."""
         raise NotImplementedError(f"task {self.name!r} does not separate a backbone from a head")
 
+    def encoding_options(self, options: Any, processor: Any) -> Any:
+        """The options as far as encoded rows depend on them, and so those that are kept for the next run."""
+        return options
+
     @abstractmethod
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         """One row as plain lists, ready for `collate`, with what the core counts:
 
         `weight` (units of the loss: must be what `loss` reports for it), `length` (tokens), `trained` (trained
-        tokens, or 1 for a label), `truncated` (bool). Raises DataError for a class that is not among `setting.labels`
-        (rows of another file have it): `class_names.number` does.
+        tokens, or 1 for a label), `truncated` (bool). Raises DataError, with its place, for a row that cannot be
+        encoded, or has a class that is not among `setting.labels` (`class_names.number` does).
         """
 
     def filler(self, length: int, setting: Setting) -> Mapping[str, Any]:
@@ -326,11 +334,12 @@ class Task(ABC):
         """What is wrong with an encoded row (a double BOS, a missing EOS), or None."""
         return None
 
-    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
-        """Why these encoded rows will not be judged fairly in this setting, and what to change; or None.
+    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
+        """What the user should know of the encoded training rows, in a line, or None."""
+        return None
 
-        It is a warning, said before anything trains.
-        """
+    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
+        """Why these encoded rows will not be judged fairly in this setting, and what to change; or None: a warning."""
         return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.resuming import Resume
 from pefttool.store import Store
+from pefttool.values import DataProblem
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def _run(
         text = f"{lacking}, such as {loaded.missing[0]}: they start at random, and stay so where nothing trains them"
         emit(Notice(text=text, level="warning"))
     cache = kept if planned.recipe.data.cache else None
-    data, held_out = _encode(planned, loaded, rows, cache, emit)
+    told = functools.partial(_bad_rows, emit, skip_bad_rows, rejects)
+    data, held_out = _encode(planned, loaded, rows, cache, emit, told)
 
     moment = comparison.moment(planned.adapter)
     if moment == "loaded":
@@ -164,8 +166,17 @@ def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:
         emit(Notice(text=text.removeprefix("warning: "), level="warning" if warns else "info"))
 
 
+def _bad_rows(emit: Emitter, skip: bool, rejects: Path | None, problems: Sequence[DataProblem], good: int) -> None:
+    emit(Notice(text=corpus.bad_rows(problems, good, skip, rejects)))
+
+
 def _encode(
-    planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, cache: Store | None, emit: Emitter
+    planned: plan.Plan,
+    loaded: base.Base,
+    rows: corpus.Corpus,
+    cache: Store | None,
+    emit: Emitter,
+    bad_rows: Callable[[Sequence[DataProblem], int], None],
 ) -> tuple[Encoded, Encoded]:
     def progress(done: int, total: int) -> None:
         emit(Progress(what="encoding", done=done, total=total))
@@ -176,7 +187,14 @@ def _encode(
     processor, setting = loaded.processor, loaded.setting
     data, held_out = (
         batches.encode(
-            part, planned.task, processor, setting, told, cache, batches.rows_key(planned, processor, setting, part)
+            part,
+            planned.task,
+            processor,
+            setting,
+            told,
+            cache,
+            batches.rows_key(planned, processor, setting, part),
+            bad_rows,
         )
         for part, told in ((rows.train, progress), (rows.eval, None))
     )
@@ -185,6 +203,9 @@ def _encode(
     for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
         if part.dropped:
             emit(Notice(text=batches.left_out(part, which, purpose, setting), level="warning"))
+    noted = planned.task.noted(data.examples, setting)
+    if noted is not None:
+        emit(Notice(text=noted))
     doubt = planned.task.doubt(held_out.examples, setting)
     if doubt is not None:
         emit(Notice(text=doubt, level="warning"))

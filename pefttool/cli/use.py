@@ -77,7 +77,9 @@ def evaluate(
 
     loaded = reload(run, registry, device, dtype, None, trust_remote_code)
     chosen = held_out.of(run, registry, loaded, data, data_format)
-    encoded = loaded.prepared(batches.encode(chosen, loaded.task, loaded.processor, loaded.setting))
+    # Of the own rows the run left the bad ones out, too; of other rows none may be bad.
+    bad_rows = (lambda problems, good: None) if data is None else None
+    encoded = loaded.prepared(batches.encode(chosen, loaded.task, loaded.processor, loaded.setting, bad_rows=bad_rows))
     order = batches.by_length([e["length"] for e in encoded.examples], batch_size or loaded.batch_size)
     metrics, _ = measure(
         loaded.model,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, Loaded, Loss, Problem, Row, Setting, Task, decoders
-from pefttool_text import output_layer, packed
+from pefttool_text import ends, output_layer, packed
 from pefttool_text.batching import IGNORE, attention_mask, pad, pad_id
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ class LanguageModel(Task):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         decoders.require(source.config, self.name)
-        return Loaded(source.model(AutoModelForCausalLM), source.processor(AutoTokenizer))
+        loaded = Loaded(source.model(AutoModelForCausalLM), source.processor(AutoTokenizer))
+        if loaded.processor is not None:
+            ends.note(loaded.processor, source.path, source.config)
+        return loaded
 
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
         get_base, get_head = getattr(model, "get_decoder"), getattr(model, "get_output_embeddings")  # noqa: B009
@@ -101,28 +104,32 @@ class LanguageModel(Task):
             for k, v in setting.generation.items()
             if k not in ("temperature", "top_p") or setting.generation.get("do_sample")
         }
+        stops = ends.of_model(model, processor)
+        if stops:  # what was learnt to be the end, whether or not the model's own settings say so
+            generation["eos_token_id"] = stops
         with torch.no_grad():
             out = model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad_id(processor), **generation)  # type: ignore[operator]
         new = out[:, ids.shape[1] :]
         cut = sum(len(prompt) > setting.sequence_length for prompt in whole)
-        cuts.tell(cut, cuts.unended(new, model, generation.get("max_new_tokens")))
+        cuts.tell(cut, cuts.unended(new, model, generation.get("max_new_tokens"), stops))
         return [
             self.answer(row, processor.decode(tokens, skip_special_tokens=True).strip())
             for row, tokens in zip(rows, new, strict=True)
         ]
 
     def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
-        ids, bos, eos = example["input_ids"], processor.bos_token_id, processor.eos_token_id
+        ids, bos, eos, end = example["input_ids"], processor.bos_token_id, processor.eos_token_id, ends.of(processor)
         if bos is not None and bos != eos and ids[:2] == [bos, bos]:
             return (
                 f"the text starts with two {processor.bos_token!r} tokens: the data or the chat template"
                 " already writes one; remove it"
             )
         trained = [i for i, label in enumerate(example["labels"]) if label != IGNORE]
-        if eos is not None and trained and not example["truncated"] and example["labels"][trained[-1]] != eos:
+        if end and trained and not example["truncated"] and ids[trained[-1]] not in end:
+            known = " or ".join(repr(processor.decode([i])) for i in sorted(end))
             return (
-                f"the last trained token is {processor.decode([ids[trained[-1]]])!r}, not"
-                f" {processor.eos_token!r}: the model would not learn to stop"
+                f"the last trained token is {processor.decode([ids[trained[-1]]])!r}, not {known}: the model would not"
+                " learn to stop"
             )
         return None
 

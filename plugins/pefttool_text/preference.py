@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import Facts, Loss, Options, Problem, Row, Setting
-from pefttool_text import chat, chat_rows, packed, preference_rows
+from pefttool import Facts, Loss, Problem, Row, Setting
+from pefttool_text import chat_masks, chat_rows, chat_template, packed, preference_rows
 from pefttool_text.batching import IGNORE, attention_mask, pad, pad_id
+from pefttool_text.chat_rows import Conversation
+from pefttool_text.chat_template import Template, TemplateOptions
+from pefttool_text.chat_turns import Turn
 from pefttool_text.language_model import LanguageModel, counted
 from pefttool_text.preference_loss import Kind, log_probabilities, pair_losses
 from pefttool_text.preference_rows import Preference
@@ -21,7 +25,7 @@ REFERENCE = ("reference_chosen", "reference_rejected")
 COLUMNS = ("input_ids", "labels")
 
 
-class PreferenceOptions(Options):
+class PreferenceOptions(TemplateOptions):
     prompt_column: str | None = Field(None, description="column with the prompt; default: a usual name")
     chosen_column: str | None = Field(None, description="column with the preferred answer; default: `chosen`")
     rejected_column: str | None = Field(None, description="column with the other answer; default: `rejected`")
@@ -74,20 +78,27 @@ class PreferenceTuning(LanguageModel):
         return None
 
     @staticmethod
-    def _question(values: Mapping[str, Any], options: PreferenceOptions) -> tuple[list[chat_rows.Message], bool]:
+    def _question(values: Mapping[str, Any], options: PreferenceOptions) -> tuple[Conversation, bool]:
         """(prompt, whether it was one text) of a row that need not have answers."""
         try:
             preference = preference_rows.find(values, options)
         except ValueError:
             text = values.get("text")
             if isinstance(text, str) and text.strip() and not {options.prompt_column or "prompt"} & set(values):
-                return [{"role": "user", "content": text}], True
-            return preference_rows.question(values, options)
-        return preference.prompt, preference.plain
+                return Conversation([{"role": "user", "content": text}]), True
+            turns, plain = preference_rows.question(values, options)
+            return Conversation(turns, tools=chat_rows.tools(values)), plain
+        return Conversation(preference.prompt, tools=preference.tools), preference.plain
+
+    def reads(self, values: Mapping[str, Any], options: PreferenceOptions) -> Iterable[str]:
+        return preference_rows.reads(values, options)
 
     def key(self, values: Mapping[str, Any], options: PreferenceOptions) -> str:
-        prompt, chosen, rejected, _ = preference_rows.find(values, options)
-        return "\n".join(" ".join(text.split()) for text in (*(t["content"] for t in prompt), chosen, rejected))
+        found = preference_rows.find(values, options)
+        return "\n".join(chat_rows.key(found.answered(answer)) for answer in (found.chosen, found.rejected))
+
+    def encoding_options(self, options: PreferenceOptions, processor: Any) -> PreferenceOptions:
+        return chat_template.without_date(options, processor)
 
     def encode(self, row: Row, processor: Any, setting: Setting) -> dict[str, Any]:
         """The conversation with the chosen answer, and that with the rejected one behind it; each may have half of
@@ -96,7 +107,7 @@ class PreferenceTuning(LanguageModel):
         most = setting.sequence_length // 2
         halves = []
         for answer in (preference.chosen, preference.rejected):
-            ids, labels = _tokens(preference, answer, processor, row.place)
+            ids, labels = _tokens(preference, answer, processor, row.place, setting.options.date)
             halves.append(counted(ids[:most], labels[:most], truncated=len(ids) > most))
         return _pair(*halves)
 
@@ -169,8 +180,8 @@ class PreferenceTuning(LanguageModel):
     def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:
         prompt, plain = self._question(row.values, setting.options)
         if plain and not getattr(processor, "chat_template", None):
-            return list(processor(prompt[0]["content"])["input_ids"])
-        text = chat.template(processor, prompt, add_generation_prompt=True)
+            return list(processor(prompt.turns[0]["content"])["input_ids"])
+        text = chat_template.written(processor, prompt, setting.options.date, row.place)
         return list(processor(text, add_special_tokens=False)["input_ids"])
 
     def answer(self, row: Row, text: str) -> dict[str, Any]:
@@ -186,18 +197,23 @@ class PreferenceTuning(LanguageModel):
         return f"chosen: {chosen}\nrejected: {rejected}"
 
 
-def _tokens(preference: Preference, answer: str, processor: Any, place: str) -> tuple[list[int], list[int]]:
+def _tokens(
+    preference: Preference, answer: Turn, processor: Any, place: str, date: datetime.date
+) -> tuple[list[int], list[int]]:
     """(ids, labels) of the conversation with this answer, which alone is trained.
 
     One text as prompt is a user's message where the model has a chat template, else text that the answer continues.
     """
     if preference.plain and not getattr(processor, "chat_template", None):
-        before = preference.prompt[0]["content"]
-        ids, labels = chat.labelled(f"{before}{answer}", [(len(before), len(before) + len(answer))], processor, True)
+        before, text = preference.prompt[0]["content"], answer["content"]
+        encoded = processor(f"{before}{text}", return_offsets_mapping=True)
+        ids = list(encoded["input_ids"])
+        own = set(chat_masks.inside(encoded["offset_mapping"], (len(before), len(before) + len(text))))
+        labels = [i if k in own else IGNORE for k, i in enumerate(ids)]
         end = processor.eos_token_id
         return (ids, labels) if end is None or ids[-1:] == [end] else ([*ids, end], [*labels, end])
-    turns = [*preference.prompt, {"role": "assistant", "content": answer}]
-    ids, labels = chat.labelled(*chat.render(turns, processor, place, first=len(turns) - 1), processor)
+    template = Template(processor, date, place, preference.tools)
+    ids, labels, _ = chat_masks.masked(template, preference.answered(answer))
     return ids, labels
 
 

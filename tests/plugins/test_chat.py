@@ -48,15 +48,15 @@ PROMPT = {"prompt": "hi", "completion": "hello"}
 
 @pytest.mark.parametrize("values", [OPENAI, SHAREGPT, ALPACA, PROMPT], ids=["openai", "sharegpt", "alpaca", "prompt"])
 def test_the_shapes_mean_the_same(values, tokenizer):
-    assert chat_rows.messages(values) == OPENAI["messages"]
+    assert chat_rows.find(values).turns == OPENAI["messages"]
     assert TASK.check_row(values, TASK.Options()) is None
-    assert TASK.recognise(list(values), [values, values]) == chat_rows.SHAPES[chat_rows.shape(values)]
+    assert TASK.recognise(list(values), [values, values]) == chat_rows.described(values)
     assert TASK.encode(Row(values), tokenizer, setting()) == TASK.encode(Row(OPENAI), tokenizer, setting())
 
 
 def test_alpaca_input_and_system_become_messages():
     values = {"instruction": "add", "input": "1 2", "output": "3", "system": "be brief"}
-    assert chat_rows.messages(values) == [
+    assert chat_rows.find(values).turns == [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "add\n\n1 2"},
         {"role": "assistant", "content": "3"},
@@ -194,13 +194,13 @@ def test_a_template_without_end_of_turn_is_an_error(tokenizer):
     assert complaint is not None and "would not learn to stop" in complaint
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
+def test_a_template_that_writes_an_answer_in_another_way_than_it_asks_for_it_is_refused(tokenizer):
     rewriting = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer,
         eos_token="<|im_end|>",
         chat_template="{{ messages|length }}" + CHATML,
     )
-    with pytest.raises(DataError, match=r"d\.jsonl:4: .*rewrites earlier turns"):
+    with pytest.raises(DataError, match=r"d\.jsonl:4: .*asks for an answer with '1<.*writes an answer as '2<"):
         TASK.encode(Row(OPENAI, "d.jsonl", 4), rewriting, setting())
 
 

@@ -54,7 +54,7 @@ def setting(**options: Any) -> Setting:
 )  # fmt: skip
 def test_usual_rows_are_understood(values: dict[str, Any], prompt: list[dict[str, str]]) -> None:
     found = preference_rows.find(values, PLAIN)
-    assert (found.prompt, found.chosen, found.rejected) == (prompt, "yes", "no")
+    assert (found.prompt, found.chosen, found.rejected) == (prompt, YES, NO)
     assert TASK.recognise(list(values), [values]) and TASK.check_input(values, PLAIN) is None
     preview = TASK.preview(TASK.encode(Row(values), tiny_tokenizer(), setting()), tiny_tokenizer())
     asked = "".join(f"<|im_start|>{t['role']}\n{t['content']}<|im_end|>\n" for t in prompt)
