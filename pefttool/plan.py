@@ -99,13 +99,12 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     Raises Refused with all problems; the errors of the device, the data and the model come one by one.
     """
     choice = devices.choose(machine or devices.report(), given.device, given.dtype)
+    # Before the model, which may have to be fetched or made first: that takes minutes, and a look at rows does not.
+    recognised = None if given.data.train is None else recognise_task(given, registry)
     model = hub.resolve(given.model, registry, weights=False, config_is_enough=machine is not None)
     trusted = remote_code.allowed(model, given.trust_remote_code, registry)
     source = LocalPretrained(model.path, abstract=True, trusted=trusted)
-    if given.data.train is None:
-        resolved, reason = recognise_model(given, registry, source.config)
-    else:
-        resolved, reason = recognise_task(given, registry)
+    resolved, reason = recognised or recognise_model(given, registry, source.config)
     if model.revision is not None:
         resolved = replace(resolved, model=model.reference)  # its branch may hold another model by the next run
     assert resolved.task is not None

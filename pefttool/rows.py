@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool.errors import DataError, UsageError, suggest
+from pefttool.file_kinds import identify
 from pefttool.interfaces import DataFormat
 from pefttool.registry import Registry
 from pefttool.validation import short
@@ -182,6 +183,9 @@ def choose_format(path: Path, registry: Registry, name: str | None = None) -> tu
     if len(found) == 1:
         ((only, reason),) = found.items()
         return registry.formats[only], reason
+    kind = identify(path) if not found else None
+    if kind is not None:
+        raise DataError(f"data {path}: no format recognises it: {kind}")
     why = f"formats {', '.join(found)} all recognise it" if found else "no format recognises it"
     raise DataError(f"data {path}: {why}: say -o data.format=NAME {suggest('', registry.formats)}")
 
@@ -246,7 +250,9 @@ def peek(
 
     sample = list(islice(good(), SAMPLE))
     if not sample:
-        why = f"the first record: {problems[0]}; mend it" if problems else "is it empty? Give a file with at least one"
+        why = (
+            f"mend its records; the first: {problems[0]}" if problems else "is it empty? Give a file with at least one"
+        )
         raise DataError(f"data {path} has no usable row: {why}")
     return list(dict.fromkeys(column for row in sample for column in row.values)), sample
 

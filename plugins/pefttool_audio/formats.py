@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row
+from pefttool import DataError, DataFormat, Row, text_files
 from pefttool.values import DataProblem
 from pefttool_audio.recordings import SUFFIXES
 
@@ -42,14 +42,12 @@ class Transcripts(DataFormat):
         return f"its name ends in {TRANSCRIPT}" if path.name.lower().endswith(TRANSCRIPT) else None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         beside = _beside(path.absolute().parent)
-        for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-            if raw.strip():
-                yield _row(raw, beside, str(path), number)
+        for number, text, problem in text_files.lines(path):
+            if problem is not None:
+                yield problem
+            elif text.strip():
+                yield _row(text, beside, str(path), number)
 
 
 def _beside(folder: Path) -> dict[str, Path]:
@@ -60,12 +58,7 @@ def _beside(folder: Path) -> dict[str, Path]:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
 
 
-def _row(raw: bytes, beside: dict[str, Path], file: str, line: int) -> Row | DataProblem:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = f"found byte 0x{raw[error.start]:02x} at position {error.start + 1}, expected UTF-8 text"
-        return DataProblem(file, line, found)
+def _row(text: str, beside: dict[str, Path], file: str, line: int) -> Row | DataProblem:
     name, *words = text.split(maxsplit=1)
     if not words:
         return DataProblem(file, line, f"found {name[:50]!r} alone, expected the name of a recording and its words")

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import Field
 
-from pefttool import DataError, DataFormat, Options, Row, moments
+from pefttool import DataError, DataFormat, Options, Row, moments, text_files
 from pefttool.named_columns import describe
+from pefttool.separated import separator_of
 from pefttool.values import DataProblem
 
 USER = ("user_id", "user", "userid", "uid", "customer_id", "customer")
@@ -72,7 +73,7 @@ class Interactions(DataFormat):
         for number, text, problem in _lines(path):
             if problem is not None:
                 if table is None:
-                    raise DataError(f"{problem}; save it as UTF-8")
+                    raise DataError(str(problem))
                 problems.append(problem)
             elif text.strip():
                 if table is None:
@@ -161,17 +162,10 @@ def _row(name: str, user: _User, table: _Table, file: str) -> Row:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str, DataProblem | None]]:
-    """(number, text, problem): bytes that are not UTF-8 are a problem."""
-    try:
-        with path.open("rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                try:
-                    yield number, raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8").rstrip("\r\n"), None
-                except UnicodeDecodeError as error:
-                    found = f"found byte 0x{raw[error.start]:02x} at position {error.start + 1}, expected UTF-8 text"
-                    yield number, "", DataProblem(str(path), number, found)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    """(number, text, problem) without the ends of the lines; a first line `sep=;` is blank."""
+    for number, text, problem in text_files.lines(path):
+        said = separator_of(text) if number == 1 else None
+        yield number, "" if said is not None else text.rstrip("\r\n"), problem
 
 
 def _delimiter(text: str) -> str:

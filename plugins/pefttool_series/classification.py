@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
-from pefttool.named_columns import find_column, missing_column
+from pefttool.named_columns import find_column
 from pefttool_series import models, processor
-from pefttool_series.reading import LABEL_COLUMNS, SERIES_COLUMNS, check_label, check_series, is_series, label_of
+from pefttool_series.reading import (
+    LABEL_COLUMNS,
+    SERIES_COLUMNS,
+    check_label,
+    check_series,
+    is_series,
+    label_of,
+    missing_series,
+)
 from pefttool_series.tensors import to_batch
 
 if TYPE_CHECKING:
@@ -72,7 +80,7 @@ class SeriesClassification(Task):
     def check_input(self, values: Mapping[str, Any], options: SeriesClassificationOptions) -> str | None:
         column = find_column(values, options.series_column, SERIES_COLUMNS)
         if column is None:
-            return missing_column(values, options.series_column, SERIES_COLUMNS, "series_column")
+            return missing_series(values, options.series_column)
         return check_series(values[column], column)
 
     def key(self, values: Mapping[str, Any], options: SeriesClassificationOptions) -> str:

@@ -9,27 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pefttool import DataError
+from pefttool.separated import separator_of
+from pefttool.text_files import lines, suffix
 from pefttool.values import DataProblem
 
 DELIMITERS = ",;\t|"
 #: What stands for a missing value; everything else has to be a number.
 MISSING = ("", "?", "na", "nan", "null", "none")
+#: How much of Europe writes numbers: it is not read, since `1,234` may be a thousand, too.
+DECIMAL_COMMA = re.compile(r"[+-]?\d+(\.\d{3})*,\d+")
 LONGEST_FIELD = 2**31 - 1
-
-
-def lines(path: Path) -> Iterator[tuple[int, str, DataProblem | None]]:
-    """(number, text, problem) of every line."""
-    try:
-        with path.open("rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                text = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                try:
-                    yield number, text.decode("utf-8"), None
-                except UnicodeDecodeError as error:
-                    found = f"found byte 0x{text[error.start]:02x} at position {error.start + 1}, expected UTF-8 text"
-                    yield number, text.decode("utf-8", "replace"), DataProblem(str(path), number, found)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def records(path: Path, delimiter: str | None) -> Iterator[tuple[int, list[str]] | DataProblem]:
@@ -41,9 +30,9 @@ def records(path: Path, delimiter: str | None) -> Iterator[tuple[int, list[str]]
     delimiter = delimiter or _delimiter(path)
 
     def texts() -> Iterator[str]:
-        for _, text, problem in lines(path):
+        for number, text, problem in lines(path):
             bad.extend([problem] if problem is not None else [])
-            yield text
+            yield "\n" if number == 1 and separator_of(text) is not None else text
 
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(texts(), delimiter=delimiter, strict=True)
@@ -67,20 +56,12 @@ def records(path: Path, delimiter: str | None) -> Iterator[tuple[int, list[str]]
 
 
 def _delimiter(path: Path) -> str:
-    """The one that the first line has most of; a comma where there is none."""
-    if path.suffix.lower() == ".tsv":
-        return "\t"
+    """The one that a line `sep=;` says, or the first line has most of; a comma where there is none."""
     first = next((text for _, text, _ in lines(path) if text.strip()), "")
+    said = separator_of(first)
+    if said is not None or suffix(path) == ".tsv":
+        return said or "\t"
     return max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
-
-
-def header_of(path: Path, line: int, record: list[str]) -> list[str]:
-    """The names of the columns. Raises DataError if one occurs twice."""
-    names = [name.strip() for name in record]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{path}:{line}: column {twice!r} occurs twice: give each column a name of its own")
-    return names
 
 
 def short(text: str) -> str:
@@ -97,3 +78,17 @@ def number(text: str) -> float | None:
     if not math.isfinite(value):
         raise ValueError(f"{stripped} is not finite")
     return value
+
+
+def is_number(text: str) -> bool:
+    """Whether a field holds a number: it is neither missing nor text."""
+    try:
+        return number(text) is not None
+    except ValueError:
+        return False
+
+
+def no_number(text: str) -> str:
+    """What is said of a field that should hold a number and does not."""
+    expected = f"found {short(text)}, expected a number, or nothing where it is missing"
+    return f"{expected}: write a decimal point" if DECIMAL_COMMA.fullmatch(text.strip()) else expected

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttool import Arranged, DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
-from pefttool.named_columns import find_column, missing_column
+from pefttool.named_columns import find_column
 from pefttool_series import models, processor
-from pefttool_series.reading import LABEL_COLUMNS, SERIES_COLUMNS, channels, check_series, is_series
+from pefttool_series.reading import LABEL_COLUMNS, SERIES_COLUMNS, channels, check_series, is_series, missing_series
 from pefttool_series.tensors import by_time, to_batch
 from pefttool_series.windows import Cut, arrange
 
@@ -105,7 +105,7 @@ class SeriesForecasting(Task):
     def check_input(self, values: Mapping[str, Any], options: SeriesForecastingOptions) -> str | None:
         column = find_column(values, options.series_column, SERIES_COLUMNS)
         if column is None:
-            return missing_column(values, options.series_column, SERIES_COLUMNS, "series_column")
+            return missing_series(values, options.series_column)
         if column == FUTURE:
             return f"column {column!r} holds what follows a series: name the series' own with -o task.series_column"
         return check_series(values[column], column)

@@ -9,9 +9,12 @@ from typing import Any
 
 from pydantic import Field
 
-from pefttool import DataError, DataFormat, Options, Row, moments
+from pefttool import DataFormat, Options, Row, moments
+from pefttool.separated import Header
 from pefttool.values import DataProblem
-from pefttool_series.csv_records import header_of, number, records, short
+from pefttool_series import long_columns
+from pefttool_series.csv_records import no_number, number, records, short
+from pefttool_series.long_columns import ID, OPTION, TIME, Columns
 
 #: The way out where the lines are in order of time, and their times cannot be read.
 ORDERED = (
@@ -20,9 +23,15 @@ ORDERED = (
 
 
 class SeriesLongOptions(Options):
-    id_column: str | None = Field("id", description="column that says which series; absent: the file is one series")
+    id_column: str | None = Field(
+        ID[0],
+        description=f"column that says which series; default: the first of {', '.join(ID)}, or the only one of text, if"
+        " its values repeat; absent: the file is one series",
+    )
     time_column: str | None = Field(
-        "time", description="column with the time, increasing within a series; absent: the order of the lines is it"
+        TIME[0],
+        description=f"column with the time, increasing within a series; default: the first of {', '.join(TIME)};"
+        " absent: the order of the lines is it",
     )
     value_columns: tuple[str, ...] = Field((), description="columns with values, one a channel; default: all others")
     label_column: str | None = Field("label", description="column with the class of the series; it may be absent")
@@ -36,15 +45,6 @@ class _Series:
     times: list[str] = field(default_factory=list)
     last: float = 0.0
     channels: list[list[float | None]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    names: list[str]
-    values: list[int]
-    id: int | None
-    time: int | None
-    label: int | None
 
 
 class SeriesLong(DataFormat):
@@ -62,52 +62,39 @@ class SeriesLong(DataFormat):
         return None
 
     def read(self, path: Path, options: SeriesLongOptions) -> Iterator[Row | DataProblem]:
-        columns: _Columns | None = None
-        series: dict[str, _Series] = {}
+        header: Header | None = None
+        where = str(path)
+        lines: list[tuple[int, list[str]]] = []
         for found in records(path, options.delimiter):
             if isinstance(found, DataProblem):
                 yield found
-                continue
-            line, record = found
-            if columns is None:
-                columns = self._columns(path, line, header_of(path, line, record), options)
-                continue
+            elif header is None:
+                header, where = Header.of(str(path), *found), f"{path}:{found[0]}"
+            else:
+                complaint = header.complaint(found[1])
+                if complaint is None:
+                    lines.append(found)
+                else:
+                    yield DataProblem(str(path), found[0], complaint)
+        if header is None:
+            return
+        columns = long_columns.choose(where, header, [record for _, record in lines], options)
+        series: dict[str, _Series] = {}
+        for line, record in lines:
             complaint = self._add(series, line, record, columns)
             if complaint is not None:
                 yield DataProblem(str(path), line, complaint)
-        if columns is not None:
-            yield from (self._row(str(path), name, one, columns) for name, one in series.items())
+        yield from (self._row(str(path), name, one, columns) for name, one in series.items())
 
     @staticmethod
-    def _columns(path: Path, line: int, names: list[str], options: SeriesLongOptions) -> _Columns:
-        def place(name: str | None) -> int | None:
-            return names.index(name) if name is not None and name in names else None
-
-        absent = [name for name in options.value_columns if name not in names]
-        if absent:
-            found = f"{path}:{line}: found columns {', '.join(map(repr, names))}"
-            raise DataError(f"{found}, expected {absent[0]!r}: name others in data.format_options.value_columns")
-        roles = [place(options.id_column), place(options.time_column), place(options.label_column)]
-        chosen = [names.index(name) for name in options.value_columns]
-        chosen = chosen or [i for i in range(len(names)) if i not in roles]
-        if not chosen:
-            raise DataError(
-                f"{path}:{line}: found columns {', '.join(map(repr, names))}, expected one with values, too: add one"
-            )
-        return _Columns(names, chosen, *roles)
-
-    @staticmethod
-    def _add(series: dict[str, _Series], line: int, record: list[str], columns: _Columns) -> str | None:
+    def _add(series: dict[str, _Series], line: int, record: list[str], columns: Columns) -> str | None:
         """Add a moment to its series; or what is wrong with it."""
-        if len(record) != len(columns.names):
-            return f"found {len(record)} values, expected {len(columns.names)} ({', '.join(columns.names)})"
         values: list[float | None] = []
         for i in columns.values:
             try:
                 values.append(number(record[i]))
             except ValueError:
-                found = f"column {columns.names[i]!r}: found {short(record[i])}"
-                return f"{found}, expected a number, or nothing where it is missing"
+                return f"column {columns.header.names[i]!r}: {no_number(record[i])}"
         label = None if columns.label is None else record[columns.label].strip()
         name = "" if columns.id is None else record[columns.id]
         one = series.setdefault(name, _Series(line, label, channels=[[] for _ in values]))
@@ -119,7 +106,9 @@ class SeriesLong(DataFormat):
             if moment is None:
                 return f"found time {short(time)}, {moments.EXPECTED}, {ORDERED}"
             if one.times and moment <= one.last:
-                return f"found time {short(time)} after {short(one.times[-1])}, expected times that increase"
+                expected = f"found time {short(time)} after {short(one.times[-1])}, expected times that increase"
+                several = f" (of several series? name what tells them apart: {OPTION}.id_column=COLUMN)"
+                return expected + ("" if columns.id is not None else several)
             one.times.append(time)
             one.last = moment
         for channel, value in zip(one.channels, values, strict=True):
@@ -127,8 +116,8 @@ class SeriesLong(DataFormat):
         return None
 
     @staticmethod
-    def _row(file: str, name: str, one: _Series, columns: _Columns) -> Row:
-        values: dict[str, Any] = {"series": one.channels, "channels": [columns.names[i] for i in columns.values]}
+    def _row(file: str, name: str, one: _Series, columns: Columns) -> Row:
+        values: dict[str, Any] = {"series": one.channels, "channels": [columns.header.names[i] for i in columns.values]}
         if columns.id is not None:
             values["id"] = name
         if one.times:

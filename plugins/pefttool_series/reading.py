@@ -24,6 +24,18 @@ def is_series(value: Any) -> bool:
     return check_series(value, "series", of_any_size=True) is None
 
 
+def missing_series(values: Mapping[str, Any], given: str | None) -> str:
+    """What is said of a row without a series: it may be a line of a table that other formats make series of."""
+    found = f"found columns {', '.join(map(repr, values)) or 'none'}"
+    if given is not None or any(isinstance(value, list) for value in values.values()):
+        return missing_column(values, given, SERIES_COLUMNS, "series_column")
+    return (
+        f"{found}, expected a column with a series ({', '.join(SERIES_COLUMNS)}); if a line is a moment, read the file"
+        " with -o data.format=series-long (it needs a column `id` where there are several series), and if a line is a"
+        " series, with -o data.format=series-wide"
+    )
+
+
 def channels(value: Any) -> list[Sequence[float | None]]:
     """The channels of a series that `check_series` found good: a flat list is one."""
     return list(value) if value and isinstance(value[0], list | tuple) else [value]
@@ -83,6 +95,9 @@ def observed(channel: Sequence[float | None]) -> list[float]:
 def check_label(values: Mapping[str, Any], given: str | None) -> str | None:
     """What is wrong with the class of a row, or None."""
     column = find_column(values, given, LABEL_COLUMNS)
+    if column is None and given is None and "channels" in values:
+        found = f"found no class, and the channels {', '.join(map(str, values['channels']))}"
+        return f"{found}: name the column of the class with -o data.format_options.label_column=COLUMN"
     if column is None:
         return missing_column(values, given, LABEL_COLUMNS, "label_column")
     if not isinstance(values[column], str | int | bool) or values[column] == "":

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
+from pefttool.separated import Header
 from pefttool.values import DataProblem
-from pefttool_series.csv_records import header_of, number, records, short
+from pefttool_series.csv_records import no_number, number, records
 
 
 class SeriesWideOptions(Options):
@@ -30,7 +31,7 @@ class SeriesWideOptions(Options):
 
 @dataclass(frozen=True)
 class _Columns:
-    names: list[str]
+    header: Header
     values: list[int]
     kept: list[int]
     label: int | None
@@ -56,40 +57,40 @@ class SeriesWide(DataFormat):
                 continue
             line, record = found
             if columns is None:
-                names = header_of(path, line, record) if options.header else list(map(str, range(len(record))))
-                columns = self._columns(path, line, names, options)
+                names = tuple(map(str, range(len(record))))
+                header = Header.of(str(path), line, record) if options.header else Header(names)
+                columns = self._columns(path, line, header, options)
                 if options.header:
                     continue
             yield self._row(str(path), line, record, columns)
 
     @staticmethod
-    def _columns(path: Path, line: int, names: list[str], options: SeriesWideOptions) -> _Columns:
+    def _columns(path: Path, line: int, header: Header, options: SeriesWideOptions) -> _Columns:
+        names = header.names
         label = names.index(options.label_column) if options.label_column in names else None
         kept = [i for i, name in enumerate(names) if name in options.other_columns and i != label]
-        values = [
-            i for i, name in enumerate(names) if fnmatchcase(name, options.value_columns) and i not in (label, *kept)
-        ]
+        values = [i for i in header.named if fnmatchcase(names[i], options.value_columns) and i not in (label, *kept)]
         if not values:
             wanted = (
                 f"expected some that match data.format_options.value_columns={options.value_columns!r}: name others"
             )
             raise DataError(f"{path}:{line}: found columns {', '.join(map(repr, names[:8]))}, {wanted}")
-        return _Columns(names, values, kept, label)
+        return _Columns(header, values, kept, label)
 
     @staticmethod
     def _row(file: str, line: int, record: list[str], columns: _Columns) -> Row | DataProblem:
-        if len(record) != len(columns.names):
-            return DataProblem(file, line, f"found {len(record)} values, expected {len(columns.names)} as in line 1")
+        complaint, names = columns.header.complaint(record), columns.header.names
+        if complaint is not None:
+            return DataProblem(file, line, complaint)
         series: list[float | None] = []
         for i in columns.values:
             try:
                 series.append(number(record[i]))
             except ValueError:
-                found = f"column {columns.names[i]!r}: found {short(record[i])}"
-                return DataProblem(file, line, f"{found}, expected a number, or nothing where it is missing")
+                return DataProblem(file, line, f"column {names[i]!r}: {no_number(record[i])}")
         while len(series) > 1 and series[-1] is None:
             series.pop()  # shorter series leave the last columns empty
-        values: dict[str, Any] = {columns.names[i]: record[i] for i in columns.kept}
+        values: dict[str, Any] = {names[i]: record[i] for i in columns.kept}
         values["series"] = [series]
         if columns.label is not None:
             values["label"] = record[columns.label].strip()

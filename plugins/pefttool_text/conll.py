@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataFormat, Row
+from pefttool import DataFormat, Row, text_files
 from pefttool.values import DataProblem
-from pefttool_text import reading, tagging
+from pefttool_text import tagging
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2")
 #: Suffixes of plain text and tables, under which such files are often found, too.
@@ -31,10 +31,10 @@ class Conll(DataFormat):
     name = "conll"
 
     def sniff(self, path: Path) -> str | None:
-        suffix = path.suffix.lower()
+        suffix = text_files.suffix(path)
         if suffix in SUFFIXES:
-            return f"suffix {path.suffix}"
-        if suffix in TEXT_SUFFIXES and is_tagged(reading.head(path)):
+            return text_files.shown_suffix(path)
+        if suffix in TEXT_SUFFIXES and is_tagged(text_files.head(path)):
             return "words and tags in columns"
         return None
 
@@ -42,7 +42,7 @@ class Conll(DataFormat):
         words: list[list[str]] = []
         start, columns = 1, 0
         problem: DataProblem | None = None
-        for number, text, fault in reading.lines(path):
+        for number, text, fault in text_files.lines(path):
             line = split(text)
             if not line or line[0] == DOCUMENT:
                 if problem is not None or words:
@@ -71,7 +71,7 @@ def is_tagged(head: bytes) -> bool:
     A line or a tag may be mistyped, but not the first: a table with a header line is none.
     """
     text = head.decode("utf-8", "replace")
-    whole = text[: text.rfind("\n") + 1] if len(head) >= reading.HEAD // 2 else text
+    whole = text[: text.rfind("\n") + 1] if len(head) >= text_files.HEAD // 2 else text
     rows = [row for row in map(split, whole.splitlines()) if row and row[0] != DOCUMENT]
     if len(rows) < ENOUGH:
         return False

@@ -20,11 +20,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
+from pefttool.file_kinds import start_of
 from pefttool.quiet import quiet_datasets
+from pefttool.separated import Header, separator_of
+from pefttool.text_files import head, is_packed, lines, shown_suffix, suffix
 from pefttool.values import DataProblem
 from pefttool_text.conll import Conll
 from pefttool_text.parallel import ParallelText
-from pefttool_text.reading import StrictJson, head, lines, short, skip, text_of
+from pefttool_text.reading import StrictJson, short, skip, text_of
 from pefttool_text.squad import Squad
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -45,7 +48,7 @@ class JsonLines(DataFormat):
     general = True
 
     def sniff(self, path: Path) -> str | None:
-        return f"suffix {path.suffix}, objects in lines" if _json_shape(path) == "lines" else None
+        return f"{shown_suffix(path)}, objects in lines" if _json_shape(path) == "lines" else None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
         strict = StrictJson()
@@ -78,7 +81,7 @@ class Json(DataFormat):
 
     def sniff(self, path: Path) -> str | None:
         shape = _json_shape(path)
-        return f"suffix {path.suffix}, {shape}" if shape not in (None, "lines") else None
+        return f"{shown_suffix(path)}, {shape}" if shape not in (None, "lines") else None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
         strict, text = StrictJson(), text_of(path)
@@ -115,14 +118,14 @@ class Json(DataFormat):
 
 def _json_shape(path: Path) -> str | None:
     """`lines`, or why a file with a suffix of JSON is no JSON Lines; None for other files."""
-    if path.suffix.lower() not in JSON_SUFFIXES:
+    if suffix(path) not in JSON_SUFFIXES:
         return None
     start = head(path)
     first, ended, _ = start.partition(b"\n")
-    lines_of_lists = path.suffix.lower() != ".json" and not re.match(rb"\[\s*(\{|\]|$)", start)
+    lines_of_lists = suffix(path) != ".json" and not re.match(rb"\[\s*(\{|\]|$)", start)
     if start.startswith(b"[") and not lines_of_lists:
         return "it holds a list"
-    if path.suffix.lower() == ".json" and ended and not first.rstrip().endswith(b"}"):
+    if suffix(path) == ".json" and ended and not first.rstrip().endswith(b"}"):
         return "its objects span lines"
     return "lines"
 
@@ -149,15 +152,25 @@ class Csv(DataFormat):
     Options = CsvOptions
 
     def sniff(self, path: Path) -> str | None:
-        if path.suffix.lower() not in (".csv", ".tsv") or head(path).startswith(b"PAR1"):
+        if suffix(path) not in (".csv", ".tsv") or head(path).startswith(b"PAR1"):
             return None
         delimiter = self._delimiter(path)
+        between = DELIMITERS.get(delimiter, repr(delimiter))
         marks = ", quotation marks are text" if self._quote(path, delimiter) is None else ""
-        return f"suffix {path.suffix}, {DELIMITERS[delimiter]} between columns{marks}"
+        numbers = self._header_line(path).split(delimiter)[0].strip() in ("", '""')
+        unnamed = ", the first column has no name, numbers the rows, and is left out" if numbers else ""
+        return f"{shown_suffix(path)}, {between} between columns{marks}{unnamed}"
 
     @staticmethod
-    def _header_line(path: Path) -> str:
-        return head(path).partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
+    def _first_lines(path: Path) -> tuple[str | None, str]:
+        """(the separator that the first line says, if it does, the header line)."""
+        first, _, rest = head(path).partition(b"\n")
+        said = separator_of(first.decode("utf-8", "replace"))
+        header = first if said is None else rest.lstrip().partition(b"\n")[0]
+        return said, header.decode("utf-8", "replace").rstrip("\r")
+
+    def _header_line(self, path: Path) -> str:
+        return self._first_lines(path)[1]
 
     def _quote(self, path: Path, delimiter: str, asked: str = "auto") -> str | None:
         """The mark around values. Nothing needs one between tabs, and in running text a lone one would swallow rows."""
@@ -167,9 +180,9 @@ class Csv(DataFormat):
         return QUOTES[asked]
 
     def _delimiter(self, path: Path) -> str:
-        if path.suffix.lower() == ".tsv":
-            return "\t"
-        header = self._header_line(path)
+        said, header = self._first_lines(path)
+        if said is not None or suffix(path) == ".tsv":
+            return said or "\t"
         return max(DELIMITERS, key=re.sub('"[^"]*"', "", header).count)  # a comma where there is none of them
 
     def read(self, path: Path, options: CsvOptions) -> Iterator[Row | DataProblem]:
@@ -177,15 +190,15 @@ class Csv(DataFormat):
         bad: list[DataProblem] = []
 
         def texts() -> Iterator[str]:
-            for _, text, problem in lines(path):
+            for number, text, problem in lines(path):
                 bad.extend([problem] if problem is not None else [])
-                yield text
+                yield "\n" if number == 1 and separator_of(text) is not None else text
 
         csv.field_size_limit(LONGEST_FIELD)
         quote = self._quote(path, delimiter, options.quote)
         quoting = csv.QUOTE_NONE if quote is None else csv.QUOTE_MINIMAL
         reader = csv.reader(texts(), delimiter=delimiter, quotechar=quote, quoting=quoting, strict=True)
-        header: list[str] | None = None
+        header: Header | None = None
         while True:
             start = reader.line_num + 1
             try:
@@ -202,10 +215,10 @@ class Csv(DataFormat):
             if record is None:
                 return
             if bad and header is None:
-                raise DataError(f"{bad[0]}; mend the header line")
+                raise DataError(f"{bad[0]} (it is in the header line)")
             if not bad and record:
                 if header is None:
-                    header = self._header(str(path), start, record)
+                    header = Header.of(str(path), start, record)
                 else:
                     yield self._row(header, record, str(path), start)
             yield from bad  # and not the row that these bytes belong to
@@ -221,18 +234,11 @@ class Csv(DataFormat):
         return DataProblem(file, start, f"found a malformed record, expected separated values ({span}{error})")
 
     @staticmethod
-    def _header(file: str, line: int, record: list[str]) -> list[str]:
-        header = [name.strip() for name in record]
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise DataError(f"{file}:{line}: column {twice[0]!r} occurs twice: give each column a name of its own")
-        return header
-
-    @staticmethod
-    def _row(header: list[str], record: list[str], file: str, line: int) -> Row | DataProblem:
-        if len(record) != len(header):
-            return DataProblem(file, line, f"found {len(record)} values, expected {len(header)} ({', '.join(header)})")
-        return Row(dict(zip(header, record, strict=True)), file, line)
+    def _row(header: Header, record: list[str], file: str, line: int) -> Row | DataProblem:
+        complaint = header.complaint(record)
+        if complaint is not None:
+            return DataProblem(file, line, complaint)
+        return Row({header.names[i]: record[i] for i in header.named}, file, line)
 
 
 class Parquet(DataFormat):
@@ -241,7 +247,7 @@ class Parquet(DataFormat):
     name = "parquet"
 
     def sniff(self, path: Path) -> str | None:
-        if head(path).startswith(b"PAR1"):
+        if start_of(path).startswith(b"PAR1"):
             return "it starts as Parquet files do"
         return f"suffix {path.suffix}" if path.suffix.lower() == ".parquet" else None
 
@@ -262,9 +268,9 @@ class Text(DataFormat):
     Options = TextOptions
 
     def sniff(self, path: Path) -> str | None:
-        if path.suffix.lower() not in (".txt", ".text", ".md") or head(path).startswith(b"PAR1"):
+        if suffix(path) not in (".txt", ".text", ".md") or head(path).startswith(b"PAR1"):
             return None
-        return f"suffix {path.suffix}"
+        return shown_suffix(path)
 
     def read(self, path: Path, options: TextOptions) -> Iterator[Row | DataProblem]:
         part: list[str] = []
@@ -282,11 +288,12 @@ class Text(DataFormat):
 
     @staticmethod
     def _numbered(path: Path) -> Iterator[tuple[int, str, DataProblem | None]]:
-        """The lines as `datasets` reads them; it gives up at a byte that is not UTF-8, so such a file is read here.
+        """The lines as `datasets` reads them; it gives up at a byte that is not UTF-8, and where gzip packed
+        lines under another name, so such files are read here.
 
         Its own paragraphs have no lines, and a blank line with a space in it does not end them.
         """
-        if any(problem for _, _, problem in lines(path)):
+        if is_packed(path) or any(problem for _, _, problem in lines(path)):
             for number, line, problem in lines(path):
                 yield number, line.replace("\r\n", "\n"), problem
             return

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row
+from pefttool import DataError, DataFormat, Row, text_files
 from pefttool.values import DataProblem
-from pefttool_text import reading
 from pefttool_text.pair_rows import TRANSLATION
 
 #: ISO 639-1: what tells a language's suffix from any other. Longer codes need a region or a script (pt_BR, zh-Hant).
@@ -72,7 +71,7 @@ class ParallelText(DataFormat):
                 " line i of the other; align them again"
             )
         languages = [p.suffix[1:] for p in (path, other)]
-        for sides in zip(reading.lines(path), reading.lines(other), strict=True):
+        for sides in zip(text_files.lines(path), text_files.lines(other), strict=True):
             (number, _, _), problem = sides[0], _problem((path, other), sides)
             texts = [text.strip() for _, text, _ in sides]
             yield problem or Row({TRANSLATION: dict(zip(languages, texts, strict=True))}, str(path), number)
@@ -97,8 +96,4 @@ def _language(path: Path) -> str | None:
 
 def _count(path: Path) -> int:
     """Lines, the last one with or without its end."""
-    try:
-        with path.open("rb") as stream:
-            return sum(1 for _ in stream)
-    except OSError as error:
-        raise reading.open_error(path, error) from error
+    return sum(1 for _ in text_files.lines(path))

@@ -1,50 +1,18 @@
-"""Files as bytes, lines and strict JSON: what the formats are read with, and complaints that say where."""
+"""Whole files as text and strict JSON: what the formats are read with, and complaints that say where."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pefttool import DataError, Row
+from pefttool.text_files import lines
 from pefttool.values import DataProblem
 
-HEAD = 4096
 SPACE = re.compile(r"[ \t\r\n]*")
-
-
-def open_error(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror or error}")
-
-
-def head(path: Path) -> bytes:
-    """The first bytes, without a byte-order mark and leading space."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
-    except OSError as error:
-        raise open_error(path, error) from error
-
-
-def lines(path: Path) -> Iterator[tuple[int, str, DataProblem | None]]:
-    r"""(number, text, problem) of every line, ended by \n. Bytes that are not UTF-8 are a problem, and `\ufffd`."""
-    try:
-        with path.open("rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                if number == 1:
-                    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                        raise DataError(f"{path} is UTF-16 text, expected UTF-8: save it as UTF-8")
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                try:
-                    yield number, raw.decode("utf-8"), None
-                except UnicodeDecodeError as error:
-                    found = f"found byte 0x{raw[error.start]:02x} at position {error.start + 1}, expected UTF-8 text"
-                    yield number, raw.decode("utf-8", "replace"), DataProblem(str(path), number, found)
-    except OSError as error:
-        raise open_error(path, error) from error
 
 
 def text_of(path: Path) -> str:
@@ -52,7 +20,7 @@ def text_of(path: Path) -> str:
     parts = []
     for _, line, problem in lines(path):
         if problem is not None:
-            raise DataError(f"{problem}; save it as UTF-8")
+            raise DataError(str(problem))
         parts.append(line)
     return "".join(parts)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row
+from pefttool import DataError, DataFormat, Row, text_files
 from pefttool.named_columns import describe
 from pefttool.values import DataProblem
 from pefttool_text import reading
@@ -31,7 +31,7 @@ class Squad(DataFormat):
     name = "squad"
 
     def sniff(self, path: Path) -> str | None:
-        if path.suffix.lower() == ".json" and is_squad(reading.head(path)):
+        if text_files.suffix(path) == ".json" and is_squad(text_files.head(path)):
             return "passages and questions as in SQuAD"
         return None
 

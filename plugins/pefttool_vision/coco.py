@@ -15,7 +15,7 @@ from pefttool.named_columns import describe
 from pefttool.values import DataProblem
 from pefttool_vision import pictures
 from pefttool_vision.json_head import top_level
-from pefttool_vision.objects import box_complaint, box_outside
+from pefttool_vision.objects import box_complaint, box_outside, turned
 
 PARTS = ("images", "annotations", "categories")
 #: What else such a file may hold at its top.
@@ -70,7 +70,7 @@ class Coco(DataFormat):
             if problems[number] or found is None:
                 yield DataProblem(str(path), number, _together(problems[number]))
             else:
-                yield _row(path, number, found, list(boxes[number].values()), names)
+                yield _row(path, number, found, image, list(boxes[number].values()), names)
         yield from strays
 
 
@@ -186,6 +186,10 @@ def _picture_complaints(
     except DataError:
         return  # the task says what is wrong with it
     said = [image.get(side) for side in ("width", "height")]
+    unclear = turned(str(found), said) if boxes else None
+    if unclear is not None:
+        yield f"{_picture(image)}: {unclear}"
+        return
     if any(_is_size(side) and side != true for side, true in zip(said, (width, height), strict=True)):
         wanted = " x ".join(map(describe, said))
         yield (
@@ -205,11 +209,21 @@ def _together(problems: Sequence[str]) -> str:
     return "; ".join([*problems[:SHOWN], *more])
 
 
-def _row(path: Path, number: int, found: Path, boxes: Sequence[Mapping[str, Any]], names: Mapping[Any, str]) -> Row:
+def _row(
+    path: Path,
+    number: int,
+    found: Path,
+    image: Mapping[str, Any],
+    boxes: Sequence[Mapping[str, Any]],
+    names: Mapping[Any, str],
+) -> Row:
     objects: dict[str, list[Any]] = {
         "bbox": [list(box["bbox"]) for box in boxes],
         "category": [names[box["category_id"]] for box in boxes],
     }
     if any(box.get("iscrowd") for box in boxes):
         objects["iscrowd"] = [int(bool(box.get("iscrowd"))) for box in boxes]
-    return Row({"image": str(found), "objects": objects}, str(path), number)
+    # Of a picture that viewers show turned, the size says on which view its boxes are.
+    turned_one = bool(boxes) and pictures.orientation(str(found)) != 1
+    said = {side: image[side] for side in ("width", "height") if turned_one and _is_size(image.get(side))}
+    return Row({"image": str(found), "objects": objects, **said}, str(path), number)

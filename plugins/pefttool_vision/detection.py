@@ -88,7 +88,11 @@ class ObjectDetection(Task):
         complaint = objects.complaint(column, values[column]) or self._check_file(values, options)
         if complaint is not None:
             return complaint
-        return objects.outside(column, values[column], *pictures.size(self._image(values, options)))
+        image = self._image(values, options)
+        if objects.things(values[column]):
+            said = [values.get(side) for side in ("width", "height")]
+            complaint = objects.turned(image, said)
+        return complaint or objects.outside(column, values[column], *pictures.size(image))
 
     def check_input(self, values: Mapping[str, Any], options: DetectionOptions) -> str | None:
         return check_image_column(values, options.image_column) or self._check_file(values, options)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pefttool.named_columns import describe
+from pefttool_vision import pictures
 
 OBJECT_COLUMNS = ("objects", "annotations")
 #: Pixels by which a box may leave its picture: tools round outwards. It is cut off there.
 SLACK = 1.0
+#: EXIF's orientations from this one on exchange width and height.
+FIRST_THAT_SWAPS_SIDES = 5
 
 
 @dataclass(frozen=True)
@@ -98,3 +102,28 @@ def box_outside(box: Sequence[float], width: int, height: int) -> str | None:
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return f"found {describe(list(box))}, of which nothing is in the picture"
     return None
+
+
+def turned(path: str, said: Sequence[Any]) -> str | None:
+    """Why boxes on this picture may be boxes on another view of it, or None; `said` are the width and height, if known.
+
+    Viewers show a picture as its camera was held (EXIF), and boxes are in pixels of the file. Where the size that was
+    written down is the stored one and not the shown one, the boxes were drawn on what is stored.
+    """
+    way = pictures.orientation(path)
+    if way == 1:
+        return None
+    width, height = pictures.size(path)
+    swaps = way >= FIRST_THAT_SWAPS_SIDES and width != height
+    if swaps and tuple(said) == (width, height):
+        return None
+    name = os.path.basename(path)
+    drawn = "the boxes are of the turned picture, by its size" if swaps and tuple(said) == (height, width) else ""
+    ways = (
+        f"turn the file, if the boxes were drawn on what viewers show (mogrify -auto-orient {name}), or remove the tag,"
+        f" if on what is stored (exiftool -Orientation= {name})"
+    )
+    return (
+        f"found {path}, which is stored otherwise than viewers show it (EXIF orientation {way}), expected to know which"
+        f" one boxes are on{f' ({drawn})' if drawn else ''}: {ways}"
+    )

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 #: 8 bits a channel. What is deeper has no range that everybody agrees on.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La", "RGBa")
+#: Modes in which a pixel may be transparent. What shows through is white, as on most pages that such pictures are for.
+SEE_THROUGH = ("LA", "La", "PA", "RGBA", "RGBa")
+BACKGROUND = "white"
+#: EXIF's tag that says how a camera was held; 1 is upright.
+ORIENTATION = 0x0112
 INSTALL = 'pip install "pefttool[vision]"'
 
 
@@ -41,20 +46,44 @@ def _pil() -> ModuleType:
 
 
 def open_rgb(path: str, upright: bool = True) -> Image:
-    """The picture, decoded, in RGB; turned `upright` if its camera was not. Raises DataError with the path."""
+    """The picture, decoded, in RGB; turned `upright` if its camera was not; white where it is transparent.
+
+    Raises DataError with the path, also for more than 8 bits a channel in a mode that would be clipped.
+    """
     image = _pil()
     from PIL import ImageOps
 
     try:
         with image.open(path) as picture:
-            if upright:
-                picture = ImageOps.exif_transpose(picture)
-            if "transparency" in picture.info and picture.mode in ("P", "L", "RGB"):
-                picture = picture.convert("RGBA")
-            converted: Image = picture.convert("RGB")
-            return converted
+            too_deep = _too_deep(path, picture.mode)
+            if too_deep is None:
+                if upright:
+                    picture = ImageOps.exif_transpose(picture)
+                return _opaque(picture).convert("RGB")
     except Exception as error:  # PIL raises many kinds for a damaged file
         raise DataError(f"{path} cannot be read as a picture: {_reason(error)}") from error
+    raise DataError(too_deep)
+
+
+def _opaque(picture: Image) -> Image:
+    """The picture on the background: what colour a fully transparent pixel has is chance, and nobody sees it."""
+    if picture.mode not in SEE_THROUGH and "transparency" not in picture.info:
+        return picture
+    below = _pil().new("RGBA", picture.size, BACKGROUND)
+    below.alpha_composite(picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA"))
+    found: Image = below
+    return found
+
+
+def orientation(path: str) -> int:
+    """How the stored picture has to be turned, as EXIF numbers it: 1 is not at all. Raises DataError with the path."""
+    image = _pil()
+    try:
+        with image.open(path) as picture:
+            found = picture.getexif().get(ORIENTATION, 1)
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as a picture: {_reason(error)}") from error
+    return found if found in range(2, 9) else 1
 
 
 def size(path: str) -> tuple[int, int]:
@@ -86,13 +115,21 @@ def _complaint(path: str, size: int, modified: int) -> str | None:
         return f"found {path}, expected a picture, and it is empty"
     try:
         with image.open(path) as picture:
-            if picture.mode not in MODES:
-                return f"found {path} of mode {picture.mode}, expected 8 bits a channel: convert it"
+            too_deep = _too_deep(path, picture.mode)
+            if too_deep is not None:
+                return too_deep
             picture.draft("L", (64, 64))  # a JPEG is decoded at an eighth of its size: enough to see that it is whole
             picture.load()
     except Exception as error:
         return f"found {path}, expected a picture ({_reason(error)})"
     return None
+
+
+def _too_deep(path: str, mode: str) -> str | None:
+    if mode in MODES:
+        return None
+    way_out = "convert it to an 8-bit PNG, with one range of values for all pictures"
+    return f"found {path} of mode {mode}, expected 8 bits a channel: {way_out}"
 
 
 def content_key(path: str) -> str:

@@ -223,7 +223,7 @@ def test_a_look_goes_on_to_the_next_file(fake: Registry, tmp_path: Path) -> None
 def test_a_look_that_finds_nothing_says_why(fake: Registry, tmp_path: Path) -> None:
     path = tmp_path / "a.words"
     path.write_text("!\n!\n")
-    with pytest.raises(DataError, match=r"no usable row: the first record: .*a\.words:1: found '!'"):
+    with pytest.raises(DataError, match=r"no usable row: mend its records; the first: .*a\.words:1: found '!'"):
         rows.peek(path, fake)
     path.write_text("")
     with pytest.raises(DataError, match="no usable row: is it empty"):
