@@ -21,6 +21,7 @@ from pefttool import (
     features,
     forecast,
     interrupts,
+    missing,
     packing,
     plan,
     reference,
@@ -112,18 +113,17 @@ def _run(
         lambda what, done, total: emit(Progress(what=what, done=done, total=total)),
         rows.fitted,
     )
-    if loaded.missing:
-        lacking = f"{loaded.local.path} lacks {len(loaded.missing)} weights of {loaded.facts.architecture}"
-        text = f"{lacking}, such as {loaded.missing[0]}: they start at random, and stay so where nothing trains them"
-        emit(Notice(text=text, level="warning"))
     cache = kept if planned.recipe.data.cache else None
     data, held_out = _encode(planned, loaded, rows, cache, emit)
+    planned, loaded, lacking = missing.settle(planned, loaded, data)
+    _warn(emit, lacking)
 
     moment = comparison.moment(planned.adapter)
     if moment == "loaded":
         loaded = _settle(planned, loaded, loaded.model, data, emit)
         before, shown = comparison.look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
+    _warn(emit, missing.require_trained(planned, loaded, adapted))
     moment = comparison.later(moment, adapted)
     techniques.apply(planned, adapted)
     if moment != "loaded" or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
@@ -179,6 +179,11 @@ def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:
         emit(Notice(text=text.removeprefix("warning: "), level="warning" if warns else "info"))
 
 
+def _warn(emit: Emitter, text: str | None) -> None:
+    if text is not None:
+        emit(Notice(text=text, level="warning"))
+
+
 def _encode(
     planned: plan.Plan, loaded: base.Base, rows: corpus.Corpus, cache: Store | None, emit: Emitter
 ) -> tuple[Encoded, Encoded]:
@@ -200,9 +205,7 @@ def _encode(
     for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
         if part.dropped:
             emit(Notice(text=batches.left_out(part, which, purpose, setting), level="warning"))
-    doubt = planned.task.doubt(held_out.examples, setting)
-    if doubt is not None:
-        emit(Notice(text=doubt, level="warning"))
+    _warn(emit, planned.task.doubt(held_out.examples, setting))
     emit(
         DataReady(
             train_rows=len(data.examples),
