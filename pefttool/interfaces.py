@@ -42,6 +42,10 @@ class Adapter(ABC):
         """`packs`, for an adapter with which it depends on these."""
         return self.packs
 
+    def positions_taken(self, options: Any, facts: Facts) -> int:
+        """How many of the model's positions the adapter takes from a row's tokens (virtual tokens before them)."""
+        return 0
+
     def defaults(self, task: Task) -> Mapping[str, Any]:
         """Defaults for `train.*` keys that suit this adapter on this task, e.g. `{"learning_rate": 1e-3}`."""
         return {}
