@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool import facts, hub, streamed_base
 from pefttool.errors import ModelError
 from pefttool.interfaces import Quantizer, Task
+from pefttool.model_parts import transformers_part
 from pefttool.plan import Plan, decided
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Base:
     """The pretrained model on its device, not yet adapted; a new task head is already there, in float32.
 
-    `missing` are weights that the model folder lacks, besides the head's: they are random.
+    `missing` are weights that the model folder lacks, besides the head's: they are random (missing.py settles that).
     """
 
     model: nn.Module
@@ -107,7 +108,14 @@ def load_model(
         model.get_submodule(name).to(device=device, dtype=torch.float32)
     model.eval()
     new = tuple(f"{name}." for name in heads)
-    misfits = [n for n in source.misfits if not (new and n.startswith(new))]
+    misfits = [n for n in _whole(model, source.misfits) if not (new and n.startswith(new))]
     if misfits:
         raise ModelError(f"model {path}: {misfits[0]!r} has another shape than its config.json says; restore its files")
-    return model, loaded.processor, tuple(n for n in source.missing if not (new and n.startswith(new)))
+    return model, loaded.processor, tuple(n for n in _whole(model, source.missing) if not (new and n.startswith(new)))
+
+
+def _whole(model: nn.Module, names: Iterable[str]) -> Iterator[str]:
+    """Names of the transformers model inside, as the whole model has them."""
+    part = transformers_part(model)
+    prefix = next((f"{name}." for name, module in model.named_modules() if module is part and name), "")
+    yield from (f"{prefix}{name}" for name in names)

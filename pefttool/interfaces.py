@@ -49,6 +49,11 @@ class Adapter(ABC):
         """
         return 0
 
+    def positions_taken(self, options: Any, facts: Facts) -> int:
+        """How many of the model's positions the adapter takes from a row's tokens: those it adds, and those that its
+        keys and values stand at."""
+        return self.added_positions(options, facts)
+
     def defaults(self, task: Task) -> Mapping[str, Any]:
         """Defaults for `train.*` keys that suit this adapter on this task, e.g. `{"learning_rate": 1e-3}`."""
         return {}

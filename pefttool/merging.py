@@ -165,18 +165,14 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
 
     adapter = opened.adapter
     assert adapter is not None
-    model, _, missing = replace(opened, choice=replace(opened.choice, device="cpu")).base(quantized=False)
-    known = facts.inspect(model, opened.task)
+    # In float32, whatever it was trained in: the base's values are those of its files, and rounded once, at the end.
+    on_host = replace(opened.choice, device="cpu", dtype="float32", autocast=None)
+    model, _, missing = replace(opened, choice=on_host).base(quantized=False)
+    heads = opened.heads(model)
     if quantized:
-        quantizer = opened.quantizer
-        assert quantizer is not None
-        for name in known.linear_modules:
-            weight: Any = model.get_submodule(name).weight
-            if f"{name}.weight" not in missing:  # what the folder lacks is not quantised
-                stored = quantizer.round_trip(weight.data.to(opened.choice.device), quantizer.Options())
-                weight.data = stored.to("cpu", weight.dtype)
+        _as_trained(opened, model, missing)
     model = adapter.load(model, opened.folder)
-    reload.load_head(model, known.head_modules, peft_folder.read_head(opened.folder), opened.folder)
+    reload.load_head(model, heads, peft_folder.read_head(opened.folder), opened.folder)
     model = adapter.merge(model)
     part = transformers_part(model)
     if part is None:
@@ -194,6 +190,18 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
     outside = {name: p for name, p in model.named_parameters() if id(p) not in inside}
     peft_folder.write_tensors(aside / peft_folder.HEAD, outside)
     return None
+
+
+def _as_trained(opened: Opened, model: Any, missing: Sequence[str]) -> None:
+    """Give the base, in float32, the values that it had in training: in the run's dtype, its linear layers quantised."""
+    quantizer, choice = opened.quantizer, opened.choice
+    assert quantizer is not None
+    linear = {f"{name}.weight" for name in facts.inspect(model, opened.task).linear_modules}
+    for name, parameter in model.named_parameters():
+        rounded = parameter.data.to(torch_dtype(choice.dtype))
+        if name in linear and name not in missing:  # what the folder lacks is not quantised
+            rounded = quantizer.round_trip(rounded.to(choice.device), quantizer.Options()).cpu()
+        parameter.data = rounded.float()
 
 
 def _describe(opened: Opened, into: Into, aside: Path) -> None:

@@ -136,7 +136,7 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
             **decided(resolved),
         ),
     )
-    plan = _without_the_examples_quantizer(plan)
+    plan = _within_positions(_without_the_examples_quantizer(plan))
     problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
@@ -159,6 +159,21 @@ def _without_the_examples_quantizer(plan: Plan) -> Plan:
         facts=replace(plan.facts, quantizer=None),
         notices=(*plan.notices, f"quantize: the example's own is left out, its weights stay as they are: {refusal}"),
     )
+
+
+def _within_positions(plan: Plan) -> Plan:
+    """The plan with rows as long as the model has positions for, where the usual length is more and nobody gave one."""
+    usual, longest = plan.recipe.train.sequence_length, plan.facts.positions
+    room = longest - plan.adapter.positions_taken(plan.recipe.adapter_options, plan.facts)
+    given = "sequence_length" in (plan.recipe.given.get("train") or {})
+    if given or not longest or not plan.task.truncates or not 0 < room < usual:
+        return plan
+    resolved = replace(plan.recipe, train=plan.recipe.train.model_copy(update={"sequence_length": room}))
+    text = f"rows are cut at {room} tokens, not the usual {usual}: the model has {longest} positions"
+    if room < longest:
+        text += f", of which adapter {plan.adapter.name!r} takes {longest - room}"
+    known = replace(plan.facts, **decided(resolved))
+    return replace(plan, recipe=resolved, facts=known, notices=(*plan.notices, text))
 
 
 def _skeleton(plan: Plan, source: LocalPretrained) -> Any:

@@ -127,10 +127,24 @@ class Opened:
             self.path, self.task, self.setting, quantizer, known, self.choice.device, self.choice.dtype, self.trusted
         )
 
+    def heads(self, model: nn.Module) -> tuple[str, ...]:
+        """The modules of the plain `model` that its head's file holds: the task's, and what the base's files lacked.
+
+        A merged model holds what was lacking itself.
+        """
+        own = facts.inspect(model, self.task).head_modules
+        if self.adapter is None:
+            return own
+        inside = {name for name, _ in model.named_modules()}
+        lacked = [name for name in self.stored["head_modules"] if name in inside and name not in own]
+        for name in lacked:
+            model.get_submodule(name).float()
+        return (*own, *lacked)
+
     def model(self, quantized: bool = True) -> Reloaded:
         """Base, head and adapter. Raises ModelError if the adapter's files are damaged or do not fit the base."""
         model, processor, _ = self.base(quantized)
-        heads = facts.inspect(model, self.task).head_modules
+        heads = self.heads(model)
         if self.adapter is not None:
             model = self.adapter.load(model, self.folder)
             added_positions.install(model, self.added_positions)

@@ -22,6 +22,7 @@ from pefttool import (
     finishing,
     forecast,
     interrupts,
+    missing,
     packing,
     plan,
     reference,
@@ -113,19 +114,18 @@ def _run(
         lambda what, done, total: emit(Progress(what=what, done=done, total=total)),
         rows.fitted,
     )
-    if loaded.missing:
-        lacking = f"{loaded.local.path} lacks {len(loaded.missing)} weights of {loaded.facts.architecture}"
-        text = f"{lacking}, such as {loaded.missing[0]}: they start at random, and stay so where nothing trains them"
-        emit(Notice(text=text, level="warning"))
     cache = kept if planned.recipe.data.cache else None
     told = functools.partial(_bad_rows, emit, skip_bad_rows, rejects)
     data, held_out = _encode(planned, loaded, rows, cache, emit, told)
+    planned, loaded, lacking = missing.settle(planned, loaded, data)
+    _warn(emit, lacking)
 
     moment = comparison.moment(planned.adapter)
     if moment == "loaded":
         loaded = _settle(planned, loaded, loaded.model, data, emit)
         before, shown = comparison.look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
+    _warn(emit, missing.require_trained(planned, loaded, adapted))
     moment = comparison.later(moment, adapted)
     techniques.apply(planned, adapted)
     if moment != "loaded" or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
@@ -170,6 +170,11 @@ def _bad_rows(emit: Emitter, skip: bool, rejects: Path | None, problems: Sequenc
     emit(Notice(text=corpus.bad_rows(problems, good, skip, rejects)))
 
 
+def _warn(emit: Emitter, text: str | None) -> None:
+    if text is not None:
+        emit(Notice(text=text, level="warning"))
+
+
 def _encode(
     planned: plan.Plan,
     loaded: base.Base,
@@ -206,9 +211,7 @@ def _encode(
     noted = planned.task.noted(data.examples, setting)
     if noted is not None:
         emit(Notice(text=noted))
-    doubt = planned.task.doubt(held_out.examples, setting)
-    if doubt is not None:
-        emit(Notice(text=doubt, level="warning"))
+    _warn(emit, planned.task.doubt(held_out.examples, setting))
     emit(
         DataReady(
             train_rows=len(data.examples),

@@ -24,6 +24,7 @@ PARTS = {
     "evaluate": "train",
     "feeding": "base",
     "keeping": "train",
+    "missing": "train",
     "resuming": "run",
     "run_folder": "train",
     "features": "train",

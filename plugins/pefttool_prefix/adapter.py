@@ -36,15 +36,19 @@ class PrefixAdapter(Adapter):
     def keeps_rows_apart(self, options: PrefixOptions, facts: Facts) -> bool:
         return chosen(options, facts) != PEFT
 
+    def positions_taken(self, options: PrefixOptions, facts: Facts) -> int:
+        stands_before = chosen(options, facts) == PEFT or facts.counts_positions
+        return options.num_virtual_tokens if stands_before and facts.key_value_cache else 0
+
     def defaults(self, task: Task) -> Mapping[str, Any]:
         return GENERATIVE if task.generative else OTHER
 
     def check(self, options: PrefixOptions, facts: Facts) -> list[Problem]:
         found = refused(options, facts)
-        room = facts.positions - options.num_virtual_tokens
-        stands_before = chosen(options, facts) == PEFT or facts.counts_positions
-        if facts.positions and stands_before and facts.key_value_cache and facts.sequence_length > room:
-            message = f"{facts.sequence_length} and {options.num_virtual_tokens} virtual tokens are more than the"
+        taken = self.positions_taken(options, facts)
+        room = facts.positions - taken
+        if facts.positions and taken and facts.sequence_length > room:
+            message = f"{facts.sequence_length} and {taken} virtual tokens are more than the"
             found.append(Problem("train.sequence_length", f"{message} model's {facts.positions} positions; use {room}"))
         return found
 
