@@ -112,6 +112,7 @@ def _run(
         lambda what, done, total: emit(Progress(what=what, done=done, total=total)),
         rows.fitted,
     )
+    _notices(emit, loaded.notices)
     if loaded.missing:
         lacking = f"{loaded.local.path} lacks {len(loaded.missing)} weights of {loaded.facts.architecture}"
         text = f"{lacking}, such as {loaded.missing[0]}: they start at random, and stay so where nothing trains them"

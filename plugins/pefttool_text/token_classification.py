@@ -77,7 +77,7 @@ class TokenClassification(Task):
         tags = find_column(values, options.tags_column, TAG_COLUMNS)
         if tags is None:
             return missing_column(values, options.tags_column, TAG_COLUMNS, "tags_column")
-        if not isinstance(values[tags], list) or not all(map(label_kinds.SINGLE.fits, values[tags])):
+        if not isinstance(values[tags], list) or not all(map(label_kinds.is_class, values[tags])):
             return f"column {tags!r}: found {describe(values[tags])}, expected a list of tags"
         if len(values[tags]) != len(values[words]):
             return f"column {tags!r}: found {len(values[tags])} tags, expected {len(values[words])}: one for each word"
