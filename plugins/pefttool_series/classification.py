@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -10,7 +10,15 @@ from pydantic import Field
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
 from pefttool.named_columns import find_column, missing_column
 from pefttool_series import models, processor
-from pefttool_series.reading import LABEL_COLUMNS, SERIES_COLUMNS, check_label, check_series, is_series, label_of
+from pefttool_series.reading import (
+    LABEL_COLUMNS,
+    OF_LONG,
+    SERIES_COLUMNS,
+    check_label,
+    check_series,
+    is_series,
+    label_of,
+)
 from pefttool_series.tensors import to_batch
 
 if TYPE_CHECKING:
@@ -74,6 +82,10 @@ class SeriesClassification(Task):
         if column is None:
             return missing_column(values, options.series_column, SERIES_COLUMNS, "series_column")
         return check_series(values[column], column)
+
+    def reads(self, values: Mapping[str, Any], options: SeriesClassificationOptions) -> Iterable[str]:
+        label = find_column(values, options.label_column, LABEL_COLUMNS)
+        return [name for name in (self._column(values, options), label, *OF_LONG) if name is not None]
 
     def key(self, values: Mapping[str, Any], options: SeriesClassificationOptions) -> str:
         return repr(values[self._column(values, options)])

@@ -12,6 +12,7 @@ from pydantic import Field
 from pefttool import DataError, DataFormat, Options, Row, moments
 from pefttool.values import DataProblem
 from pefttool_series.csv_records import header_of, number, records, short
+from pefttool_series.reading import TIMES
 
 #: The way out where the lines are in order of time, and their times cannot be read.
 ORDERED = (
@@ -132,7 +133,7 @@ class SeriesLong(DataFormat):
         if columns.id is not None:
             values["id"] = name
         if one.times:
-            values["timestamps"] = one.times
+            values[TIMES] = one.times
         if one.label is not None:
             values["label"] = one.label
         return Row(values, file, one.line)

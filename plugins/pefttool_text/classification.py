@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -132,6 +132,10 @@ class TextClassification(Task):
                 f" {settled.get('kind', options.kind)}: drop it"
             )
         return options.model_copy(update=settled)
+
+    def reads(self, values: Mapping[str, Any], options: ClassificationOptions) -> Iterable[str]:
+        label = find_column(values, options.label_column, LABEL_COLUMNS)
+        return [name for name in (*text_columns.columns(values, options), label) if name is not None]
 
     def judge(self, setting: Setting) -> tuple[str, Direction]:
         kind = _kind(setting.options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -113,6 +113,11 @@ class TokenClassification(Task):
                 f" ({AS_THEY_ARE})"
             )
         return options.model_copy(update={"scheme": scheme})
+
+    def reads(self, values: Mapping[str, Any], options: TokenClassificationOptions) -> Iterable[str]:
+        words = find_column(values, options.words_column, WORD_COLUMNS) or TEXT
+        tags = find_column(values, options.tags_column, TAG_COLUMNS)
+        return [words] if tags is None else [words, tags]
 
     def key(self, values: Mapping[str, Any], options: TokenClassificationOptions) -> str:
         return " ".join(self._words(values, options))
