@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+#: (model, processor, missing, notices)
+Read = tuple["nn.Module", Any, tuple[str, ...], tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class Base:
     """The pretrained model on its device, not yet adapted; a new task head is already there, in float32.
 
     `missing` are weights that the model folder lacks, besides the head's: they are random (missing.py settles that).
+    `notices` are what the user should know of how it was loaded.
     """
 
     model: nn.Module
@@ -34,13 +39,15 @@ class Base:
     facts: Facts
     local: hub.LocalModel
     missing: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapping[str, Any] | None = None) -> Base:
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
     setting = plan.setting(labels, fitted)
-    model, processor, missing = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
+    found = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
+    model, processor, missing, notices = found
     if plan.tables_on_host:
         from pefttool import host_tables
 
@@ -55,25 +62,29 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapp
         world_size=plan.facts.world_size,
         **decided(plan.recipe),
     )
-    return Base(model, processor, setting, known, local, missing)
+    return Base(model, processor, setting, known, local, missing, notices)
 
 
-def _resident(plan: Plan, path: Path, setting: Setting) -> tuple[nn.Module, Any, tuple[str, ...]]:
+def _resident(plan: Plan, path: Path, setting: Setting) -> Read:
     choice = plan.choice
-    return load_model(path, plan.task, setting, plan.quantizer, plan.facts, choice.device, choice.dtype, plan.trusted)
+    return _read(path, plan.task, setting, plan.quantizer, plan.facts, choice.device, choice.dtype, plan.trusted)
 
 
-def _streamed(plan: Plan, path: Path, setting: Setting) -> tuple[nn.Module, Any, tuple[str, ...]]:
+def _streamed(plan: Plan, path: Path, setting: Setting) -> Read:
     assert plan.quantizer is not None
     on_host, dtype = replace(plan.facts, device="cpu"), plan.choice.dtype
 
+    notices: tuple[str, ...] = ()
+
     def resident() -> tuple[nn.Module, tuple[str, ...]]:
-        model, _, missing = load_model(path, plan.task, setting, plan.quantizer, on_host, "cpu", dtype)
+        nonlocal notices
+        model, _, missing, notices = _read(path, plan.task, setting, plan.quantizer, on_host, "cpu", dtype)
         return model, missing
 
-    return streamed_base.load(
+    model, processor, missing, _ = streamed_base.load(
         path, plan.task, setting, plan.quantizer, plan.facts, plan.choice.device, dtype, resident, plan.tables_on_host
-    )[:3]
+    )
+    return model, processor, missing, notices
 
 
 def load_model(
@@ -90,6 +101,20 @@ def load_model(
 
     `missing` are weights outside the new heads that the folder does not have, so that they are random.
     """
+    return _read(path, task, setting, quantizer, known, device, dtype, trusted)[:3]
+
+
+def _read(
+    path: Path,
+    task: Task,
+    setting: Setting,
+    quantizer: Quantizer | None,
+    known: Facts,
+    device: str,
+    dtype: str,
+    trusted: bool = False,
+) -> Read:
+    """`load_model`, and what the user should know of it."""
     import torch
 
     arguments: dict[str, Any] = {"dtype": torch_dtype(dtype)}
@@ -111,7 +136,8 @@ def load_model(
     misfits = [n for n in _whole(model, source.misfits) if not (new and n.startswith(new))]
     if misfits:
         raise ModelError(f"model {path}: {misfits[0]!r} has another shape than its config.json says; restore its files")
-    return model, loaded.processor, tuple(n for n in _whole(model, source.missing) if not (new and n.startswith(new)))
+    missing = tuple(n for n in _whole(model, source.missing) if not (new and n.startswith(new)))
+    return model, loaded.processor, missing, source.notices
 
 
 def _whole(model: nn.Module, names: Iterable[str]) -> Iterator[str]:

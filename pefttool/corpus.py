@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pefttool import class_names, leaks
+from pefttool import class_names, leaks, unused
 from pefttool import rows as reader
 from pefttool.errors import DataError
 from pefttool.interfaces import Task
@@ -165,6 +165,8 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
     problems.sort(key=lambda p: (p.file, p.line))
     unnamed = _named_by_none(beside, [*train, *(held_out or ())], task, settled, registry)
     notices.extend([unnamed] if unnamed else [])
+    left = unused.line([*train, *(held_out or ())], task, settled)
+    notices.extend([] if left is None else [left])
     shared = leaks.same_files(train_files, eval_files)
     return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled, shared)
 

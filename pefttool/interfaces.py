@@ -185,7 +185,7 @@ class Task(ABC):
         """What of this row the task makes use of: columns, and fields of what lies inside them as `messages[].role`.
 
         Whatever else the row has is told to the user once, as not used. A column that is named alone is used with all
-        that is in it. None: the task does not say.
+        that is in it. It is asked once for all rows with the same columns and fields. None: the task does not say.
         """
         return None
 

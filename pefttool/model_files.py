@@ -7,10 +7,13 @@ import struct
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pefttool.errors import ModelError
 from pefttool.tensor_file import MAX_HEADER
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -153,6 +156,20 @@ def tensor_names(path: Path, label: str) -> set[str]:
             f"model {label}: {path} has {size} bytes where its header promises {8 + length + end}: get the file again"
         )
     return set(tensors)
+
+
+def tensor(folder: Path, name: str) -> Tensor | None:
+    """One tensor of a model folder that `check_folder` found good, on the CPU; None where none has this name."""
+    from safetensors import safe_open
+
+    whole = (folder / SINGLE).is_file()
+    shards = [SINGLE] if whole else [n for n, names in read_index(folder / INDEX, str(folder)).items() if name in names]
+    for shard in shards:
+        with safe_open(folder / shard, framework="pt") as file:
+            if name in file.keys():  # noqa: SIM118 (no mapping: it has no `in` of its own)
+                found: Tensor = file.get_tensor(name)
+                return found
+    return None
 
 
 def _read_object(path: Path, label: str) -> dict[str, Any]:

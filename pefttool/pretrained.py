@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttool import head_rows, model_files
 from pefttool.errors import ModelError
 from pefttool.interfaces import Pretrained
 
@@ -24,6 +25,7 @@ class LocalPretrained(Pretrained):
     """A model folder. `arguments` go to `from_pretrained` (dtype, quantization_config).
 
     With `abstract` the model is built on the meta device from its config: no weights are read, nothing is quantised.
+    A pretrained head's rows follow the names of their classes (head_rows.py); `notices` say where they moved.
     Python code in the folder runs only if it is `trusted` (see remote_code.py).
     """
 
@@ -41,6 +43,7 @@ class LocalPretrained(Pretrained):
         self.abstract, self.trusted = abstract, trusted
         self.missing: tuple[str, ...] = ()
         self.misfits: tuple[str, ...] = ()
+        self.notices: tuple[str, ...] = ()
         try:
             self.config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trusted)
         except Exception as error:  # a stranger's file: transformers raises what its values happen to lead to
@@ -50,22 +53,15 @@ class LocalPretrained(Pretrained):
             ) from error
 
     def model(self, auto_class: Any, **overrides: Any) -> nn.Module:
-        import torch
-
         self._require_class(auto_class)
-        config = type(self.config).from_dict({**self.config.to_dict(), **overrides})
         try:
             if self.abstract:
-                with torch.device("meta"):
-                    # Said to what may look for code: left open, transformers would ask at the terminal.
-                    trust = {"trust_remote_code": self.trusted} if hasattr(auto_class, "_model_mapping") else {}
-                    built: nn.Module = auto_class.from_config(config, dtype=self.arguments.get("dtype"), **trust)
-                _set_generation(built, self.path)
-                return built
+                return self._abstract(auto_class, overrides)
             with quiet_loading():
-                built, report = auto_class.from_pretrained(
+                loaded: nn.Module
+                loaded, report = auto_class.from_pretrained(
                     self.path,
-                    config=config,
+                    config=self._config(overrides),
                     local_files_only=True,
                     trust_remote_code=self.trusted,
                     use_safetensors=True,
@@ -80,6 +76,31 @@ class LocalPretrained(Pretrained):
             ) from error
         self.misfits = tuple(sorted(str(misfit[0]) for misfit in report.get("mismatched_keys", ())))
         self.missing = tuple(sorted({*report.get("missing_keys", ()), *self.misfits}))
+        told = head_rows.settle(
+            loaded,
+            self.config,
+            overrides,
+            self.misfits,
+            self.missing,
+            lambda name: model_files.tensor(self.path, name),
+            lambda described: self._abstract(auto_class, described),
+        )
+        self.notices = () if told is None else (told,)
+        return loaded
+
+    def _config(self, overrides: Mapping[str, Any]) -> Any:
+        return type(self.config).from_dict({**self.config.to_dict(), **overrides})
+
+    def _abstract(self, auto_class: Any, overrides: Mapping[str, Any]) -> nn.Module:
+        import torch
+
+        # Said to what may look for code: left open, transformers would ask at the terminal.
+        trust = {"trust_remote_code": self.trusted} if hasattr(auto_class, "_model_mapping") else {}
+        with torch.device("meta"):
+            built: nn.Module = auto_class.from_config(
+                self._config(overrides), dtype=self.arguments.get("dtype"), **trust
+            )
+        _set_generation(built, self.path)
         return built
 
     def _require_class(self, auto_class: Any) -> None:

@@ -114,6 +114,7 @@ def _run(
         lambda what, done, total: emit(Progress(what=what, done=done, total=total)),
         rows.fitted,
     )
+    _notices(emit, loaded.notices)
     cache = kept if planned.recipe.data.cache else None
     told = functools.partial(_bad_rows, emit, skip_bad_rows, rejects)
     data, held_out = _encode(planned, loaded, rows, cache, emit, told)

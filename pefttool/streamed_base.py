@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 #: Of what is in the file, and where; another number makes every file anew.
-FORMAT = 1
+FORMAT = 2
 #: Gives the same model quantised and in host memory, and the names of its weights that the folder lacks.
 Resident = Callable[[], tuple["nn.Module", tuple[str, ...]]]
 

@@ -71,12 +71,15 @@ def evaluate(
 ) -> None:
     """Held-out metrics of a finished run."""
     registry = current_registry()
-    from pefttool import batches, held_out
+    from pefttool import batches, held_out, unused
     from pefttool.evaluate import evaluate as measure
     from pefttool.reload import reload
 
     loaded = reload(run, registry, device, dtype, None, trust_remote_code)
     chosen = held_out.of(run, registry, loaded, data, data_format)
+    left = None if data is None else unused.line(chosen, loaded.task, loaded.setting.options)
+    if left is not None:
+        click.echo(f"eval: {left}", err=True)
     # Of the own rows the run left the bad ones out, too; of other rows none may be bad.
     bad_rows = (lambda problems, good: None) if data is None else None
     encoded = loaded.prepared(batches.encode(chosen, loaded.task, loaded.processor, loaded.setting, bad_rows=bad_rows))
@@ -126,7 +129,7 @@ def predict(
     if (data is None) == (not texts):
         raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
     registry = current_registry()
-    from pefttool import cuts, held_out, rows
+    from pefttool import cuts, held_out, rows, unused
     from pefttool.evaluate import predict as answer
     from pefttool.evaluate import require_numbers, text_alone
     from pefttool.reload import reload
@@ -136,6 +139,9 @@ def predict(
     if data is not None:
         path, check = rows.resolve(data, registry), loaded.task.check_input
         chosen = held_out.given(path, registry, loaded, check, data_format)
+        left = unused.line(chosen, loaded.task, loaded.setting.options)
+        if left is not None:
+            click.echo(f"predict: {left}", err=True)
     else:
         chosen = tuple(text_alone(text, loaded.setting.options) for text in texts)
         for row in chosen:

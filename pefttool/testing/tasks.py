@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import reference
+from pefttool import reference, unused
 from pefttool.base import load_model
 from pefttool.batches import encode
 from pefttool.errors import DataError
@@ -17,6 +17,7 @@ from pefttool.evaluate import inference, predict
 from pefttool.interfaces import Task
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
 from pefttool.testing.models import model_folder
+from pefttool.testing.recorded import Recorded
 from pefttool.testing.tensors import close, same_gradient
 from pefttool.values import Facts, Row, Setting
 
@@ -134,6 +135,21 @@ def _check_judgement(task: Task, what: str, rows: Sequence[Row]) -> None:
             helpful = complaint is None or (len(complaint) > 10 and len(complaint.splitlines()) == 1)
             require(helpful, what, f"{method.__name__} says {complaint!r} of {values}")
     require(task.check_row({}, options) is not None, what, "check_row accepts a row without columns")
+
+
+def _check_reads(bench: TaskBench) -> None:
+    """`reads` names all that checking and encoding a row reads of it: what it leaves out is told as not used."""
+    for row in bench.rows:
+        named = bench.task.reads(row.values, bench.setting.options)
+        if named is None:
+            return
+        left = set(unused.unread(row.values, list(named)))
+        read: set[str] = set()
+        watched = replace(row, values=Recorded(row.values, read))
+        bench.task.check_row(watched.values, bench.setting.options)
+        bench.task.encode(watched, bench.processor, bench.setting)
+        silent = sorted(left & read)
+        bench.require(not silent, f"reads leaves out {silent[:1]}, which check_row or encode reads of {row.place}")
 
 
 def _check_counts(bench: TaskBench) -> None:
@@ -278,6 +294,7 @@ def same_values(a: Any, b: Any) -> bool:
 
 
 TASK_CHECKS: tuple[Callable[[TaskBench], None], ...] = (
+    _check_reads,
     _check_counts,
     _check_classes,
     _check_loss,

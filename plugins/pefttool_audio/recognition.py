@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -107,6 +107,10 @@ class SpeechRecognition(Task):
             return row
         located = Path(row.file).absolute().parent / Path(path).expanduser()
         return Row({**row.values, str(audio): str(located)}, row.file, row.line)
+
+    def reads(self, values: Mapping[str, Any], options: RecognitionOptions) -> Iterable[str]:
+        text = find_column(values, options.text_column, TEXT_COLUMNS)
+        return [name for name in (find_column(values, options.audio_column, AUDIO_COLUMNS), text) if name is not None]
 
     def files(self, values: Mapping[str, Any], options: RecognitionOptions) -> tuple[str, ...]:
         return (self._audio(values, options),)

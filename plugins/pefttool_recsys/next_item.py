@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 IGNORE = -100
 #: From this share of items on that the model does not know, it is said.
 STRANGE = 0.1
+#: What rows of a log have besides: whose items they are, and what ordered and chose them.
+OF_LOGS = ("user", "timestamps", "ratings")
 #: What metrics look at: the first ten.
 JUDGED = 10
 
@@ -79,6 +81,9 @@ class NextItem(Task):
         if not _are_items(values[name]):
             return f"column {name!r}: found {describe(values[name])}, expected a list of items (text or numbers)"
         return None
+
+    def reads(self, values: Mapping[str, Any], options: NextItemOptions) -> Iterable[str]:
+        return (options.items_column, options.next_column, *OF_LOGS)
 
     def key(self, values: Mapping[str, Any], options: NextItemOptions) -> str:
         return repr((list(map(str, values[options.items_column])), values.get(options.next_column)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -12,6 +12,7 @@ from pefttool.named_columns import find_column
 from pefttool_series import models, processor
 from pefttool_series.reading import (
     LABEL_COLUMNS,
+    OF_LONG,
     SERIES_COLUMNS,
     check_label,
     check_series,
@@ -82,6 +83,10 @@ class SeriesClassification(Task):
         if column is None:
             return missing_series(values, options.series_column)
         return check_series(values[column], column)
+
+    def reads(self, values: Mapping[str, Any], options: SeriesClassificationOptions) -> Iterable[str]:
+        label = find_column(values, options.label_column, LABEL_COLUMNS)
+        return [name for name in (self._column(values, options), label, *OF_LONG) if name is not None]
 
     def key(self, values: Mapping[str, Any], options: SeriesClassificationOptions) -> str:
         return repr(values[self._column(values, options)])

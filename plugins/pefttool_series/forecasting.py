@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -10,7 +10,15 @@ from pydantic import Field
 from pefttool import Arranged, DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
 from pefttool.named_columns import find_column
 from pefttool_series import models, processor
-from pefttool_series.reading import LABEL_COLUMNS, SERIES_COLUMNS, channels, check_series, is_series, missing_series
+from pefttool_series.reading import (
+    LABEL_COLUMNS,
+    OF_LONG,
+    SERIES_COLUMNS,
+    channels,
+    check_series,
+    is_series,
+    missing_series,
+)
 from pefttool_series.tensors import by_time, to_batch
 from pefttool_series.windows import Cut, arrange
 
@@ -116,6 +124,9 @@ class SeriesForecasting(Task):
         futures = [channels(row.values[FUTURE])[0] for row in rows if FUTURE in row.values]
         horizon = len(futures[0]) if futures else DEFAULT_HORIZON
         return options.model_copy(update={"prediction_length": horizon})
+
+    def reads(self, values: Mapping[str, Any], options: SeriesForecastingOptions) -> Iterable[str]:
+        return (self._column(values, options), FUTURE, *OF_LONG)
 
     def key(self, values: Mapping[str, Any], options: SeriesForecastingOptions) -> str:
         return repr((values[self._column(values, options)], values.get(FUTURE)))

@@ -15,6 +15,7 @@ from pefttool.values import DataProblem
 from pefttool_series import long_columns
 from pefttool_series.csv_records import no_number, number, records, short
 from pefttool_series.long_columns import ID, OPTION, TIME, Columns
+from pefttool_series.reading import TIMES
 
 #: The way out where the lines are in order of time, and their times cannot be read.
 ORDERED = (
@@ -121,7 +122,7 @@ class SeriesLong(DataFormat):
         if columns.id is not None:
             values["id"] = name
         if one.times:
-            values["timestamps"] = one.times
+            values[TIMES] = one.times
         if one.label is not None:
             values["label"] = one.label
         return Row(values, file, one.line)

@@ -10,6 +10,9 @@ from pefttool.named_columns import describe, find_column, missing_column
 
 SERIES_COLUMNS = ("series", "values", "signal")
 LABEL_COLUMNS = ("label", "labels", "class", "category")
+#: What `series-long` grouped and ordered the values by, and says of them.
+TIMES = "timestamps"
+OF_LONG = ("channels", "id", TIMES)
 NUMBERS = {int, float}
 MISSING = type(None)
 #: Models square values, and add up some thousand squares, in float32 (which ends at 3.4e38).

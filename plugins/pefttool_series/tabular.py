@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -97,6 +97,9 @@ class TabularClassification(Task):
         if treatment is not None and values.get(treatment) is not None and self._treated(values, options) is None:
             return f"column {treatment!r}: found {_short(values[treatment])}, expected 0 or 1"
         return None
+
+    def reads(self, values: Mapping[str, Any], options: TabularOptions) -> Iterable[str]:
+        return values  # and what `task.ignore` leaves out is left out as asked
 
     def key(self, values: Mapping[str, Any], options: TabularOptions) -> str:
         return repr([(name, str(values[name])) for name in sorted(self._features(values, options))])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pefttool import Arranged, Row
-from pefttool_series.reading import channels
+from pefttool_series.reading import TIMES, channels
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Cut:
         series = channels(row.values[self.column])
         past = [list(channel[max(0, start - self.longest) : start]) for channel in series]
         future = [list(channel[start : start + self.horizon]) for channel in series]
-        values = {k: v for k, v in row.values.items() if k != "timestamps"}
+        values = {k: v for k, v in row.values.items() if k != TIMES}
         return Row({**values, self.column: past, self.future: future}, row.file, row.line)
 
     def training(self, row: Row, end: int) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -53,6 +53,9 @@ class CausalLM(LanguageModel):
 
     def check_input(self, values: Mapping[str, Any], options: CausalLMOptions) -> str | None:
         return self.check_row(values, options)
+
+    def reads(self, values: Mapping[str, Any], options: CausalLMOptions) -> Iterable[str]:
+        return [find_column(values, options.text_column, TEXT_COLUMNS) or "text"]
 
     def key(self, values: Mapping[str, Any], options: CausalLMOptions) -> str:
         return " ".join(self._text(values, options).split())

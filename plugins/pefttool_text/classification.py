@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from pefttool.interfaces import Direction
 from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, text_columns
 from pefttool_text.batching import kind_of
-from pefttool_text.label_kinds import KINDS, MULTI, SINGLE, LabelKind
+from pefttool_text.label_kinds import KINDS, MULTI, SINGLE, LabelKind, MultiHot, MultiLabel
 from pefttool_text.text_columns import PAIRS, TEXT_COLUMNS
 
 if TYPE_CHECKING:
@@ -38,8 +38,12 @@ class ClassificationOptions(Options):
     )
     kind: Literal["auto", "single-label", "multi-label", "regression"] = Field(
         "auto",
-        description="what a label is: one class, a list of classes, or a number; `auto`: what the training rows can"
-        " only mean (lists: multi-label, numbers with fractions: regression)",
+        description="what a label is: one class, a list of classes (by name, or of 0 and 1 with a place for each), or a"
+        " number; `auto`: what the training rows can only mean (lists: multi-label, fractions: regression)",
+    )
+    classes: tuple[str, ...] = Field(
+        (),
+        description="names of the classes, where labels are lists of 0 and 1 with a place for each; default: 0, 1, 2",
     )
     pooling: Literal["auto", "model", "mean"] = Field(
         "auto",
@@ -73,7 +77,8 @@ class TextClassification(Task):
             return None
         # A number too large is a label, if a bad one: the row is told, not that no task knows it.
         given = [v.get(label) for v in sample]
-        if not all(isinstance(v, float) or any(kind.fits(v) for kind in KINDS.values()) for v in given):
+        kinds = _possible(ClassificationOptions())
+        if not all(isinstance(v, float) or any(kind.fits(v) for kind in kinds) for v in given):
             return None
         kind, why = label_kinds.recognise(given)
         said = "class" if kind is SINGLE else why
@@ -91,11 +96,13 @@ class TextClassification(Task):
         column = find_column(values, options.label_column, LABEL_COLUMNS)
         if column is None:
             return missing_column(values, options.label_column, LABEL_COLUMNS, "label_column")
-        kinds = KINDS.values() if options.kind == "auto" else (KINDS[options.kind],)
-        if not any(kind.fits(values[column]) for kind in kinds):
-            expected = " or ".join(kind.expected for kind in kinds)
-            return f"column {column!r}: found {describe(values[column])}, expected {expected}"
-        return None
+        kinds, value = _possible(options), values[column]
+        if any(kind.fits(value) for kind in kinds):
+            return None
+        told = next((told for kind in kinds if (told := kind.complaint(value)) is not None), None)
+        several = "a class, a list of classes, or a number"
+        expected = several if options.kind == "auto" else " or ".join(kind.expected for kind in kinds)
+        return f"column {column!r}: {told or f'found {describe(value)}, expected {expected}'}"
 
     def check_input(self, values: Mapping[str, Any], options: ClassificationOptions) -> str | None:
         return text_columns.complaint(values, options)
@@ -106,8 +113,9 @@ class TextClassification(Task):
         pair = next((found for row in rows if (found := text_columns.usual_pair(row.values))), None)
         if pair is not None and options.text_column is None and options.pair_column is None:
             settled |= {"text_column": pair[0], "pair_column": pair[1]}
+        given = [self._value(row.values, options) for row in rows]
         if options.kind == "auto":
-            kind, why = label_kinds.recognise([self._value(row.values, options) for row in rows])
+            kind, why = label_kinds.recognise(given)
             if kind is None:
                 column = find_column(rows[0].values, options.label_column, LABEL_COLUMNS)
                 first, *others = KINDS
@@ -116,7 +124,18 @@ class TextClassification(Task):
                     f" --task {self.name} -o task.kind={first} (or {', '.join(others)})"
                 )
             settled["kind"] = kind.name
+        if settled.get("kind", options.kind) == MULTI.name:
+            settled["classes"] = options.classes or label_kinds.places(given)
+        elif options.classes:
+            raise DataError(
+                f"{self.name}: task.classes names the places of lists of 0 and 1, and the training rows' labels are"
+                f" {settled.get('kind', options.kind)}: drop it"
+            )
         return options.model_copy(update=settled)
+
+    def reads(self, values: Mapping[str, Any], options: ClassificationOptions) -> Iterable[str]:
+        label = find_column(values, options.label_column, LABEL_COLUMNS)
+        return [name for name in (*text_columns.columns(values, options), label) if name is not None]
 
     def judge(self, setting: Setting) -> tuple[str, Direction]:
         kind = _kind(setting.options)
@@ -134,7 +153,7 @@ class TextClassification(Task):
     def labels(self, rows: Sequence[Row], options: ClassificationOptions) -> tuple[str, ...]:
         kind = _kind(options)
         names = kind.names([self._label(row.values, options) for row in rows])
-        return names if kind not in (SINGLE, MULTI) else label_kinds.require_classes(self.name, names)
+        return label_kinds.require_classes(self.name, names) if _has_classes(kind) else names
 
     def fit(self, rows: Sequence[Row], options: ClassificationOptions) -> Mapping[str, Any]:
         return _kind(options).fit([self._label(row.values, options) for row in rows])
@@ -251,9 +270,23 @@ class TextClassification(Task):
 
 def _kind(options: ClassificationOptions) -> LabelKind:
     """Before the rows have been seen (a plan without data), `auto` is taken for one class."""
+    if options.kind == MULTI.name and options.classes:
+        return MultiHot(options.classes)
     return SINGLE if options.kind == "auto" else KINDS[options.kind]
+
+
+def _possible(options: ClassificationOptions) -> Sequence[LabelKind]:
+    """What a label may be; before the rows have been seen, that is more than one thing."""
+    if options.kind == "auto":
+        return (*KINDS.values(), MultiHot(options.classes))
+    kind = _kind(options)
+    return (kind, MultiHot()) if kind is MULTI else (kind,)
+
+
+def _has_classes(kind: LabelKind) -> bool:
+    return kind is SINGLE or isinstance(kind, MultiLabel)
 
 
 def _outputs(kind: LabelKind, setting: Setting) -> Sequence[str]:
     """Names of the head's outputs: two classes where none are known yet, one output where there are none."""
-    return setting.labels or (("0", "1") if kind in (SINGLE, MULTI) else ("value",))
+    return setting.labels or (("0", "1") if _has_classes(kind) else ("value",))

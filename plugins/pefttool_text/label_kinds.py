@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +27,13 @@ Fitted = Mapping[str, float]
 NOTHING: Fitted = {}
 #: Numbers are smaller, so that float32 holds them (its own limit is 3.4e38).
 LARGEST = 3e38
+#: Of a class that is written as 1.0: larger floats are no counting numbers.
+LARGEST_NUMBER = 2.0**53
+
+
+def is_class(value: Any) -> bool:
+    """Whether this is the name or the number of a class."""
+    return isinstance(value, str | int | bool) and value != ""
 
 
 class LabelKind(ABC):
@@ -41,6 +49,10 @@ class LabelKind(ABC):
     @abstractmethod
     def fits(self, value: Any) -> bool:
         """Whether a row's value can be read as such a label."""
+
+    def complaint(self, value: Any) -> str | None:
+        """What a value is told that only just does not fit; None: that it is of another kind."""
+        return None
 
     @abstractmethod
     def read(self, value: Any) -> Any:
@@ -96,10 +108,11 @@ class SingleLabel(LabelKind):
     expected = "a class name or number"
 
     def fits(self, value: Any) -> bool:
-        return isinstance(value, str | int | bool) and value != ""
+        # A table with a value missing has whole numbers as 1.0: whoever says that it is a class, means 1.
+        return is_class(value) or (isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_NUMBER)
 
     def read(self, value: Any) -> str:
-        return str(value)
+        return str(int(value) if isinstance(value, float) else value)
 
     def stratum(self, label: str) -> str:
         return label
@@ -157,7 +170,7 @@ class MultiLabel(LabelKind):
     threshold: ClassVar[float] = 0.5
 
     def fits(self, value: Any) -> bool:
-        return isinstance(value, list) and all(SINGLE.fits(name) for name in value)
+        return isinstance(value, list) and all(map(is_class, value))
 
     def read(self, value: Any) -> tuple[str, ...]:
         return tuple(sorted(set(map(str, value))))
@@ -213,6 +226,34 @@ class MultiLabel(LabelKind):
         }
 
 
+class MultiHot(MultiLabel):
+    """Classes by their places in a list of 0 and 1 (one row of scikit-learn's label matrix); `places` are their names.
+
+    Without names, before the rows have been seen, any such list will do.
+    """
+
+    expected = "a list of 0 and 1"
+
+    def __init__(self, places: Sequence[str] = ()) -> None:
+        self.places = tuple(places)
+
+    def fits(self, value: Any) -> bool:
+        hot = isinstance(value, list) and all(isinstance(v, int | float) and v in (0, 1) for v in value)
+        return hot and len(value) == (len(self.places) or len(value))
+
+    def complaint(self, value: Any) -> str | None:
+        if not MultiHot().fits(value) or self.fits(value):
+            return None
+        named = f"{len(self.places)} ({', '.join(self.places[:10])})"
+        return f"found {len(value)} places of 0 and 1, expected {named}: one for each class"
+
+    def read(self, value: Any) -> tuple[str, ...]:
+        return tuple(name for name, there in zip(self.places, value, strict=True) if there)
+
+    def names(self, labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        return self.places
+
+
 class Regression(LabelKind):
     """A number: squared error, in units of the training rows' deviation, from their mean. Answers are in the data's own
     units; where the training rows were not asked (`fitted` is empty), so are the head's outputs."""
@@ -220,7 +261,7 @@ class Regression(LabelKind):
     name = "regression"
     problem_type = "regression"
     primary = ("pearson", "max")
-    expected = "a number that float32 holds"
+    expected = "a number"
     exact = True
 
     def fits(self, value: Any) -> bool:
@@ -229,6 +270,15 @@ class Regression(LabelKind):
             return is_number and abs(float(value)) < LARGEST
         except (ValueError, OverflowError):
             return False
+
+    def complaint(self, value: Any) -> str | None:
+        try:
+            too_large = isinstance(value, str | int | float) and abs(float(value)) >= LARGEST
+        except ValueError:
+            return None
+        except OverflowError:
+            too_large = True
+        return f"found {describe(value)}, expected a number that float32 holds" if too_large else None
 
     def read(self, value: Any) -> float:
         return float(value)
@@ -281,7 +331,7 @@ def recognise(values: Sequence[Any]) -> tuple[LabelKind | None, str]:
     if any(isinstance(v, float) for v in values):
         values = _usual(values, lambda v: isinstance(v, int | float) and not isinstance(v, bool))
     if all(isinstance(v, list) for v in values):
-        return MULTI, "lists of classes"
+        return MULTI, "lists of 0 and 1, a place for each class" if places(values) else "lists of classes"
     if any(isinstance(v, list) for v in values):
         return None, "some are lists, and some are not"
     floats = [v for v in values if isinstance(v, float)]
@@ -295,6 +345,20 @@ def recognise(values: Sequence[Any]) -> tuple[LabelKind | None, str]:
     if len(texts) == len(values) and all(map(REGRESSION.fits, texts)) and not all(map(_whole, texts)):
         return None, f"{describe(next(t for t in texts if not _whole(t)))} may be a number or the name of a class"
     return SINGLE, "names or numbers of classes"
+
+
+def places(values: Sequence[Any]) -> tuple[str, ...]:
+    """The classes of labels that are lists of 0 and 1, called by their places; () where the lists name classes.
+
+    A list that names classes names none twice; lists of two are all names of both classes, or places.
+    """
+    lists = [v for v in values if isinstance(v, list)]
+    if not lists or not all(map(MultiHot().fits, lists)):
+        return ()
+    lengths = Counter(map(len, lists))
+    if not any(len(set(v)) < len(v) for v in lists) and set(lengths) != {2}:
+        return ()
+    return tuple(map(str, range(lengths.most_common(1)[0][0])))
 
 
 def _usual(values: Sequence[Any], holds: Callable[[Any], bool]) -> Sequence[Any]:

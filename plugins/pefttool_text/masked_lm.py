@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -63,6 +63,9 @@ class MaskedLM(Task):
 
     def check_input(self, values: Mapping[str, Any], options: MaskedLMOptions) -> str | None:
         return self.check_row(values, options)
+
+    def reads(self, values: Mapping[str, Any], options: MaskedLMOptions) -> Iterable[str]:
+        return [find_column(values, options.text_column, TEXT_COLUMNS) or "text"]
 
     def key(self, values: Mapping[str, Any], options: MaskedLMOptions) -> str:
         return " ".join(self._text(values, options).split())

@@ -35,19 +35,24 @@ class PairOptions(Protocol):
 
 
 class Pair(NamedTuple):
-    """The texts as they are found, and what an error calls them; `target` is None where there is none."""
+    """The texts as they are found, what an error calls them, and where in the row they stand (`translation.en`).
+
+    `target` is None where there is none.
+    """
 
     source: Any
     target: Any
     source_name: str
     target_name: str
+    source_path: str
+    target_path: str
 
 
 def find(values: Mapping[str, Any], options: PairOptions, answered: bool = True) -> Pair:
     """The pair of a row. Raises ValueError("found ..., expected ...") where its columns have no known names."""
     languages = values.get(TRANSLATION)
     if isinstance(languages, Mapping) and options.source_column is None:
-        return _of_languages(languages, options, f"column {TRANSLATION!r}, language ", answered)
+        return _of_languages(languages, options, f"column {TRANSLATION!r}, language ", answered, f"{TRANSLATION}.")
     if options.source_lang is not None and options.source_lang in values and options.source_column is None:
         return _of_languages(values, options, "column ", answered)
     source = options.source_column or next((name for name in USUAL if name in values), None)
@@ -59,7 +64,8 @@ def find(values: Mapping[str, Any], options: PairOptions, answered: bool = True)
         raise ValueError(_missing(values, source, "source_column", " and ".join(("'source'", "'target'"))))
     if answered and (target is None or target not in values):
         raise ValueError(_missing(values, target, "target_column", f"{source!r} and {' or '.join(map(repr, usual))}"))
-    return Pair(values[source], values.get(target or ""), f"column {source!r}", f"column {target or usual[0]!r}")
+    beside = target or usual[0]
+    return Pair(values[source], values.get(target or ""), f"column {source!r}", f"column {beside!r}", source, beside)
 
 
 def languages(values: Mapping[str, Any], options: PairOptions) -> tuple[str, str] | None:
@@ -69,6 +75,12 @@ def languages(values: Mapping[str, Any], options: PairOptions) -> tuple[str, str
         return None
     source, target = _two_of([str(name) for name in texts], options)
     return None if source is None or target is None else (source, target)
+
+
+def reads(values: Mapping[str, Any], options: PairOptions) -> list[str]:
+    """What of a row that `complaint` had nothing to say of is its pair."""
+    pair = find(values, options, answered=False)
+    return [pair.source_path, pair.target_path]
 
 
 def _two_of(names: Sequence[str], options: PairOptions) -> tuple[str | None, str | None]:
@@ -81,22 +93,23 @@ def _two_of(names: Sequence[str], options: PairOptions) -> tuple[str | None, str
     return source, target
 
 
-def _of_languages(texts: Mapping[str, Any], options: PairOptions, what: str, answered: bool) -> Pair:
+def _of_languages(texts: Mapping[str, Any], options: PairOptions, what: str, answered: bool, inside: str = "") -> Pair:
     """A pair by language."""
-    names = [str(name) for name in texts]
-    source, target = _two_of(names, options)
+    found = [str(name) for name in texts]
+    source, target = _two_of(found, options)
     for name, option, needed in ((source, "source_lang", True), (target, "target_lang", answered)):
         if needed and name is None:
             raise ValueError(
-                f"{what.partition(',')[0]}: found languages {', '.join(map(repr, names)) or 'none'}, expected two, or"
+                f"{what.partition(',')[0]}: found languages {', '.join(map(repr, found)) or 'none'}, expected two, or"
                 f" -o task.{option}=LANGUAGE"
             )
         if needed and name not in texts:
             raise ValueError(
-                f"{what}{name!r}: found {', '.join(map(repr, names)) or 'none'} only, expected text in {name!r} (name"
+                f"{what}{name!r}: found {', '.join(map(repr, found)) or 'none'} only, expected text in {name!r} (name"
                 f" another with -o task.{option}=LANGUAGE)"
             )
-    return Pair(texts[source or ""], texts.get(target or ""), f"{what}{source!r}", f"{what}{target!r}")
+    names = (f"{what}{source!r}", f"{what}{target!r}")
+    return Pair(texts[source or ""], texts.get(target or ""), *names, f"{inside}{source}", f"{inside}{target}")
 
 
 def _missing(values: Mapping[str, Any], given: str | None, option: str, expected: str) -> str:

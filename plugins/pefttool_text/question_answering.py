@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -86,6 +86,9 @@ class QuestionAnswering(Task):
             return options
         allowed = any(not _answers(row.values)[0] for row in rows)
         return options.model_copy(update={"no_answer": "allowed" if allowed else "auto"})
+
+    def reads(self, values: Mapping[str, Any], options: QuestionAnsweringOptions) -> Iterable[str]:
+        return (*COLUMNS, "answers.text", "answers.answer_start")
 
     def key(self, values: Mapping[str, Any], options: QuestionAnsweringOptions) -> str:
         return "\n".join(" ".join(str(values[column]).split()) for column in COLUMNS)

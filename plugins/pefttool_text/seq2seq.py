@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -68,6 +68,9 @@ class Seq2Seq(Task):
             return options
         source, target = found.most_common(1)[0][0]
         return options.model_copy(update={"source_lang": source, "target_lang": target})
+
+    def reads(self, values: Mapping[str, Any], options: Seq2SeqOptions) -> Iterable[str]:
+        return pair_rows.reads(values, options)
 
     def key(self, values: Mapping[str, Any], options: Seq2SeqOptions) -> str:
         return " ".join(str(pair_rows.find(values, options, answered=False).source).split())

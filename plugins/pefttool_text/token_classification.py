@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -77,7 +77,7 @@ class TokenClassification(Task):
         tags = find_column(values, options.tags_column, TAG_COLUMNS)
         if tags is None:
             return missing_column(values, options.tags_column, TAG_COLUMNS, "tags_column")
-        if not isinstance(values[tags], list) or not all(map(label_kinds.SINGLE.fits, values[tags])):
+        if not isinstance(values[tags], list) or not all(map(label_kinds.is_class, values[tags])):
             return f"column {tags!r}: found {describe(values[tags])}, expected a list of tags"
         if len(values[tags]) != len(values[words]):
             return f"column {tags!r}: found {len(values[tags])} tags, expected {len(values[words])}: one for each word"
@@ -113,6 +113,11 @@ class TokenClassification(Task):
                 f" ({AS_THEY_ARE})"
             )
         return options.model_copy(update={"scheme": scheme})
+
+    def reads(self, values: Mapping[str, Any], options: TokenClassificationOptions) -> Iterable[str]:
+        words = find_column(values, options.words_column, WORD_COLUMNS) or TEXT
+        tags = find_column(values, options.tags_column, TAG_COLUMNS)
+        return [words] if tags is None else [words, tags]
 
     def key(self, values: Mapping[str, Any], options: TokenClassificationOptions) -> str:
         return " ".join(self._words(values, options))

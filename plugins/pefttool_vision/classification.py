@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -94,6 +94,10 @@ class ImageClassification(Task):
         complaint = pictures.complaint(self._image(values, options))
         column = find_column(values, options.image_column, IMAGE_COLUMNS)
         return None if complaint is None else f"column {column!r}: {complaint}"
+
+    def reads(self, values: Mapping[str, Any], options: ImageClassificationOptions) -> Iterable[str]:
+        label = find_column(values, options.label_column, LABEL_COLUMNS)
+        return [name for name in (find_column(values, options.image_column, IMAGE_COLUMNS), label) if name is not None]
 
     def key(self, values: Mapping[str, Any], options: ImageClassificationOptions) -> str:
         return pictures.content_key(self._image(values, options))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -101,6 +101,11 @@ class ObjectDetection(Task):
         complaint = pictures.complaint(self._image(values, options))
         column = find_column(values, options.image_column, IMAGE_COLUMNS)
         return None if complaint is None else f"column {column!r}: {complaint}"
+
+    def reads(self, values: Mapping[str, Any], options: DetectionOptions) -> Iterable[str]:
+        boxes = find_column(values, options.objects_column, OBJECT_COLUMNS)
+        inside = [] if boxes is None else objects.reads(boxes, values[boxes])
+        return [find_column(values, options.image_column, IMAGE_COLUMNS) or "image", *inside]
 
     def key(self, values: Mapping[str, Any], options: DetectionOptions) -> str:
         return pictures.content_key(self._image(values, options))

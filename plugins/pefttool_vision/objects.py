@@ -39,6 +39,12 @@ def things(value: Any) -> list[Thing]:
     return [Thing(tuple(map(float, box)), str(name), bool(crowd)) for box, name, crowd in _columns(value)]  # type: ignore[arg-type]
 
 
+def reads(column: str, value: Any) -> list[str]:
+    """What of such a column makes its boxes."""
+    inside = column if isinstance(value, Mapping) else f"{column}[]"
+    return [f"{inside}.{name}" for name in ("bbox", "category", "iscrowd")]
+
+
 def _columns(value: Any) -> list[tuple[Any, Any, Any]]:
     if isinstance(value, Mapping):
         boxes, names = value["bbox"], value["category"]

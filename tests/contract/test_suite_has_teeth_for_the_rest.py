@@ -90,6 +90,11 @@ class PassesOverAnUnknownClass(Classification):
         return {**self._encode_text(row, processor, setting), "label": label}
 
 
+class ReadsMoreThanItSays(Classification):
+    def reads(self, values: Any, options: Any) -> list[str]:
+        return ["text"]
+
+
 class Misweighs(Classification):
     def encode(self, row: Any, processor: Any, setting: Any) -> dict[str, Any]:
         return {**super().encode(row, processor, setting), "weight": 2}
@@ -168,6 +173,7 @@ BROKEN_TASKS = [
     (RefusesItsTrainingRows, r"check_given refuses its own training rows"),
     (CrashesAtAnUnknownClass, r"encode raises ValueError.* for an unknown class"),
     (PassesOverAnUnknownClass, r"encodes rows of classes that it does not know"),
+    (ReadsMoreThanItSays, r"reads leaves out \['label'\], which check_row or encode reads of rows:1"),
     (Misweighs, r"loss weighs 3\.0, encode said 6"),
     (Averages, "in one batch, .* row by row"),
     (SeesPadding, "in one batch, .* row by row"),

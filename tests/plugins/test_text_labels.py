@@ -44,12 +44,39 @@ def test_every_kind_of_rows_keeps_the_contract(variant: str, tmp_path: Path) -> 
         ([True, False], "single-label"),
         (["1", "2"], "single-label"),
         ([["a"], []], "multi-label"),
+        ([[1, 0, 0], [0, 0, 0]], "multi-label"),
         ([0.5, 2, -1.25], "regression"),
     ],
 )
 def test_what_labels_can_only_mean_is_recognised(labels: list[Any], kind: str) -> None:
     assert settle(labels).kind == kind
     assert settle(labels).pair_column is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ([[1, 0, 0], [0, 0, 0], [0, 1, 1]], ("0", "1", "2")),
+        ([[True, False], [False, True]], ("0", "1")),
+        ([[1.0, 0.0, 0.0]], ("0", "1", "2")),
+        ([[0], [1], [0, 1], []], ()),  # no list names a class twice: these are numbers of classes
+        ([[1, 0, 0], [2]], ()),
+        ([["0", "0"], ["1", "0"]], ()),
+    ],
+)
+def test_lists_of_0_and_1_have_a_place_for_each_class(labels: list[Any], classes: tuple[str, ...]) -> None:
+    assert settle(labels).classes == classes
+    assert settle(labels, kind="multi-label").classes == classes
+
+
+def test_classes_are_named_by_place_and_of_lists_of_0_and_1_only() -> None:
+    options = settle([[1, 0, 1], [0, 0, 0]], classes=["a", "b", "c"])
+    values = [{"text": "t", "label": label} for label in ([1, 0, 1], [0, 0, 0], [0, 1])]
+    assert [TASK.classes(v, options) for v in values[:2]] == [("a", "c"), ()]
+    assert TASK.labels([Row(v) for v in values[:2]], options) == ("a", "b", "c")
+    assert "found 2 places of 0 and 1, expected 3 (a, b, c)" in str(TASK.check_row(values[2], options))
+    with pytest.raises(DataError, match=r"task\.classes names the places of lists of 0 and 1.*single-label: drop it"):
+        settle(["a", "b"], classes=["a", "b"])
 
 
 @pytest.mark.parametrize(

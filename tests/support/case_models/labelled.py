@@ -1,0 +1,61 @@
+"""Models that were classifiers before: their heads name classes, in an order of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from case_models.building import store, word_pieces
+from case_models.encoders import bert_config
+
+NLI = ("contradiction", "neutral", "entailment")
+
+
+def named(names: Sequence[str]) -> dict[str, dict[int, str] | dict[str, int]]:
+    """The keys of a config for these classes, in the order of the outputs."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+def classifier(folder: Path, names: Sequence[str], bias: Sequence[float]) -> None:
+    """A BERT that tells texts of these classes apart, and prefers those with the larger `bias`."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    tokenizer = word_pieces()
+    model = BertForSequenceClassification(bert_config(tokenizer, **named(names)))
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor(bias))
+    store(folder, model, tokenizer)
+
+
+def nli(folder: Path) -> None:
+    classifier(folder, NLI, (-2.0, -2.0, 2.0))
+
+
+def posneg(folder: Path) -> None:
+    classifier(folder, ("pos", "neg"), (1.0, -1.0))
+
+
+def tagger(folder: Path) -> None:
+    """A BERT that tags words with entities, its outputs in an order of their own."""
+    import torch
+    from transformers import BertForTokenClassification
+
+    tokenizer = word_pieces()
+    model = BertForTokenClassification(bert_config(tokenizer, **named(("I-PER", "B-LOC", "O", "B-PER", "I-LOC"))))
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([-1.0, 0.5, 1.0, 0.0, -0.5]))
+    store(folder, model, tokenizer)
+
+
+def resnet(folder: Path) -> None:
+    """A small ResNet that tells three animals apart, its head two modules deep (`classifier.1`)."""
+    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **named(("cat", "Dog", "ant"))
+    )
+    store(folder, ResNetForImageClassification(config), ConvNextImageProcessor(size={"shortest_edge": 32}))
+
+
+MAKERS = {"nli": nli, "posneg": posneg, "tagger": tagger, "resnet-animals": resnet}
