@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool import added_positions, peft_folder, random_state
 from pefttool.errors import PluginError
 from pefttool.interfaces import Adapter
-from pefttool.values import Facts
+from pefttool.values import Attached, Facts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Adapted:
 def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Adapted:
     """Attach `adapter`, then make the task heads trainable: an adapter's author cannot forget them.
 
-    Raises PluginError if the adapter trains other parameters than it declared, or not in float32.
+    Raises PluginError if the adapter trains other parameters or modules than it declared, or not in float32.
     """
     import torch
 
@@ -67,6 +67,8 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
         raise PluginError(
             f"adapter {adapter.name!r} {what}" + (f" (and {more} more)" if more else "") + ": mend its attach()"
         )
+    if attached.modules:
+        _require_modules(adapter, attached)
     low = [n for n in training if named[n].dtype != torch.float32]
     if low:
         raise PluginError(
@@ -81,6 +83,25 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
     base = tuple(name for name, tensor in tensors if id(tensor) in own and not tensor.requires_grad)
     still = () if adapter.trains_base else frozen_norms(attached.model)
     return Adapted(attached.model, order, head, attached.identity_at_init, still, base)
+
+
+def _require_modules(adapter: Adapter, attached: Attached) -> None:
+    """Raise PluginError unless what trains lies in the modules that the adapter declares, and each of them trains."""
+    root = peft_folder.root(attached.model)
+    owned = {module: f"{root}{module}." for module in attached.modules}
+    inside = tuple(owned.values())
+    astray = sorted(name for name in attached.trainable if not name.startswith(inside))
+    if astray:
+        raise PluginError(
+            f"adapter {adapter.name!r} trains {astray[0]!r} ({len(astray)} such parameters), which is in none of the"
+            f" {len(inside)} modules that it was to change: mend its attach()"
+        )
+    idle = [module for module, start in owned.items() if not any(n.startswith(start) for n in attached.trainable)]
+    if idle:
+        raise PluginError(
+            f"adapter {adapter.name!r} was to change {idle[0]!r} ({len(idle)} such modules), and nothing trains in it:"
+            " mend its attach()"
+        )
 
 
 def frozen_norms(model: nn.Module) -> tuple[nn.Module, ...]:

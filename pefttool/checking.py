@@ -117,7 +117,7 @@ def check(
                 f"{opened.folder} changes nothing: on {effect.rows} rows the outputs are the base's; train again (with"
                 " a higher train.learning_rate or for more steps), or restore the folder"
             )
-        clean: Agreement | str = "transformers and peft alone cannot build this model, so only pefttool loads it"
+        clean: Agreement | str = clean_process.why_none(opened)
         versions: dict[str, str] = {}
         if sources[0] is not None:
             observe.write(folder, judge.calls)

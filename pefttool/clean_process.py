@@ -91,6 +91,23 @@ class Clean:
     warnings: tuple[str, ...]
 
 
+def why_none(opened: Opened) -> str:
+    """Why `script` gives no script."""
+    if _onto_plain_weights(opened):
+        return "plain peft puts it onto weights that are not quantised; onto quantised ones, only pefttool does"
+    return "transformers and peft alone cannot build this model, so only pefttool loads it"
+
+
+def _onto_plain_weights(opened: Opened) -> bool:
+    """The folder names some layers by their weights (peft_targets.py), and these are packed."""
+    config = opened.folder / peft_folder.CONFIG
+    return (
+        opened.quantizer is not None
+        and config.is_file()
+        and bool(peft_folder.read_config(opened.folder).get("target_parameters"))
+    )
+
+
 def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
     """Python for a file in `folder` that defines and asks the model; None where no library alone can make it.
 
@@ -98,6 +115,8 @@ def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
     """
     import transformers
 
+    if _onto_plain_weights(opened):
+        return None
     get_base = getattr(model, "get_base_model", None)
     base: Any = get_base() if get_base is not None else model
     name = type(base).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 from typing import TYPE_CHECKING, Any
 
-from pefttool import key_values, recompute
+from pefttool import key_values, recompute, weights
 from pefttool.values import Facts
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
     """Facts of `model` as `task.load` built it; `known` are the fields that the run decides (labels, dtype, ...)."""
-    from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     modules = dict(model.named_modules())
@@ -29,12 +28,17 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
 
     config = getattr(model, "config", None)
     layers = _layers(model, modules)
+    linear = tuple(n for n, m in modules.items() if weights.is_linear(m) and in_backbone(n))
+    transposed = tuple(n for n, m in modules.items() if isinstance(m, Conv1D) and in_backbone(n))
+    kinds = weights.kinds(model, (*linear, *transposed), outputs)
     return Facts(
         architecture=type(model).__name__,
         model_type=getattr(config, "model_type", ""),
         hidden_size=int(getattr(config, "hidden_size", 0) or 0),
-        linear_modules=tuple(n for n, m in modules.items() if isinstance(m, nn.Linear) and in_backbone(n)),
-        transposed_modules=tuple(n for n, m in modules.items() if isinstance(m, Conv1D) and in_backbone(n)),
+        linear_modules=linear,
+        expert_tensors=tuple(n for n, kind in kinds.items() if kind == weights.EXPERTS and in_backbone(n)),
+        weights=weights.count(model, kinds),
+        transposed_modules=transposed,
         attention_modules=tuple(n for n, m in modules.items() if _attends(m) and in_backbone(n)),
         layers=layers,
         head_modules=heads,

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import durable
+from pefttool import durable, peft_targets
 from pefttool.errors import ModelError
 from pefttool.quiet import quiet_imports
 
@@ -38,9 +38,12 @@ def load_peft() -> Any:
 
 
 def wrap(model: nn.Module, config: Any, name: str) -> Any:
-    """`peft.get_peft_model`, without its warnings about what it reads, sets and has renamed itself."""
+    """`peft.get_peft_model`, without its warnings about what it reads, sets and has renamed itself.
+
+    Names of layers are the model's own (see peft_targets.py).
+    """
     peft = load_peft()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), peft_targets.as_named(model, config):
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*`base_model_name_or_path` was renamed.*", category=UserWarning)
         # Of a model with layers of both kinds (Conv1D and Linear) peft corrects it layer by layer.
@@ -92,6 +95,7 @@ def save(model: nn.Module, folder: Path, name: str = "default") -> None:
     write_tensors(folder / WEIGHTS, tensors)
     config = copy.copy(getattr(model, "peft_config")[name])  # noqa: B009
     config.inference_mode = True
+    peft_targets.for_plain_peft(config, model, name)
     if isinstance(getattr(config, "target_modules", None), set):
         config.target_modules = sorted(config.target_modules)
     config.save_pretrained(folder)
@@ -118,6 +122,7 @@ def load(
         task_type, config.modules_to_save, config.inference_mode = config.task_type, None, True
         if not task_wrapper:
             config.task_type = None
+        peft_targets.from_saved(config, model)
         adapted = wrap(model, config, name)
         config.task_type = task_type
         expected = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
@@ -172,7 +177,7 @@ def cut(folder: Path, target: Path, module: str, tensors: Mapping[str, Tensor]) 
     """Write to `target` the adapter of `folder` as if it changed this one module: with these tensors, no head."""
     from safetensors.torch import save_file
 
-    config = {**read_config(folder), "target_modules": [module], "modules_to_save": None}
+    config = {**read_config(folder), "target_modules": [module], "target_parameters": None, "modules_to_save": None}
     (target / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     save_file(dict(tensors), target / WEIGHTS)
 

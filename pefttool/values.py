@@ -91,7 +91,11 @@ class Arranged:
 class Facts:
     """What is known of the model and the run before any weight is loaded. Module names are in definition order.
 
-    linear_modules      every `nn.Linear` (or a quantizer's stand-in) of the backbone
+    linear_modules      every linear layer (or a quantizer's stand-in) of the backbone; no router that is made of one,
+                        and answers with several tensors
+    expert_tensors      parameters of the backbone that hold the weights of several experts, and are no linear layers
+    weights             how many parameters of the whole model are what: "linear layers" of the backbone, "expert
+                        tensors", "embeddings", "output layer", "convolutions", "others"
     transposed_modules  linear layers of the backbone whose weight is `[in_features, out_features]`: transformers'
                         `Conv1D`, of which GPT-2 is made
     attention_modules   the modules that compute attention
@@ -117,6 +121,8 @@ class Facts:
     model_type: str = ""
     hidden_size: int = 0
     linear_modules: tuple[str, ...] = ()
+    expert_tensors: tuple[str, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
     transposed_modules: tuple[str, ...] = ()
     attention_modules: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
@@ -165,11 +171,14 @@ class Attached:
 
     trainable           names in `model.named_parameters()` that the adapter trains (task heads are the core's)
     identity_at_init    the adapted model's outputs equal the base's before the first step
+    modules             for an adapter that was told modules by name: the base's names of those that it changed. Every
+                        trainable parameter has to be inside one of them, and each of them to hold one
     """
 
     model: nn.Module
     trainable: frozenset[str]
     identity_at_init: bool = True
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Adapter, Attached, Facts, Problem, Task, claims, peft_folder
-from pefttool_lora.options import LoraOptions, linear, resolve, unmatched
+from pefttool import Adapter, Attached, Facts, Problem, Task, claims, peft_folder, peft_targets
+from pefttool_lora.options import LoraOptions, resolve, unmatched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +33,12 @@ class LoraAdapter(Adapter):
         return GENERATIVE if task.generative else OTHER
 
     def check(self, options: LoraOptions, facts: Facts) -> list[Problem]:
-        problems = unmatched(options, linear(facts))
+        problems = unmatched(options, facts)
         if options.use_dora and facts.streamed:
             message = "DoRA needs the norms of weights that are streamed; drop it, or memory.stream"
             problems.append(Problem("adapter.use_dora", message))
+        elif options.use_dora and not problems:
+            problems += _dora_refused(resolve(options, facts), facts)
         return problems
 
     def attach(self, model: nn.Module, options: LoraOptions, facts: Facts, name: str = "default") -> Attached:
@@ -60,7 +62,7 @@ class LoraAdapter(Adapter):
         config.task_type = None if facts.peft_task_type == FORGETS else facts.peft_task_type
         _fuse(adapted)
         trainable = frozenset(n for n, p in adapted.named_parameters() if p.requires_grad)
-        return Attached(adapted, trainable)
+        return Attached(adapted, trainable, modules=tuple(targets))
 
     def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
         peft_folder.save(model, folder, name)
@@ -81,6 +83,19 @@ class LoraAdapter(Adapter):
     def disabled(self, model: nn.Module) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = getattr(model, "disable_adapter")()  # noqa: B009
         return context
+
+
+def _dora_refused(targets: list[str], facts: Facts) -> list[Problem]:
+    """DoRA beside layers that plain peft would take for experts: no adapter_config.json says that."""
+    rewritten = peft_targets.rewritten(facts.model_type, targets)
+    if not rewritten:
+        return []
+    ends = ", ".join(sorted({f"`*.{name.rpartition('.')[2]}`" for name in rewritten}))
+    message = (
+        f"peft takes layers such as {rewritten[0]!r} of a {facts.model_type!r} model for experts, and could not load"
+        f" DoRA for them: drop it, or name other target_modules than {ends}"
+    )
+    return [Problem("adapter.use_dora", message)]
 
 
 def _fuse(model: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -15,7 +14,17 @@ AUTO, ALL_LINEAR = "auto", "all-linear"
 #: Mamba's blocks multiply by the weights of these layers instead of calling them (in their kernels, some everywhere):
 #: an update beside them would be passed over, and peft refuses it. `in_proj` is called.
 UNCALLED = ("out_proj", "x_proj", "dt_proj")
-MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+MAMBA = (
+    "bamba",
+    "falcon_h1",
+    "falcon_mamba",
+    "granitemoehybrid",
+    "jamba",
+    "mamba",
+    "mamba2",
+    "nemotron_h",
+    "zamba2",
+)
 
 
 class LoraOptions(Options):
@@ -65,22 +74,31 @@ def resolve(options: LoraOptions, facts: Facts) -> list[str]:
     return [name for name in linear(facts) if any(_matches(pattern, name) for pattern in options.patterns)]
 
 
-def unmatched(options: LoraOptions, linear: Sequence[str]) -> list[Problem]:
+def unmatched(options: LoraOptions, facts: Facts) -> list[Problem]:
     """One Problem for every pattern of `target_modules` that names no linear layer of the backbone."""
-    if not linear:
+    layers = linear(facts)
+    if not layers:
         return [Problem("adapter.name", "'lora' needs linear layers, and this model's backbone has none; use 'full'")]
     if options.target_modules in (AUTO, ALL_LINEAR):
         return []
     if not options.patterns:
         return [Problem("adapter.target_modules", "is empty: name at least one linear layer, or use 'all-linear'")]
-    known = {AUTO, ALL_LINEAR, *(name.rpartition(".")[2] for name in linear)}
+    known = {AUTO, ALL_LINEAR, *(name.rpartition(".")[2] for name in layers)}
     return [
-        Problem(
-            "adapter.target_modules", f"{pattern!r} names no linear layer of the backbone: {suggest(pattern, known)}"
-        )
+        Problem("adapter.target_modules", f"{pattern!r} names {_instead(pattern, facts)}: {suggest(pattern, known)}")
         for pattern in options.patterns
-        if not any(_matches(pattern, name) for name in linear)
+        if not any(_matches(pattern, name) for name in layers)
     ]
+
+
+def _instead(pattern: str, facts: Facts) -> str:
+    """What a pattern that matches no linear layer was meant to: experts, perhaps."""
+    for tensor in facts.expert_tensors:
+        words = tensor.split(".")
+        paths = (".".join(words[:length]) for length in range(1, len(words) + 1))
+        if "expert" in pattern or any(_matches(pattern, path) for path in paths):
+            return f"experts, whose weights are in tensors such as {tensor!r}, and 'lora' trains linear layers only"
+    return "no linear layer of the backbone"
 
 
 def _matches(pattern: str, name: str) -> bool:

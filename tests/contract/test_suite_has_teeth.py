@@ -8,6 +8,7 @@ import pytest
 from broken_adapters import (
     AttachesTwice,
     CannotBeSwitchedOff,
+    ChangesAnother,
     ChangesTheBase,
     CutsTheHeadOff,
     DependsOnTheBatch,
@@ -19,6 +20,7 @@ from broken_adapters import (
     HidesTheHead,
     IgnoresTheSeed,
     LearnsNothing,
+    LeavesOneOut,
     LosesPrecision,
     LosesTheFirst,
     LosesTheGradientWhenLoaded,
@@ -53,6 +55,8 @@ from pefttool.values import Problem
 BROKEN: list[tuple[type[Shift], str, str]] = [
     (NotTheIdentity, "identity_at_initialisation", "outputs differ by .* before the first step"),
     (ForgetsToDeclare, "trains_what_it_declares", r"trains '.*dense\.bias' without declaring it"),
+    (ChangesAnother, "trains_what_it_declares", r"trains 'bert\.encoder\.layer\.0.*shift' .*in none of the 1 modules"),
+    (LeavesOneOut, "trains_what_it_declares", r"was to change 'bert\.encoder\.layer\.1.*' .*nothing trains in it"),
     (TrainsNothing, "trains_what_it_declares", r"declares '.*shift' but does not train it"),
     (TrainsInHalfPrecision, "trains_what_it_declares", "float16, expected float32"),
     (HidesTheHead, "task_head_is_trained_and_saved", r"'classifier\.bias'\] cannot be found"),

@@ -224,7 +224,7 @@ def test_unknown_target_modules_are_all_named(models: Path) -> None:
     assert "'q_prj'" in problems[0].message and "did you mean 'q_proj'?" in problems[0].message
     assert "'lm_head'" in problems[1].message and "gate_proj" in problems[1].message
     assert resolve(options, facts) == [f"model.layers.{i}.self_attn.v_proj" for i in range(3)]
-    assert "is empty" in unmatched(LoraOptions(target_modules=()), facts.linear_modules)[0].message
+    assert "is empty" in unmatched(LoraOptions(target_modules=()), facts)[0].message
     assert ADAPTER.check(LoraOptions(), replace(facts, linear_modules=()))[0].key == "adapter.name"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ class ForgetsToDeclare(Shift):
         attached = super().attach(model, options, facts, name)
         model.get_submodule(self.layer).bias.requires_grad_(True)
         return attached
+
+
+class ChangesAnother(Shift):
+    """It was told one layer, and changed another."""
+
+    told: tuple[str, ...] = ("bert.encoder.layer.1.output.dense",)
+
+    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+        return replace(super().attach(model, options, facts, name), modules=self.told)
+
+
+class LeavesOneOut(ChangesAnother):
+    told = (Shift.layer, *ChangesAnother.told)
 
 
 class TrainsNothing(Shift):
