@@ -169,8 +169,8 @@ def _fused(
     before: int = 0,
 ) -> Tensor:
     # Split, not sliced: of every slice the backward pass would fill a gradient as long as all rows together.
-    queries = query.split(list(segments), dim=2)
-    keys, values = (t.split([length + before for length in segments], dim=2) for t in (key, value))
+    queries = query.split_with_sizes(list(segments), dim=2)
+    keys, values = (t.split_with_sizes([length + before for length in segments], dim=2) for t in (key, value))
     parts = []
     for length, q, k, v in zip(segments, queries, keys, values, strict=True):
         mask = None

@@ -267,7 +267,12 @@ def compiler_missing(device: str, environment: Mapping[str, str] = os.environ) -
     """What torch.compile needs for this device and does not find, and how to get it; or None."""
     kind = device.partition(":")[0]
     if kind == "cuda":
-        return None if find_spec("triton") else "needs triton on a CUDA device; install it, or drop this"
+        if not find_spec("triton"):
+            return "needs triton on a CUDA device; install it, or drop this"
+        names = [environment["CC"]] if environment.get("CC") else ["gcc", "clang"]
+        if not any(map(shutil.which, names)):
+            return f"needs a C compiler, and there is no {' or '.join(map(repr, names))}; install one, or set CC"
+        return None
     if kind != "cpu":
         return f"is untested on {kind!r}; drop it"
     compiler = environment.get("CXX", "clang++" if sys.platform == "darwin" else "g++")

@@ -65,10 +65,10 @@ def forked(device: str | torch.device) -> AbstractContextManager[None]:
 
     where = torch.device(device)
     if where.type not in ("cuda", "mps"):
-        return torch.random.fork_rng([])  # type: ignore[no-any-return]
+        return torch.random.fork_rng([])
     # `cuda` without a number is the process's current device, which is not the first one in every rank.
     index = torch.cuda.current_device() if where.type == "cuda" and where.index is None else where.index or 0
-    return torch.random.fork_rng([index], device_type=where.type)  # type: ignore[no-any-return]
+    return torch.random.fork_rng([index], device_type=where.type)
 
 
 def of_ranks(accelerator: Accelerator) -> list[str]:

@@ -105,6 +105,10 @@ def cannot_run(device: str) -> str | None:
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         return f"{needs}: torch {torch.__version__} sees no CUDA device"
+    if device.startswith("cuda"):
+        from pefttool_kernels import machine
+
+        return machine.triton_missing(torch.device(device))
     return None
 
 

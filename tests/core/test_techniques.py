@@ -56,6 +56,10 @@ def test_a_compiler_that_is_missing_is_named() -> None:
     line = devices.compiler_missing("cpu", {"CXX": "/nowhere/c++"})
     assert line is not None and "'/nowhere/c++'" in line and "install it, or set CXX" in line
     assert devices.compiler_missing("cpu", {"CXX": "true"}) is None
+    assert "needs a C compiler, and there is no '/nowhere/cc'" in (
+        devices.compiler_missing("cuda", {"CC": "/nowhere/cc"}) or ""
+    )
+    assert devices.compiler_missing("cuda", {"CC": "true"}) is None
     assert "untested" in (devices.compiler_missing("mps") or "")
 
 

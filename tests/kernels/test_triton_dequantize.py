@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pefttool_kernels.layout import FourBitWeight
+from pefttool_kernels.triton import probe
 from pefttool_kernels.triton._launch import UnsupportedOperand
 from pefttool_kernels.triton.dequantize import dequantize_4bit
 
@@ -63,3 +64,13 @@ def test_what_is_refused(four_bit_weight: Callable[..., FourBitWeight]) -> None:
         dequantize_4bit(weight, torch.float32)
     with pytest.raises(UnsupportedOperand, match="hold 256 values"):
         dequantize_4bit(weight, torch.bfloat16, out=torch.empty(255, dtype=torch.bfloat16))
+
+
+def test_the_kernel_that_asks_whether_any_can_be_launched() -> None:
+    probe.launch(torch.device("cpu"))
+
+
+def test_a_launch_that_stores_nothing_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "probe_kernel", {(1,): lambda out, value: None})
+    with pytest.raises(RuntimeError, match="a kernel that stores 7 stored 0"):
+        probe.launch(torch.device("cpu"))
