@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pefttool import artefacts, attach, comparison, forecast, run_folder, saved_files
+from pefttool import artefacts, attach, comparison, fingerprint, forecast, model_card, run_folder, saved_files
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import Encoded
@@ -116,6 +116,16 @@ def finish(
             "memory", lambda: forecast.compare(plan, base.setting, data, result.rehearsed, emit), dict[str, int]()
         )
         known = {"steps": result.steps, "best_step": result.best_step, "reason": result.reason, "memory": memory}
+        if "the adapter" not in steps.failed:
+            facts = {"steps": result.steps, "best_step": result.best_step, "data": data_sha256}
+            weights = fingerprint.weight_files(base.local.path)
+            steps.take(
+                "the model card",
+                lambda: model_card.write(
+                    target, plan, base, adapted.model, metrics, result.metrics, weights=weights, **facts
+                ),
+                None,
+            )
         steps.take(
             "metrics",
             lambda: artefacts.write_metrics(

@@ -22,6 +22,20 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 REVISION = re.compile(r"(?!.*\.\.)[\w.][\w.\-/+]*", re.ASCII)
 SOURCE = re.compile(r"(?P<source>[A-Za-z0-9_\-]{2,}):(?P<reference>.+)")
 
+#: Who has the models that the hub once held without an owner, by how their names begin.
+OWNERS = (
+    ("bert-", "google-bert"),
+    ("distilbert-", "distilbert"),
+    ("distilroberta-", "distilbert"),
+    ("distilgpt2", "distilbert"),
+    ("roberta-", "FacebookAI"),
+    ("xlm-roberta-", "FacebookAI"),
+    ("albert-", "albert"),
+    ("gpt2", "openai-community"),
+    ("t5-", "google-t5"),
+    ("xlnet-", "xlnet"),
+)
+
 
 @dataclass(frozen=True)
 class LocalModel:
@@ -83,6 +97,10 @@ def resolve(
             return _from_hub(hub_client.valid_id(repository), revision or "main", weights, progress, code)
         except OSError as error:
             raise ModelError(f"model {reference!r} cannot be cached: {error}; set HF_HUB_CACHE elsewhere") from error
+    owner = next((owner for begins, owner in OWNERS if reference.startswith(begins)), None)
+    if owner is not None:
+        way_out = f"on the hub it is {owner}/{reference}: use that"
+        raise ModelError(f"model {reference!r}: no such folder, and its name lacks an owner; {way_out}")
     raise ModelError(
         f"model {reference!r}: no such folder, and neither SOURCE:REFERENCE"
         f" (sources: {', '.join(registry.sources) or 'none'}) nor ORG/NAME[@REVISION] on the hub: give one of these"

@@ -28,6 +28,8 @@ from pefttool.values import Options
 LONGEST = 1 << 20
 FIRST_RUN = Path(__file__).with_name("first_run.yaml")
 NAMED = ("adapter", "task")
+#: What people call a choice of several keys, and what it is here.
+ALSO_CALLED = {"qlora": "is LoRA beside weights in 4 bits: use --adapter lora --quantize nf4"}
 SECTIONS = (*NAMED, "data", "train", "memory", "generation")
 
 
@@ -285,6 +287,9 @@ def _chosen(document: Mapping[str, Any], section: str, kind: Kind[Any], complain
 def _lookup(kind: Kind[Any], name: Any, key: str, complaints: list[str]) -> str | None:
     if not isinstance(name, str):
         complaints.append(f"{key}: {short(name)} is not a name: {suggest('', kind)}")
+        return None
+    if name in ALSO_CALLED and name not in kind:
+        complaints.append(f"{key}: {name!r} {ALSO_CALLED[name]}")
         return None
     try:
         kind[name]

@@ -34,7 +34,7 @@ from pefttool import (
     train,
 )
 from pefttool.batches import Encoded
-from pefttool.errors import Interrupted, PefttoolError
+from pefttool.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
 from pefttool.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.observers import Emitter
 from pefttool.recipe import Recipe
@@ -42,6 +42,9 @@ from pefttool.registry import Registry
 from pefttool.resuming import Resume
 from pefttool.store import Store
 from pefttool.values import DataProblem
+
+#: What the user has to mend before anything can train.
+REFUSED = (UsageError, Refused, PluginError, DataError, ModelError)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def _run(
     accelerator.wait_for_everyone()  # before any rank makes the folder, all have chosen the same one
     writes = accelerator.is_main_process
     if writes:
+        if resume is None:
+            held.push(functools.partial(_forget_refused, folder, emit))
         held.enter_context(run_folder.locked(folder))
         _open(folder, planned, resume, accelerator.num_processes, emit)
     emit(RunStarted(folder=str(folder), adapter=planned.adapter.name, task=planned.task.name, model=planned.model.id))
@@ -150,6 +155,13 @@ def _run(
     emit(RunFinished(before=brought.before, after=after, samples=samples, adapter=str(brought.adapter)))
     talks, takes_text = (ask(planned.task, loaded.setting.options) for ask in (evaluate.talks, evaluate.takes_text))
     return Finished(folder, brought.adapter, brought.before, after, samples, talks, takes_text, writes)
+
+
+def _forget_refused(folder: Path, emit: Emitter, kind: Any, error: BaseException | None, trace: Any) -> None:
+    """Once the lock is free: a run that never began is not worth a number. What was in the folder before stays."""
+    if isinstance(error, REFUSED) and emit.folder is not None and emit.step == 0:
+        emit.close()
+        run_folder.forget(folder)
 
 
 def _open(folder: Path, planned: plan.Plan, resume: Resume | None, processes: int, emit: Emitter) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pefttool import checkpoint
@@ -102,6 +102,14 @@ def clear(folder: Path) -> bool:
         else:
             path.unlink()
     return bool(found)
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run left that was refused before it began, and the folder unless it holds anything else."""
+    with suppress(OSError):
+        clear(folder)
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _is_aside(name: str) -> bool:

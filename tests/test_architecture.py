@@ -44,6 +44,7 @@ PARTS = {
     "judge": "artefacts",
     "merge_in_parts": "artefacts",
     "merging": "artefacts",
+    "model_card": "artefacts",
     "observe": "train",
     "saved_files": "train",
     "forecast": "train",

@@ -11,6 +11,7 @@ import click
 
 from pefttool import plugins as plugin_loader
 from pefttool.cli.output import plain_line
+from pefttool.errors import UsageError
 
 if TYPE_CHECKING:
     from pefttool.plugins import Plugins
@@ -96,6 +97,14 @@ RECIPE_FLAGS = {
     "out": "out",
     "budget": "memory.budget",
 }
+#: Keys that everybody changes, as flags of their own: the type, and what the help says.
+SHORTHANDS: dict[str, tuple[type, str]] = {
+    "epochs": (float, "Times that all rows are trained on."),
+    "batch_size": (int, "Rows of a batch."),
+    "learning_rate": (float, "Of the adapter's parameters."),
+    "max_steps": (int, "Optimiser steps, instead of epochs."),
+    "sequence_length": (int, "Tokens that a row may have."),
+}
 
 
 def recipe_options(command: Command) -> Command:
@@ -115,6 +124,10 @@ def recipe_options(command: Command) -> Command:
         click.option("--quantize", metavar="NAME", help="Store the frozen weights in fewer bits."),
         click.option("--budget", metavar="SIZE", help="Keep the run within this much memory, such as 6GiB."),
         click.option("--out", metavar="DIR", help="The run folder; default: runs/ADAPTER-TASK-NUMBER."),
+        *(
+            click.option(f"--{name.replace('_', '-')}", type=kind, help=f"{said} The same as -o train.{name}=VALUE.")
+            for name, (kind, said) in SHORTHANDS.items()
+        ),
         click.option(
             "-o",
             "overrides",
@@ -133,12 +146,20 @@ def read_recipe(
     recipe: Path | None = None,
     overrides: Sequence[str] = (),
     data_optional: bool = False,
-    **flags: str | None,
+    **flags: Any,
 ) -> Recipe:
-    """The recipe file, the flags over it, `-o` over both; validated. Raises Refused with every mistake."""
+    """The recipe file, the flags over it, `-o` over both; validated. Raises Refused with every mistake.
+
+    Raises UsageError where a flag of SHORTHANDS and `-o` give the same key.
+    """
     from pefttool import places
     from pefttool import recipe as recipes
 
     document = {} if recipe is None else places.followed(recipes.read(recipe), recipe)
-    given = {RECIPE_FLAGS[name]: value for name, value in flags.items()}
+    for name in SHORTHANDS:
+        twice = [override for override in overrides if override.partition("=")[0].strip() == f"train.{name}"]
+        if twice and flags.get(name) is not None:
+            flag = f"--{name.replace('_', '-')} {flags[name]}"
+            raise UsageError(f"train.{name}: given by {flag} and by -o {twice[0]}: give one of them")
+    given = {RECIPE_FLAGS.get(name, f"train.{name}"): value for name, value in flags.items()}
     return recipes.resolve(recipes.combine(document, given, overrides), registry, data_optional=data_optional)

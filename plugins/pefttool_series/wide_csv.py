@@ -38,8 +38,10 @@ class _Columns:
 
 
 class SeriesWide(DataFormat):
-    """CSV in which a row is a series of one channel: value columns, perhaps a class. Asked for by name: to look at, it
-    is any CSV file."""
+    """CSV in which a row is a series of one channel: value columns, perhaps a class.
+
+    Asked for by name: to look at, it is any CSV file.
+    """
 
     name = "series-wide"
     Options = SeriesWideOptions

@@ -10,10 +10,10 @@ from typing import Any
 import case_models
 import pytest
 
-from pefttool import artefacts, checking, comparison, forecast, run_folder, saved_files
+from pefttool import artefacts, checking, comparison, forecast, model_card, run_folder, saved_files
 from pefttool.cli import entry
 
-STEPS = ("adapter", "files", "answers", "before", "memory", "metrics")
+STEPS = ("adapter", "files", "answers", "before", "memory", "metrics", "card")
 FAULTS: dict[str, tuple[Any, str]] = {
     "adapter": (artefacts, "_save_adapter"),
     "files": (saved_files, "check"),
@@ -21,6 +21,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "before": (comparison, "look"),
     "memory": (forecast, "compare"),
     "metrics": (artefacts, "write_metrics"),
+    "card": (model_card, "write"),
 }
 Run = Callable[..., int]
 
@@ -90,7 +91,7 @@ def test_what_fails_loses_nothing_and_is_done_later(
     assert "training is done, but" in said and "ValueError: broken here" in said
     assert f"go on with `pefttool resume {folder}`, which does not train again" in said
     if step != "adapter":
-        assert adapter(folder) == adapter(undisturbed)
+        assert adapter(folder) | {"README.md": b""} == adapter(undisturbed) | {"README.md": b""}
     if step != "metrics":
         kept = json.loads((folder / "metrics.json").read_text())
         assert kept["after"] == metrics(undisturbed)["after"]
