@@ -10,7 +10,7 @@ from typing import Any
 from pefttool.named_columns import describe
 
 #: A message as chat templates take it: `role` and `content`, and where it has them `tool_calls`, `tool_call_id`,
-#: `name`, `reasoning_content` (and `thinking`, which is another name for it).
+#: `name`, `reasoning_content`.
 Turn = dict[str, Any]
 #: A role that calls a tool by its content alone, as LlamaFactory writes it.
 CALL = "function_call"
@@ -59,7 +59,7 @@ def read(column: str, index: int, given: Any) -> tuple[Turn, bool]:
     if reasoning is not None and reasoning != "":
         if not isinstance(reasoning, str) or turn["role"] != "assistant":
             raise ValueError(f"{place}: found reasoning {describe(reasoning)}, expected text, of the assistant's")
-        turn.update(reasoning_content=reasoning, thinking=reasoning)
+        turn["reasoning_content"] = reasoning  # transformers hands it to templates under its other names, too
     return turn, _learnt(given, turn["role"], place)
 
 
