@@ -26,8 +26,11 @@ CLOCK = "strftime_now"
 ASKED = re.compile(CLOCK + r"""\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
 
 
+today = datetime.date.today
+
+
 def _today(given: Any) -> Any:
-    return datetime.date.today() if given == "today" else given
+    return today() if given == "today" else given
 
 
 class TemplateOptions(Options):
