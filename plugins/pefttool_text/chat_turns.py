@@ -102,7 +102,7 @@ def _text(content: Any, place: str) -> str | None:
     for part in content:
         if not isinstance(part, Mapping) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, Mapping) and part.get("type") != "text" else part
-            raise ValueError(f"{place}: found a part {describe(kind)}, expected parts of type 'text'")
+            raise ValueError(f"{place}: found a part {describe(kind)}, expected text in parts of type 'text'")
         texts.append(part["text"])
     return "\n".join(texts)
 

@@ -15,4 +15,4 @@ def check(bench: Bench) -> None:
     found = encoded(Chat(), {"messages": [two, answer]}, tokenizer)
     assert found["input_ids"] == tokenizer.apply_chat_template(turns)["input_ids"]
     seen = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, answer]}
-    assert "found a part 'image_url', expected parts of type 'text'" in Chat().check_row(seen, Chat.Options())
+    assert "found a part 'image_url', expected text in parts of type 'text'" in Chat().check_row(seen, Chat.Options())
