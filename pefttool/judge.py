@@ -60,6 +60,7 @@ class Judge:
     def _record(self, loaded: Reloaded) -> None:
         rows = self._rows(loaded)[: self._most]
         task, processor, setting = loaded.task, loaded.processor, loaded.setting
-        encoded = loaded.prepared(batches.encode(rows, task, processor, setting))
+        # Rows that a run leaves out tell nothing of two models.
+        encoded = loaded.prepared(batches.encode(rows, task, processor, setting, bad_rows=lambda problems, good: None))
         self.calls = observe.calls(loaded.model, task, encoded.examples, processor, setting, loaded.choice)
         self.classes = observe.exclusive(loaded.model)

@@ -52,7 +52,7 @@ def masked(template: Template, conversation: Conversation, which: TrainTurns = "
         turn = earlier[found.index(None)] + 1
         raise DataError(
             f"{template.place}: the model's chat template rewrites earlier turns, so message {turn} cannot be learnt as"
-            " it will be asked for: use -o task.train_turns=last, or give one answer a row"
+            " it will be asked for: use --task chat -o task.train_turns=last, or give one answer a row"
         )
     if not rewritten:
         tokens += [place for place in found if place is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -21,10 +22,15 @@ from pefttool_text.chat_turns import Turn
 #: Text of so many characters stands in a rendered conversation by its own doing, and not by chance.
 EVIDENT = 16
 CLOCK = "strftime_now"
+#: The date in a format that the template names; transformers takes it from the clock, and takes no other function.
+ASKED = re.compile(CLOCK + r"""\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
+
+
+today = datetime.date.today
 
 
 def _today(given: Any) -> Any:
-    return datetime.date.today() if given == "today" else given
+    return today() if given == "today" else given
 
 
 class TemplateOptions(Options):
@@ -43,6 +49,11 @@ def require(processor: Any) -> None:
         raise ModelError(
             "this model's tokenizer has no chat template: use an instruction-tuned model, or --task"
             " causal-lm on rendered text"
+        )
+    if f"{CLOCK}(" in ASKED.sub("", str(processor.chat_template)):
+        raise ModelError(
+            f"this model's chat template calls {CLOCK} with a format that is worked out, so that the date of a run"
+            " cannot be kept: write the format into the template"
         )
 
 
@@ -64,8 +75,8 @@ class Template:
     ) -> None:
         require(processor)
         self.processor, self.place, self._tools = processor, place, tools
-        midnight = datetime.datetime.combine(date, datetime.time())
-        self._date = {CLOCK: midnight.strftime} if tells_time(processor) else {}
+        # None: the one that the processor chooses.
+        self._written = _dated(processor.get_chat_template(tools=tools), date) if tells_time(processor) else None
 
     def text(self, turns: Sequence[Turn], prompt: bool = False) -> str:
         """The conversation as text; as a `prompt`, up to where the assistant's answer begins. Raises DataError."""
@@ -79,9 +90,9 @@ class Template:
                 self.processor.apply_chat_template(
                     list(turns),
                     tools=None if tools is None else list(tools),
+                    chat_template=self._written,
                     tokenize=False,
                     add_generation_prompt=prompt,
-                    **self._date,
                 )
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
@@ -93,17 +104,18 @@ class Template:
     def whole(self, turns: Sequence[Turn], prompt: bool = False) -> tuple[list[Turn], str]:
         """(the turns in the form in which the template takes them, their text). Raises DataError where it refuses them,
         or leaves out a part in whatever form."""
-        complaint: DataError | None = None
+        refused: list[DataError] = []
+        lacking: list[DataError] = []
         for form in _forms(turns):
+            complaints = refused
             try:
-                text = self.text(form, prompt)
+                text, complaints = self.text(form, prompt), lacking
                 self._require_all(form, text, prompt)
             except DataError as error:
-                complaint = complaint or error
+                complaints.append(error)
             else:
                 return form, text
-        assert complaint is not None
-        raise complaint
+        raise (lacking or refused)[0]
 
     def _require_all(self, turns: Sequence[Turn], text: str, prompt: bool) -> None:
         """Raise DataError for the first part of the conversation that is not in its text."""
@@ -132,6 +144,12 @@ class Template:
 def written(processor: Any, conversation: Conversation, date: datetime.date, place: str) -> str:
     """The prompt for an answer to this conversation. Raises DataError."""
     return Template(processor, date, place, conversation.tools).whole(conversation.turns, prompt=True)[1]
+
+
+def _dated(template: str, date: datetime.date) -> str:
+    """The template with this date wherever it asks for today's."""
+    day = datetime.datetime.combine(date, datetime.time())
+    return ASKED.sub(lambda asked: json.dumps(day.strftime(asked["format"]), ensure_ascii=False), template)
 
 
 def _way_out(words: str) -> str:

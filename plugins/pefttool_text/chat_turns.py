@@ -10,7 +10,7 @@ from typing import Any
 from pefttool.named_columns import describe
 
 #: A message as chat templates take it: `role` and `content`, and where it has them `tool_calls`, `tool_call_id`,
-#: `name`, `reasoning_content` (and `thinking`, which is another name for it).
+#: `name`, `reasoning_content`.
 Turn = dict[str, Any]
 #: A role that calls a tool by its content alone, as LlamaFactory writes it.
 CALL = "function_call"
@@ -59,7 +59,7 @@ def read(column: str, index: int, given: Any) -> tuple[Turn, bool]:
     if reasoning is not None and reasoning != "":
         if not isinstance(reasoning, str) or turn["role"] != "assistant":
             raise ValueError(f"{place}: found reasoning {describe(reasoning)}, expected text, of the assistant's")
-        turn.update(reasoning_content=reasoning, thinking=reasoning)
+        turn["reasoning_content"] = reasoning  # transformers hands it to templates under its other names, too
     return turn, _learnt(given, turn["role"], place)
 
 
@@ -102,7 +102,7 @@ def _text(content: Any, place: str) -> str | None:
     for part in content:
         if not isinstance(part, Mapping) or part.get("type", "text") != "text" or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, Mapping) and part.get("type") != "text" else part
-            raise ValueError(f"{place}: found a part {describe(kind)}, expected parts of type 'text'")
+            raise ValueError(f"{place}: found a part {describe(kind)}, expected text in parts of type 'text'")
         texts.append(part["text"])
     return "\n".join(texts)
 

@@ -114,3 +114,23 @@ def test_packed_batches_are_not_sorted():
     lengths = tuple((i * 37) % 400 + 1 for i in range(64))
     order = [i for step in Batches(lengths, 8, 1, 0, packed=True).epoch(0) for batch in step for i in batch]
     assert len(order) == 64 and [lengths[i] for i in order[:16]] != sorted(lengths[i] for i in order[:16])
+
+
+def test_rows_that_cannot_be_encoded_are_told_and_left_out_where_that_is_allowed():
+    class Picky:
+        def encode(self, row, processor, setting):
+            if row.values["n"] % 2:
+                raise DataError(f"{row.place}: an odd one")
+            return {"length": 1, "trained": 1, "weight": 1, "truncated": False}
+
+        def check_encoded(self, example, processor):
+            return None
+
+    rows = [Row({"n": n}, "d.jsonl", n + 1) for n in range(5)]
+    told = []
+    found = encode(rows, Picky(), None, Setting(None), bad_rows=lambda problems, good: told.append((problems, good)))
+    assert [row.line for row in found.rows] == [1, 3, 5] and len(found.examples) == 3
+    ((problems, good),) = told
+    assert [str(problem) for problem in problems] == ["d.jsonl:2: an odd one", "d.jsonl:4: an odd one"] and good == 3
+    with pytest.raises(DataError, match=r"d\.jsonl:2: an odd one"):
+        encode(rows, Picky(), None, Setting(None))

@@ -63,3 +63,8 @@ def test_predict_says_it_in_one_line_on_standard_error(
     assert ("answers were cut at generation.max_new_tokens=1:" in line) == (name != "lora-classes")
     code, out, err = terminal.run("predict", str(run), "--text", "a", "-o", "generation.max_new_tokens=64")
     assert code == 0 and not [line for line in err if "inputs were cut" in line]
+
+
+def test_the_ends_that_generation_was_told_count_before_the_models_own() -> None:
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=9), config=SimpleNamespace())
+    assert cuts.unended(torch.tensor([[1, 2, 9], [1, 2, 8]]), model, 3, [8, 9]) == 0
