@@ -93,6 +93,7 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
             raise DataError(f"data.{name}: no rows are left {counts}: {remedy}")
     labels = task.labels(train, options)
     notices += class_names.alike(labels)
+    notices += task.remarks(train, options)
     _check_labels(recipe, task, options, train, held_out, labels)
     sides = [(train, held_out), *([(found.train, found.eval)] if arranged is not None and found.eval else [])]
     notices += leaks.check(task, options, sides, found.shared, recipe.data.allow_overlap)

@@ -316,6 +316,17 @@ class Task(ABC):
         """What is wrong with an encoded row (a double BOS, a missing EOS), or None."""
         return None
 
+    def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
+        """Why there is nothing to train in this encoded row (its `weight` is 0), and what would change that."""
+        return f"it is empty, or train.sequence_length={setting.sequence_length} cuts it off"
+
+    def remarks(self, rows: Sequence[Row], options: Any) -> Sequence[str]:
+        """What a user should read of these training rows before anything trains, each a line ("warning: ...").
+
+        For what is no mistake by itself, and most likely not what is meant.
+        """
+        return ()
+
     def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
         """Why these encoded rows will not be judged fairly in this setting, and what to change; or None.
 

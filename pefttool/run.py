@@ -199,7 +199,7 @@ def _encode(
         data, held_out = (reference.settle(planned, loaded, part, cache, asked) for part in (data, held_out))
     for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
         if part.dropped:
-            emit(Notice(text=batches.left_out(part, which, purpose, setting), level="warning"))
+            emit(Notice(text=batches.left_out(part, which, purpose), level="warning"))
     doubt = planned.task.doubt(held_out.examples, setting)
     if doubt is not None:
         emit(Notice(text=doubt, level="warning"))
