@@ -321,10 +321,7 @@ class Task(ABC):
         return f"it is empty, or train.sequence_length={setting.sequence_length} cuts it off"
 
     def remarks(self, rows: Sequence[Row], options: Any) -> Sequence[str]:
-        """What a user should read of these training rows before anything trains, each a line ("warning: ...").
-
-        For what is no mistake by itself, and most likely not what is meant.
-        """
+        """Lines ("warning: ...") on what is no mistake of these training rows, and most likely not what is meant."""
         return ()
 
     def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -59,7 +60,7 @@ def steps(values: Mapping[str, Any]) -> Steps | None:
         return None
     found = [moments.seconds(str(time)) for time in times]
     known = [moment for moment in found if moment is not None]
-    each = [after - before for before, after in zip(known, known[1:], strict=False)]
+    each = [after - before for before, after in itertools.pairwise(known)]
     if len(known) < len(found) or min(each) <= 0:
         return None
     usual = median(each)
@@ -77,7 +78,7 @@ def stretches(values: Mapping[str, Any], length: int) -> list[tuple[int, int]]:
     """(begin, end) of the values between gaps, in their order; all of them where there is no gap."""
     found = steps(values)
     cuts = (0, *(found.after if found is not None else ()), length)
-    return [(begin, end) for begin, end in zip(cuts, cuts[1:], strict=False) if begin < end]
+    return [(begin, end) for begin, end in itertools.pairwise(cuts) if begin < end]
 
 
 def told(rows: Sequence[Row], split: bool) -> list[str]:

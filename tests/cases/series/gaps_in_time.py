@@ -1,5 +1,6 @@
 """Hourly values with two gaps: windows beside those that NumPy cuts out of each stretch."""
 
+import itertools
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -63,7 +64,7 @@ def _windows(rows: Iterable[Any]) -> list[list[float]]:
 def _futures(cuts: list[int], begin: int) -> list[int]:
     """Places at which futures start: backwards from the end of a stretch in training, forwards where held out."""
     starts, stride, shortest = [], 1, HORIZON
-    for first, end in zip(cuts, cuts[1:], strict=False):
+    for first, end in itertools.pairwise(cuts):
         starts += range(min(end, begin) - HORIZON, first + shortest - 1, -stride)
         starts += range(max(begin, first + shortest), end - HORIZON + 1, HORIZON)
     return starts
