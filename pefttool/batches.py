@@ -32,13 +32,15 @@ ASKED_TOKENS = 64
 class Encoded:
     """Encoded rows, and what they add up to. `dropped` rows have nothing to train (all of it was truncated).
 
-    `key` is a hash over everything that the examples depend on, where that can be known.
+    `why` is the reason of the first of these. `key` is a hash over everything that the examples depend on, where that
+    can be known.
     """
 
     examples: tuple[Mapping[str, Any], ...]
     rows: tuple[Row, ...]
     dropped: tuple[Row, ...]
     key: str | None = None
+    why: str = ""
 
     @property
     def tokens(self) -> int:
@@ -86,22 +88,19 @@ def encode(
         examples = columns.PackedRows(kept)  # what is read the next time is used this time, too
     both = [(example, row) for example, row in zip(examples, rows, strict=True)]
     good = [(example, row) for example, row in both if example["weight"] > 0]
+    lost = [(example, row) for example, row in both if not example["weight"] > 0]
+    why = task.untrained(lost[0][0], processor, setting) if lost else ""
     if not good:
-        where = f" (the first is {rows[0].place})" if rows else ""
-        raise DataError(
-            f"none of the {len(rows)} rows has a trained token{where}: answers are empty, or"
-            f" train.sequence_length={setting.sequence_length} cuts them off; raise it"
-        )
-    dropped = tuple(row for example, row in both if not example["weight"] > 0)
-    return Encoded(tuple(e for e, _ in good), tuple(row for _, row in good), dropped, key)
+        where = f" (the first is {rows[0].place}): {why}" if rows else ""
+        raise DataError(f"none of the {len(rows)} rows has a trained token{where}; give rows with something to train")
+    return Encoded(tuple(e for e, _ in good), tuple(r for _, r in good), tuple(r for _, r in lost), key, why)
 
 
-def left_out(encoded: Encoded, which: str, purpose: str, setting: Setting) -> str:
+def left_out(encoded: Encoded, which: str, purpose: str) -> str:
     """What is said of the rows that were dropped, one at least: `which` rows ("training rows"), lost for what."""
     total = len(encoded.rows) + len(encoded.dropped)
-    why = f"it is empty, or train.sequence_length={setting.sequence_length} cuts it off"
     count = f"{len(encoded.dropped)} of {total} {which}"
-    return f"left out: {count}, with nothing to {purpose}, such as {encoded.dropped[0].place}: {why}"
+    return f"left out: {count}, with nothing to {purpose}, such as {encoded.dropped[0].place}: {encoded.why}"
 
 
 def _encode(

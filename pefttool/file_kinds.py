@@ -26,11 +26,16 @@ KINDS = (
     (b"\x93NUMPY", "a NumPy array", "write its rows as JSONL, CSV or Parquet"),
     (b"%PDF-", "a PDF", "write its text into a .txt file"),
 )
-#: What a ZIP archive holds first, by which documents are told from other archives.
+#: Documents that are ZIP archives: their suffixes, what they hold first, what they are, and the next step.
 DOCUMENTS = (
-    ((b"xl/", b"[Content_Types].xml"), "an Excel workbook (.xlsx)", AS_CSV),
-    ((b"opendocument.spreadsheet",), "an OpenDocument spreadsheet (.ods)", AS_CSV),
-    ((b"word/", b"opendocument.text"), "a text document", "save it as plain text (.txt, UTF-8), and give that"),
+    ((".xlsx", ".xlsm"), (b"xl/", b"[Content_Types].xml"), "an Excel workbook (.xlsx)", AS_CSV),
+    ((".ods",), (b"opendocument.spreadsheet",), "an OpenDocument spreadsheet (.ods)", AS_CSV),
+    (
+        (".docx", ".odt"),
+        (b"opendocument.text",),
+        "a text document",
+        "save it as plain text (.txt, UTF-8), and give that",
+    ),
 )
 
 
@@ -41,10 +46,10 @@ def identify(path: Path) -> str | None:
         if start.startswith(magic):
             return f"it is {what}: {remedy.format(path.name)}"
     if start.startswith(ZIP):
-        if path.suffix.lower() == ".docx":
-            return f"it is {DOCUMENTS[2][1]}: {DOCUMENTS[2][2]}"
-        for marks, what, remedy in DOCUMENTS:
-            if any(mark in start for mark in marks):
+        suffix = path.suffix.lower()
+        documents = sorted(DOCUMENTS, key=lambda document: suffix not in document[0])  # what it is called, first
+        for suffixes, marks, what, remedy in documents:
+            if suffix in suffixes or any(mark in start for mark in marks):
                 return f"it is {what}: {remedy}"
         return f"it is a ZIP archive: unpack it (unzip {path.name} -d FOLDER), and give the file or folder inside"
     if start.startswith(GZIP):

@@ -195,7 +195,7 @@ class Task(ABC):
         return repr(sorted(values.items(), key=lambda item: item[0]))
 
     def remarks(self, rows: Sequence[Row], options: Any) -> Sequence[str]:
-        """What the user should know of the training rows, a line each."""
+        """What the user should know of the training rows, a line each; "warning: ..." where it is likely not meant."""
         return ()
 
     def locate(self, row: Row, options: Any) -> Row:
@@ -343,6 +343,10 @@ class Task(ABC):
     def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
         """What the user should know of the encoded training rows, in a line, or None."""
         return None
+
+    def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
+        """Why there is nothing to train in this encoded row (its `weight` is 0), and what would change that."""
+        return f"it is empty, or train.sequence_length={setting.sequence_length} cuts it off"
 
     def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
         """Why these encoded rows will not be judged fairly in this setting, and what to change; or None: a warning."""

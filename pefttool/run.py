@@ -220,7 +220,7 @@ def _encode(
         data, held_out = (reference.settle(planned, loaded, part, cache, asked) for part in (data, held_out))
     for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
         if part.dropped:
-            emit(Notice(text=batches.left_out(part, which, purpose, setting), level="warning"))
+            emit(Notice(text=batches.left_out(part, which, purpose), level="warning"))
     noted = planned.task.noted(data.examples, setting)
     if noted is not None:
         emit(Notice(text=noted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,7 @@ def _is_windows(raw: bytes) -> bool:
     beyond = [character for character in text if ord(character) > 127]
     there = sum(not character.isspace() for character in text)
     usual = all(c in WRITTEN or (0xBF < ord(c) < 0xFF or c in "ŠšŽžŒœŸªº") for c in beyond)
-    multibyte = any(0xC2 <= a <= 0xF4 and 0x80 <= b <= 0xBF for a, b in zip(raw, raw[1:], strict=False))
+    multibyte = any(0xC2 <= a <= 0xF4 and 0x80 <= b <= 0xBF for a, b in itertools.pairwise(raw))
     controls = any(byte < 32 and byte not in b"\t\r\n\f" for byte in raw)
     return usual and not multibyte and not controls and len(beyond) <= max(2, there / 3)
 

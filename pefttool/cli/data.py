@@ -82,7 +82,10 @@ def _show(path: str, found: Survey, most: int | None) -> None:
         click.echo(f"{len(found.problems)} rows cannot be used: mend them, or leave them out with --skip-bad-rows")
     if found.fault is not None:
         click.echo(found.fault)
-    if found.good:
+    doubtful = sum(notice.startswith("warning") for notice in found.notices)
+    if found.good and doubtful:
+        click.echo(f"a run would take it; {doubtful} warning{'s' * (doubtful > 1)} above")
+    elif found.good:
         click.echo("nothing is wrong with it")
 
 

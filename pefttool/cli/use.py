@@ -99,7 +99,7 @@ def evaluate(
     else:
         click.echo(f"{len(encoded.rows)} rows")
         if encoded.dropped:
-            click.echo(batches.left_out(encoded, "rows", "judge by", loaded.setting))
+            click.echo(batches.left_out(encoded, "rows", "judge by"))
         for name, value in metrics.items():
             click.echo(f"{name}: {value:.4f}")
 

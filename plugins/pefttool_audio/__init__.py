@@ -17,5 +17,6 @@ def register_tasks() -> Sequence[Task]:
 @hookimpl
 def register_formats() -> Sequence[DataFormat]:
     from pefttool_audio.formats import Recordings, Transcripts
+    from pefttool_audio.pairs import SpokenText
 
-    return [Recordings(), Transcripts()]
+    return [Recordings(), SpokenText(), Transcripts()]

@@ -66,8 +66,16 @@ class Ctc(Listener):
         return None
 
     def learnable(self, path: str, labels: Sequence[int]) -> bool:
-        repeated = sum(a == b for a, b in pairwise(labels))  # the blank has to stand between two equal letters
-        return 0 < len(labels) + repeated <= self.positions(path, labels)
+        return 0 < len(labels) + _repeated(labels) <= self.positions(path, labels)
+
+    def unlearnable(self, path: str, labels: Sequence[int]) -> str:
+        if not labels:
+            return "the model has no token for any character of its transcript: write it in the model's letters"
+        heard, repeated = self.positions(path, labels), _repeated(labels)
+        blanks = f", and {repeated} for the blanks between equal ones" if repeated else ""
+        needed = f"{len(labels)} characters need a frame each{blanks}"
+        found = f"its {self.seconds(path):.2f} s are {heard} frames, and {needed}"
+        return f"{found}: give the whole recording, or only what is said in it"
 
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """`input_values` and `attention_mask` [B, samples], `labels` [B, L], `frame_mask` [B, frames]."""
@@ -101,6 +109,11 @@ class Ctc(Listener):
         batch = {name: tensor.to(device) for name, tensor in self.collate(rows).items()}
         heard = [logits.argmax(-1).tolist() for logits in _logits(model, batch)]
         return [self.tokenizer.decode(ids).strip() for ids in heard]
+
+
+def _repeated(labels: Sequence[int]) -> int:
+    """How often a token follows itself: the blank has to stand between."""
+    return sum(a == b for a, b in pairwise(labels))
 
 
 def _samples(config: Any, count: int) -> int:

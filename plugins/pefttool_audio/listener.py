@@ -61,6 +61,10 @@ class Listener(ABC):
         """Whether there is anything to train in this row; it is left out and counted otherwise."""
         return bool(labels)
 
+    def unlearnable(self, path: str, labels: Sequence[int]) -> str:
+        """Why a row that is not `learnable` is none, and what to do."""
+        return "nothing of its transcript is left to write: give the words that are said"
+
     @abstractmethod
     def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Encoded rows as a batch, with what `loss` needs."""

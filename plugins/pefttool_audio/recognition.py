@@ -96,7 +96,11 @@ class SpeechRecognition(Task):
             return f"column {audio!r}: found {describe(path)}: {fault}"
         if recordings.seconds(path) > options.max_seconds:
             found = f"column {audio!r}: found {recordings.seconds(path):.1f} s in {describe(path)}"
-            return f"{found}, expected at most {options.max_seconds:g} s (task.max_seconds): cut text and recording"
+            cut = (
+                "cut it into pieces, each with its own words (ffmpeg -i FILE -f segment -segment_time 25 part%03d.wav)"
+            )
+            ctc = "; with a CTC model (wav2vec2), which hears all of it, raise task.max_seconds"
+            return f"{found}, expected at most {options.max_seconds:g} s (task.max_seconds): {cut}{ctc}"
         damage = recordings.damage(path)
         return None if damage is None else f"column {audio!r}: found {describe(path)}: {damage}"
 
@@ -188,6 +192,10 @@ class SpeechRecognition(Task):
     def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
         unfit: str | None = processor.unfit(example["audio"], example["labels"])
         return unfit
+
+    def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
+        why: str = processor.unlearnable(example["audio"], example["labels"])
+        return why
 
     def filler(self, length: int, setting: Setting) -> dict[str, Any]:
         """Silence, with as many labels as a model has positions left."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pefttool import Arranged, DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
 from pefttool.named_columns import find_column
-from pefttool_series import models, processor
+from pefttool_series import gaps, models, processor
 from pefttool_series.reading import (
     LABEL_COLUMNS,
     OF_LONG,
     SERIES_COLUMNS,
+    TIMES,
     channels,
     check_series,
     is_series,
@@ -51,6 +52,12 @@ class SeriesForecastingOptions(Options):
     )
     stride: int | None = Field(
         None, ge=1, description="values between two training windows; default: a quarter of prediction_length"
+    )
+    gaps: Literal["split", "join"] = Field(
+        "split",
+        description="where a step between time stamps is more than 1.5 times the usual one (and at most one in ten is):"
+        " `split`: no window crosses it, and a forecast is made of what follows the last; `join`: values are taken as"
+        " if evenly spaced",
     )
 
 
@@ -92,9 +99,20 @@ class SeriesForecasting(Task):
         if FUTURE in values:
             return self._check_future(values, column, options)
         length, cut = len(channels(values[column])[0]), self._cut(values, options)
+        complaint = gaps.complaint(values, length)
+        if complaint is not None:
+            return complaint
         if not cut.fits(length):
             least = cut.shortest + cut.horizon
             return f"column {column!r}: found {length} values, expected at least {least} to forecast {cut.horizon}"
+        stretches = cut.stretches(values)
+        if not any(cut.fits(end - begin) for begin, end in stretches):
+            most = max(end - begin for begin, end in stretches)
+            found = (
+                f"column {TIMES!r}: found {len(stretches) - 1} gaps, and at most {most} values between two"
+            )
+            way_out = "lower task.prediction_length, or take the values as evenly spaced with -o task.gaps=join"
+            return f"{found}, expected at least {cut.shortest + cut.horizon} to forecast {cut.horizon}: {way_out}"
         return None
 
     @staticmethod
@@ -165,6 +183,7 @@ class SeriesForecasting(Task):
             shortest=max(horizon, options.season + 1),
             longest=options.context_length,
             stride=options.stride or max(1, horizon // 4),
+            split=options.gaps == "split",
         )
 
     def check(self, options: SeriesForecastingOptions, facts: Facts) -> list[Problem]:
@@ -220,7 +239,12 @@ class SeriesForecasting(Task):
         return encoded
 
     def _encode_past(self, row: Row, processor: SeriesProcessor, setting: Setting) -> dict[str, Any]:
-        window = processor.window(row, self._column(row.values, setting.options))
+        column = self._column(row.values, setting.options)
+        begin = self._cut(row.values, setting.options).stretches(row.values)[-1][0]
+        if begin:
+            since = [list(channel[begin:]) for channel in channels(row.values[column])]
+            row = Row({**row.values, column: since}, row.file, row.line)
+        window = processor.window(row, column)
         return {
             "values": window.values,
             "observed": window.observed,

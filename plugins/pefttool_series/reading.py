@@ -29,13 +29,12 @@ def is_series(value: Any) -> bool:
 
 def missing_series(values: Mapping[str, Any], given: str | None) -> str:
     """What is said of a row without a series: it may be a line of a table that other formats make series of."""
-    found = f"found columns {', '.join(map(repr, values)) or 'none'}"
+    found = missing_column(values, given, SERIES_COLUMNS, "series_column")
     if given is not None or any(isinstance(value, list) for value in values.values()):
-        return missing_column(values, given, SERIES_COLUMNS, "series_column")
+        return found
     return (
-        f"{found}, expected a column with a series ({', '.join(SERIES_COLUMNS)}); if a line is a moment, read the file"
-        " with -o data.format=series-long (it needs a column `id` where there are several series), and if a line is a"
-        " series, with -o data.format=series-wide"
+        f"{found}; if a line is a moment, read the file with -o data.format=series-long (it needs a column `id` where"
+        " there are several series), and if a line is a series, with -o data.format=series-wide"
     )
 
 

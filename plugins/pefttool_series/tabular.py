@@ -12,6 +12,7 @@ from pydantic import Field
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
 from pefttool.errors import suggest
 from pefttool_series import tabular_columns as columns
+from pefttool_series import tabular_doubts as doubts
 from pefttool_series.tabular_columns import Column
 
 if TYPE_CHECKING:
@@ -128,6 +129,14 @@ class TabularClassification(Task):
                 f"task.positive: {options.positive!r} is no class of the training rows ({known}): name one of them"
             )
         return class_names.in_order(labels)
+
+    def remarks(self, rows: Sequence[Row], options: TabularOptions) -> Sequence[str]:
+        """Warnings of quantities as classes, and of identities among the features."""
+        label = self._label_column(rows[0].values, options) or LABEL_COLUMNS[0]
+        found = [doubts.quantity(label, self.labels(rows, options), len(rows))]
+        for name in dict.fromkeys(name for row in rows for name in self._features(row.values, options)):
+            found.append(doubts.identity(name, [row.values.get(name) for row in rows]))
+        return [remark for remark in found if remark is not None]
 
     def fit(self, rows: Sequence[Row], options: TabularOptions) -> Mapping[str, Any]:
         """The columns (edges of bins, categories) and how many rows each class has."""

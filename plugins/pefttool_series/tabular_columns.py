@@ -16,6 +16,7 @@ from typing import Any
 
 from pefttool import DataError, Row
 from pefttool.errors import suggest
+from pefttool_series.csv_records import DECIMAL_COMMA
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 #: More different texts than this in one column are names or sentences, and no categories.
@@ -200,6 +201,12 @@ def _fit(name: str, rows: Sequence[Row], bins: int, tails: int) -> Column | None
         row, value = next(pair for pair, number in zip(present, numbers, strict=True) if number is None)
         raise DataError(
             f"{row.place}: column {name!r}: found {value!r}, expected a number as in most rows (empty, if unknown)"
+        )
+    commas = [value for _, value in present if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip())]
+    if len(commas) + len(known) > len(present) / 2:
+        raise DataError(
+            f"{present[0][0].place}: column {name!r}: found {commas[0]!r}, and {len(commas)} values with a comma,"
+            " expected a number: write decimal points (or leave it out with task.ignore)"
         )
     categories = sorted({str(value) for _, value in present})
     if len(categories) > MOST_CATEGORIES:

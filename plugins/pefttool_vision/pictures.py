@@ -76,13 +76,13 @@ def _opaque(picture: Image) -> Image:
 
 
 def orientation(path: str) -> int:
-    """How the stored picture has to be turned, as EXIF numbers it: 1 is not at all. Raises DataError with the path."""
+    """How the stored picture has to be turned, as EXIF numbers it: 1 is not at all, and so is what cannot be read."""
     image = _pil()
     try:
         with image.open(path) as picture:
             found = picture.getexif().get(ORIENTATION, 1)
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as a picture: {_reason(error)}") from error
+    except Exception:  # whoever opens the picture says what is wrong with it
+        return 1
     return found if found in range(2, 9) else 1
 
 

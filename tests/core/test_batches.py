@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pefttool.batches import Batches, Position, by_length, encode
 from pefttool.errors import DataError
+from pefttool.interfaces import Task
 from pefttool.values import Row, Setting
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=120)
@@ -58,6 +59,8 @@ def test_by_length_starts_with_the_longest():
 
 class Words:
     """One unit of loss a word; `!` marks a row that the task finds wrong once encoded."""
+
+    untrained = Task.untrained
 
     def encode(self, row, processor, setting):
         n = len(row.values["text"].split())

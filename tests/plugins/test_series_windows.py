@@ -24,7 +24,9 @@ def cut(horizon: int = 3, shortest: int = 4, longest: int = 5, stride: int = 2) 
 
 def counting(length: int) -> Row:
     """A series whose values are their own places."""
-    return Row({"id": "a", "series": [[float(i) for i in range(length)]], "timestamps": ["t"] * length}, "a.csv", 7)
+    return Row(
+        {"id": "a", "series": [[float(i) for i in range(length)]], "timestamps": list(range(length))}, "a.csv", 7
+    )
 
 
 @given(

@@ -47,7 +47,8 @@ SAMPLES = {
     "parquet": Sample("a.parquet", ROWS, [1, 2, 3]),
     "squad": Sample("squad.json", samples_text.SQUAD_ROWS, [1, 2, 3]),
     "recordings": Sample("a.flac", samples_audio.recordings, [1]),
-    "text": Sample("a.txt", [{"text": row["text"]} for row in ROWS], [1, 3, 6]),
+    "text": Sample("words.txt", [{"text": row["text"]} for row in ROWS], [1, 3, 6]),
+    "spoken-text": Sample("clip.txt", samples_audio.spoken_text, [1]),
     "transcripts": Sample("1-2.trans.txt", samples_audio.transcripts, [1, 3]),
     "series-long": Sample("long.csv", *samples_series.LONG),
     "series-wide": Sample("wide.csv", *samples_series.WIDE),
@@ -75,7 +76,7 @@ def write(folder: Path) -> dict[str, Path]:
     samples_vision.drawn(found["images"], "red")
     found["conll"].write_text(samples_text.CONLL, encoding="utf-8")
     found["squad"].write_text(json.dumps(samples_text.SQUAD), encoding="utf-8")
-    samples_audio.write_formats(found["recordings"], found["transcripts"])
+    samples_audio.write_formats(found["recordings"], found["transcripts"], found["spoken-text"])
     for name, text in samples_series.FILES.items():
         found[name].write_text(text, encoding="utf-8")
     found["interactions"].write_text(LOG, encoding="utf-8")

@@ -33,8 +33,15 @@ def transcripts(path: Path) -> list[dict[str, Any]]:
     return [{"audio": str(beside), "text": "GO DO YOU HEAR"}, {"audio": str(beside), "text": "ÄRGER"}]
 
 
-def write_formats(recording: Path, transcript: Path) -> None:
-    """A recording, and a transcript beside it that names it twice."""
+def spoken_text(path: Path) -> list[dict[str, Any]]:
+    """What the format `spoken-text` makes of the file that `write_formats` writes."""
+    return [{"audio": str(path.with_suffix(".wav")), "text": "GO ÄRGER"}]
+
+
+def write_formats(recording: Path, transcript: Path, text: Path) -> None:
+    """A recording, a transcript beside it that names it twice, and a text with a recording of its own."""
+    write_tones(text.with_suffix(".wav"), [440.0])
+    text.write_text("GO\nÄRGER\n", encoding="utf-8")
     write_tones(recording, [440.0, 220.0])
     transcript.write_text("a GO DO YOU HEAR\n\na ÄRGER\n", encoding="utf-8")
 
