@@ -53,7 +53,8 @@ class LocalPretrained(Pretrained):
         import torch
 
         self._require_class(auto_class)
-        config = type(self.config).from_dict({**self.config.to_dict(), **overrides})
+        with quiet_loading():  # it warns of ids that the vocabulary has not; rows with such a token are refused
+            config = type(self.config).from_dict({**self.config.to_dict(), **overrides})
         try:
             if self.abstract:
                 with torch.device("meta"):

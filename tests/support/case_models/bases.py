@@ -130,6 +130,29 @@ def bert_toomany(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def t5_toomany(folder: Path) -> None:
+    """Two tokens more than rows, for a model that reads one text and writes another."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = chat_tokenizer(["<pad>", "</s>"], None, None, "</s>", "<pad>")
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+    store(folder, T5ForConditionalGeneration(config))
+    tokenizer.add_tokens(["<brand_new>", "<other_new>"])
+    tokenizer.save_pretrained(folder)
+
+
+def gpt2_padded(folder: Path) -> None:
+    """A padding token was added to the tokenizer alone, which many do."""
+    from transformers import AutoTokenizer
+
+    gpt2(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+
+
 def llama_other_padding(folder: Path) -> None:
     """A Llama whose config names another padding token than its tokenizer."""
     tokenizer = _chat()
@@ -153,5 +176,7 @@ MAKERS = {
     "base-mixtral": mixtral,
     "base-toomany": toomany,
     "base-bert-toomany": bert_toomany,
+    "base-t5-toomany": t5_toomany,
+    "base-gpt2-padded": gpt2_padded,
     "base-llama-other-padding": llama_other_padding,
 }
