@@ -5,6 +5,7 @@ Read from the sources of peft 0.8.2 to 0.21.0 (its config classes for LoRA and p
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -57,7 +58,13 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = config["peft_type"]
     if kind not in classes:
         raise ModelError(f"adapter_config.json: peft {installed()} does not know peft_type {kind!r}")
-    return dict(classes[kind]().to_dict())
+    # From the class: some (AdaLoRA's) cannot be made without arguments. What no file has is left out.
+    found = {}
+    for field in dataclasses.fields(classes[kind]):
+        made = field.default_factory is not dataclasses.MISSING
+        found[field.name] = field.default_factory() if made else field.default
+    found.pop("runtime_config", None)
+    return found
 
 
 def installed() -> str:

@@ -92,7 +92,7 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     choice = devices.choose(machine or devices.report(), given.device, given.dtype)
     model = hub.resolve(given.model, registry, weights=False, config_is_enough=machine is not None)
     trusted = remote_code.allowed(model, given.trust_remote_code, registry)
-    source = LocalPretrained(model.path, abstract=True, trusted=trusted)
+    source = LocalPretrained(model.path, abstract=True, trusted=trusted, for_rows=given.data.train is not None)
     if given.data.train is None:
         resolved, reason = recognise_model(given, registry, source.config)
     else:

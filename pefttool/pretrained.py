@@ -33,12 +33,13 @@ class LocalPretrained(Pretrained):
         arguments: Mapping[str, Any] | None = None,
         abstract: bool = False,
         trusted: bool = False,
+        for_rows: bool = True,
     ) -> None:
         from transformers import AutoConfig
 
         self.path = path
         self.arguments = dict(arguments or {})
-        self.abstract, self.trusted = abstract, trusted
+        self.abstract, self.trusted, self.for_rows = abstract, trusted, for_rows
         self.missing: tuple[str, ...] = ()
         self.misfits: tuple[str, ...] = ()
         try:

@@ -161,6 +161,39 @@ def llama_other_padding(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def whisper(folder: Path) -> None:
+    """A Whisper that has to be told the language."""
+    from pefttool.testing.speech_models import tiny_speech
+
+    tiny_speech(folder, languages=True)
+
+
+def gemma3(folder: Path) -> None:
+    """A Gemma 3 that reads pictures and text, and its tokenizer."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    tokenizer = _chat()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    pictures = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(text_config=text, vision_config=pictures, mm_tokens_per_image=4)
+    store(folder, Gemma3ForConditionalGeneration(config), tokenizer)
+
+
 def _chat() -> Any:
     return chat_tokenizer(["<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"], CHATML, None, "<|im_end|>", "<pad>")
 
@@ -178,5 +211,7 @@ MAKERS = {
     "base-bert-toomany": bert_toomany,
     "base-t5-toomany": t5_toomany,
     "base-gpt2-padded": gpt2_padded,
+    "base-whisper": whisper,
+    "base-gemma3": gemma3,
     "base-llama-other-padding": llama_other_padding,
 }
