@@ -59,12 +59,9 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in classes:
         raise ModelError(f"adapter_config.json: peft {installed()} does not know peft_type {kind!r}")
     # From the class: some (AdaLoRA's) cannot be made without arguments. What no file has is left out.
-    found = {}
-    for field in dataclasses.fields(classes[kind]):
-        made = field.default_factory is not dataclasses.MISSING
-        found[field.name] = field.default_factory() if made else field.default
-    found.pop("runtime_config", None)
-    return found
+    fields = [field for field in dataclasses.fields(classes[kind]) if field.name != "runtime_config"]
+    made = {field.name: field.default_factory for field in fields if callable(field.default_factory)}
+    return {field.name: made[field.name]() if field.name in made else field.default for field in fields}
 
 
 def installed() -> str:

@@ -178,7 +178,7 @@ def _check_loss(bench: TaskBench) -> None:
     try:
         _require_same_step(bench, *(_step(bench, batches) for batches in _both_ways(bench)))
     except ContractViolation as violation:
-        # A loss of differences loses digits in float32. In float64 a mistake is as large as before, and rounding is not.
+        # A loss of differences loses digits in float32. In float64 a mistake is as large as before, but not rounding.
         bench.model.double()
         try:
             steps = [_step(bench, batches) for batches in _both_ways(bench)]

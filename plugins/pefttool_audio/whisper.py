@@ -48,8 +48,8 @@ class Whisper(Listener):
     def __init__(self, processor: Any, config: Any, language: str | None) -> None:
         super().__init__(processor, config)
         self.language = language
-        if processor is None:  # what follows it is as long: the decoder has so many positions
-            self.prompt = [int(config.decoder_start_token_id)]
+        if processor is None:  # a prompt of the same length: start, language and task if there are any, no timestamps
+            self.prompt = [int(config.decoder_start_token_id)] * (2 if language is None else 4)
             return
         self.tokenizer.set_prefix_tokens(
             language=language, task="transcribe" if language is not None else None, predict_timestamps=False
