@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import facts, hub, streamed_base
+from pefttool import facts, hub, streamed_base, vocabulary
 from pefttool.errors import ModelError
 from pefttool.interfaces import Quantizer, Task
 from pefttool.model_parts import transformers_part
@@ -128,6 +128,7 @@ def _read(
         quantizer.after_load(model, quantizer.Options())
     else:
         model.to(device)
+    vocabulary.guard(model, loaded.processor)
     heads = task.head_modules(model)
     for name in heads:
         model.get_submodule(name).to(device=device, dtype=torch.float32)

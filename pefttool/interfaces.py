@@ -358,6 +358,8 @@ class Pretrained(ABC):
 
     path: Path
     config: Any
+    #: Rows will be encoded. False: a plan without data, which need not know what only rows need (a language).
+    for_rows: bool = True
 
     @abstractmethod
     def model(self, auto_class: Any, **overrides: Any) -> nn.Module:

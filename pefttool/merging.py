@@ -193,7 +193,7 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
 
 
 def _as_trained(opened: Opened, model: Any, missing: Sequence[str]) -> None:
-    """Give the base, in float32, the values that it had in training: in the run's dtype, its linear layers quantised."""
+    """Give the base, in float32, the values that it had in training: in that dtype, its linear layers quantised."""
     quantizer, choice = opened.quantizer, opened.choice
     assert quantizer is not None
     linear = {f"{name}.weight" for name in facts.inspect(model, opened.task).linear_modules}

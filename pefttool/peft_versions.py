@@ -5,6 +5,7 @@ Read from the sources of peft 0.8.2 to 0.21.0 (its config classes for LoRA and p
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -57,7 +58,10 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = config["peft_type"]
     if kind not in classes:
         raise ModelError(f"adapter_config.json: peft {installed()} does not know peft_type {kind!r}")
-    return dict(classes[kind]().to_dict())
+    # From the class: some (AdaLoRA's) cannot be made without arguments. What no file has is left out.
+    fields = [field for field in dataclasses.fields(classes[kind]) if field.name != "runtime_config"]
+    made = {field.name: field.default_factory for field in fields if callable(field.default_factory)}
+    return {field.name: made[field.name]() if field.name in made else field.default for field in fields}
 
 
 def installed() -> str:

@@ -20,6 +20,9 @@ def constructor(model: Any) -> str | None:
         arguments["ignore_mismatched_sizes"] = True  # a pretrained head for other classes
         arguments["id2label"] = dict(labels)
         arguments["label2id"] = {label: index for index, label in labels.items()}
+    padding = getattr(config, "pad_token_id", None)
+    if architecture.endswith("SequenceClassification") and padding is not None:
+        arguments["pad_token_id"] = padding  # a decoder looks for the last token before it
     if not getattr(config, "tie_word_embeddings", True):
         arguments["tie_word_embeddings"] = False
     quantised = getattr(config, "quantization_config", None)

@@ -103,7 +103,7 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     recognised = None if given.data.train is None else recognise_task(given, registry)
     model = hub.resolve(given.model, registry, weights=False, config_is_enough=machine is not None)
     trusted = remote_code.allowed(model, given.trust_remote_code, registry)
-    source = LocalPretrained(model.path, abstract=True, trusted=trusted)
+    source = LocalPretrained(model.path, abstract=True, trusted=trusted, for_rows=recognised is not None)
     resolved, reason = recognised or recognise_model(given, registry, source.config)
     if model.revision is not None:
         resolved = replace(resolved, model=model.reference)  # its branch may hold another model by the next run

@@ -35,12 +35,13 @@ class LocalPretrained(Pretrained):
         arguments: Mapping[str, Any] | None = None,
         abstract: bool = False,
         trusted: bool = False,
+        for_rows: bool = True,
     ) -> None:
         from transformers import AutoConfig
 
         self.path = path
         self.arguments = dict(arguments or {})
-        self.abstract, self.trusted = abstract, trusted
+        self.abstract, self.trusted, self.for_rows = abstract, trusted, for_rows
         self.missing: tuple[str, ...] = ()
         self.misfits: tuple[str, ...] = ()
         self.notices: tuple[str, ...] = ()
@@ -96,7 +97,7 @@ class LocalPretrained(Pretrained):
 
         # Said to what may look for code: left open, transformers would ask at the terminal.
         trust = {"trust_remote_code": self.trusted} if hasattr(auto_class, "_model_mapping") else {}
-        with torch.device("meta"):
+        with torch.device("meta"), quiet_loading():
             built: nn.Module = auto_class.from_config(
                 self._config(overrides), dtype=self.arguments.get("dtype"), **trust
             )

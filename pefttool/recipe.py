@@ -195,6 +195,7 @@ def resolve(
         _lookup(registry.quantizers, document["quantize"], "quantize", complaints)
 
     train_given = document.get("train")
+    told_later = data_optional and _get(document, "data.train") in (None, "")  # by the model's config
     _layer_defaults(document, registry, chosen_task, chosen_adapter)
     core = validate(Document, document, "", complaints)
     adapter_options = task_options = None
@@ -202,7 +203,11 @@ def resolve(
         adapter_options = _section_options(registry.adapters[chosen_adapter].Options, document, "adapter", complaints)
     if chosen_task is not None:
         task_options = _section_options(registry.tasks[chosen_task].Options, document, "task", complaints)
-    elif set(_mapping(document.get("task"))) - {"name"} and not any(c.startswith("task") for c in complaints):
+    elif (
+        set(_mapping(document.get("task"))) - {"name"}
+        and not told_later
+        and not any(c.startswith("task") for c in complaints)
+    ):
         complaints.append("task: options are given without task.name: add --task NAME")
     if document.get("model") in (None, "") and not explained:
         complaints.append("model: none given: use --model FOLDER, ORG/NAME[@REVISION], or SOURCE:REFERENCE")

@@ -32,6 +32,7 @@ from pefttool import (
     store,
     techniques,
     train,
+    vocabulary,
 )
 from pefttool.batches import Encoded
 from pefttool.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
@@ -216,6 +217,8 @@ def _encode(
         )
         for part, told in ((rows.train, progress), (rows.eval, None))
     )
+    for part in (data, held_out):
+        vocabulary.check(loaded.model, processor, part.examples, part.rows)
     if reference.asks(planned.task):
         data, held_out = (reference.settle(planned, loaded, part, cache, asked) for part in (data, held_out))
     for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):

@@ -104,7 +104,8 @@ def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Set
     """(adapted, setting, processor, slots of streamed blocks): on the meta device, as the run would make it."""
     import torch
 
-    source = LocalPretrained(plan.model.path, {"dtype": torch_dtype(plan.choice.dtype)}, True, plan.trusted)
+    arguments, for_rows = {"dtype": torch_dtype(plan.choice.dtype)}, plan.recipe.data.train is not None
+    source = LocalPretrained(plan.model.path, arguments, True, plan.trusted, for_rows)
     loaded = plan.task.load(source, setting)
     model = loaded.model
     known, slots = replace(plan.facts, labels=setting.labels), None

@@ -210,9 +210,13 @@ def _is_text(file: Path) -> bool:
 
 def _same_values(base: Tensor, stored: Tensor) -> bool:
     """`stored` holds the values of `base`, in whatever shape, dtype, or transposed."""
+    import torch
+
     if base.numel() <= 1 or base.numel() != stored.numel():
         return False
-    stored = stored.to(base.dtype)
+    # In the wider of the two: numbers below 1 are no zeros, whatever a cast to integers makes of them.
+    wider = torch.promote_types(base.dtype, stored.dtype)
+    base, stored = base.to(wider), stored.to(wider)
     return any(base.flatten().equal(turned.flatten()) for turned in (stored, stored.mT if stored.ndim > 1 else stored))
 
 

@@ -42,6 +42,8 @@ class Ctc(Listener):
 
     def __init__(self, processor: Any, config: Any) -> None:
         super().__init__(processor, config)
+        if processor is None:  # a plan from a config alone: batches of silence
+            return
         blank = self.tokenizer.pad_token_id
         if blank is None or blank != config.pad_token_id:
             found = f"its tokenizer pads with id {blank}, its config with {config.pad_token_id}"

@@ -149,13 +149,11 @@ class SpeechRecognition(Task):
             model: Any = source.model(AutoModelForCTC, apply_spec_augment=False)
             # Else it asks for gradients of the samples themselves while it trains. Adapters decide what of it trains.
             getattr(model, "freeze_feature_encoder", lambda: None)()
-            processor = source.processor(AutoProcessor)
-            return Loaded(model, None if processor is None else ctc.Ctc(processor, model.config))
+            return Loaded(model, ctc.Ctc(source.processor(AutoProcessor), model.config))
         model = source.model(AutoModelForSpeechSeq2Seq, apply_spec_augment=False)
-        whisper.check_language(model, setting.options.language)
+        if source.for_rows or setting.options.language is not None:
+            whisper.check_language(model, setting.options.language)
         processor = source.processor(AutoProcessor)
-        if processor is None:
-            return Loaded(model, None)
         spoken = setting.options.language if whisper.multilingual(model) else None
         return Loaded(model, whisper.Whisper(processor, model.config, spoken))
 
@@ -204,8 +202,6 @@ class SpeechRecognition(Task):
         return {"audio": "", "labels": labels, **counts}
 
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Tensor]:
-        if processor is None:
-            raise ModelError("speech cannot be planned from a config alone: add preprocessor_config.json and tokenizer")
         batch: dict[str, Tensor] = processor.collate(examples)
         return batch
 

@@ -40,11 +40,17 @@ def check_language(model: Any, language: str | None) -> None:
 
 
 class Whisper(Listener):
-    """Labels are what follows the prompt (start, language, task, no timestamps): the prompt is given, not learnt."""
+    """Labels are what follows the prompt (start, language, task, no timestamps): the prompt is given, not learnt.
+
+    Without a processor (a plan from a config alone) it makes batches of silence.
+    """
 
     def __init__(self, processor: Any, config: Any, language: str | None) -> None:
         super().__init__(processor, config)
         self.language = language
+        if processor is None:  # a prompt of the same length: start, language and task if there are any, no timestamps
+            self.prompt = [int(config.decoder_start_token_id)] * (2 if language is None else 4)
+            return
         self.tokenizer.set_prefix_tokens(
             language=language, task="transcribe" if language is not None else None, predict_timestamps=False
         )

@@ -50,6 +50,14 @@ class Chat(LanguageModel):
             chat_template.require(loaded.processor)  # plans load too, so this is said before any weight is read
         return loaded
 
+    def recognise_model(self, config: Any) -> str | None:
+        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+        said = " ".join(getattr(config, "architectures", None) or ())
+        if "ForConditionalGeneration" in said and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+            return f"{config.model_type} answers in text (of pictures and text, only text is used here)"
+        return None
+
     def check_row(self, values: Mapping[str, Any], options: ChatOptions) -> str | None:
         try:
             chat_rows.find(values, options.messages_column)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Loaded, ModelError, Task
-from pefttool_text.batching import attention_mask, pad, pad_id
+from pefttool_text.batching import attention_mask, kind_of, pad, pad_id
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,8 +53,13 @@ def load(source: Any, auto_class: Any, names: Sequence[str] = (), **more: Any) -
     if names:
         described |= {"num_labels": len(names), "id2label": dict(enumerate(names))}
         described |= {"label2id": {name: i for i, name in enumerate(names)}}
-    if getattr(source.config, "pad_token_id", None) is None:  # a model of pictures has none; its class is refused below
+    # A decoder classifies by the last token that is no padding: it has to know what batches are padded with. Others
+    # keep theirs, by which some count positions. (A model of pictures has none; its class is refused below.)
+    if getattr(source.config, "pad_token_id", None) is None or (tokenizer and kind_of(source.config) == "decoder"):
         described["pad_token_id"] = pad_id(tokenizer)
+    # Stored with the adapter and with a merged model, so that whoever loads them pads alike.
+    if getattr(tokenizer, "pad_token", "") is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
     return Loaded(source.model(auto_class, **described), tokenizer)
 
 

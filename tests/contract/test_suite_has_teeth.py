@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from broken_adapters import (
     AttachesTwice,
     CannotBeSwitchedOff,
@@ -49,6 +50,7 @@ from broken_adapters import (
 
 from pefttool import registry as registries
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, adapter_cases, check_adapter
+from pefttool.testing.adapters import _same_values
 from pefttool.values import Problem
 
 #: The adapter, the check that catches it, and what it says.
@@ -159,3 +161,11 @@ def test_an_adapter_that_refuses_every_model_has_not_passed() -> None:
 def test_a_refusal_needs_a_reason() -> None:
     with pytest.raises(ContractViolation, match="without a reason that helps"):
         adapter_cases(RefusesSilently())
+
+
+def test_numbers_below_one_are_no_zeros_of_the_base() -> None:
+    """A cast to the base's integers would make them so; a copy in another dtype is a copy all the same."""
+    zeros, numbers = torch.zeros(1, 256, dtype=torch.int64), torch.rand(16, 16)
+    assert not _same_values(zeros, numbers)
+    assert _same_values(numbers.bfloat16(), numbers.bfloat16().float().T)
+    assert _same_values(torch.arange(256), torch.arange(256.0))

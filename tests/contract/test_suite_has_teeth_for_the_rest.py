@@ -201,6 +201,20 @@ def test_a_broken_task_is_caught(broken: Any, says: str) -> None:
         check_task(broken(), LABELLED, others=[PLAIN])
 
 
+class LosesDigits(Classification):
+    """Right, and a difference of nearly equal numbers: in float32 its gradients are right to 1e-4 only."""
+
+    def loss(self, model: Any, batch: Any, setting: Any) -> Any:
+        right = super().loss(model, batch, setting)
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        near = (logits - (logits * 1.001).detach()).norm(dim=-1).sum()
+        return replace(right, sum=right.sum.to(near.dtype) * 0 + near)
+
+
+def test_a_loss_that_loses_digits_in_float32_is_judged_in_float64() -> None:
+    check_task(LosesDigits(), LABELLED, others=[PLAIN])
+
+
 class StoresTooMuch(NF4):
     def skeleton(self, linear: Any, options: Any) -> Any:
         return torch.nn.Linear(linear.in_features, linear.out_features)

@@ -206,6 +206,12 @@ def test_the_first_peft_that_takes_a_config(fields: dict[str, Any], first: str) 
     assert peft_versions.first({**LORA, **fields}) == first
 
 
+def test_a_config_that_cannot_be_made_without_arguments() -> None:
+    adalora = {"peft_type": "ADALORA", "total_step": 100, "init_r": 12}
+    assert peft_versions.unknown({**adalora, "strange": 1}) == ["strange"]
+    assert peft_versions.first(adalora) == "0.14.0"
+
+
 def test_the_table_of_fields_is_of_the_installed_peft() -> None:
     """Every field of its LoRA has a version, or was there before 0.9; a new one has to be looked up."""
     from dataclasses import fields

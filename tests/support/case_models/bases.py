@@ -130,12 +130,68 @@ def bert_toomany(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def t5_toomany(folder: Path) -> None:
+    """Two tokens more than rows, for a model that reads one text and writes another."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = chat_tokenizer(["<pad>", "</s>"], None, None, "</s>", "<pad>")
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+    store(folder, T5ForConditionalGeneration(config))
+    tokenizer.add_tokens(["<brand_new>", "<other_new>"])
+    tokenizer.save_pretrained(folder)
+
+
+def gpt2_padded(folder: Path) -> None:
+    """A padding token was added to the tokenizer alone, which many do."""
+    from transformers import AutoTokenizer
+
+    gpt2(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+
+
 def llama_other_padding(folder: Path) -> None:
     """A Llama whose config names another padding token than its tokenizer."""
     tokenizer = _chat()
     llama(folder, tokenizer)
     tokenizer.pad_token = "<|endoftext|>"
     tokenizer.save_pretrained(folder)
+
+
+def whisper(folder: Path) -> None:
+    """A Whisper that has to be told the language."""
+    from pefttool.testing.speech_models import tiny_speech
+
+    tiny_speech(folder, languages=True)
+
+
+def gemma3(folder: Path) -> None:
+    """A Gemma 3 that reads pictures and text, and its tokenizer."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    tokenizer = _chat()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    pictures = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(text_config=text, vision_config=pictures, mm_tokens_per_image=4)
+    store(folder, Gemma3ForConditionalGeneration(config), tokenizer)
 
 
 def _chat() -> Any:
@@ -153,5 +209,9 @@ MAKERS = {
     "base-mixtral": mixtral,
     "base-toomany": toomany,
     "base-bert-toomany": bert_toomany,
+    "base-t5-toomany": t5_toomany,
+    "base-gpt2-padded": gpt2_padded,
+    "base-whisper": whisper,
+    "base-gemma3": gemma3,
     "base-llama-other-padding": llama_other_padding,
 }
