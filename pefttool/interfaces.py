@@ -316,6 +316,10 @@ class Task(ABC):
         """What is wrong with an encoded row (a double BOS, a missing EOS), or None."""
         return None
 
+    def lost(self, train: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
+        """What encoding lost of these rows (line breaks, say), and of how many: a warning before training; or None."""
+        return None
+
     def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
         """Why these encoded rows will not be judged fairly in this setting, and what to change; or None.
 

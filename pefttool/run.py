@@ -201,9 +201,9 @@ def _encode(
     for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
         if part.dropped:
             emit(Notice(text=batches.left_out(part, which, purpose, setting), level="warning"))
-    doubt = planned.task.doubt(held_out.examples, setting)
-    if doubt is not None:
-        emit(Notice(text=doubt, level="warning"))
+    for said in (planned.task.lost(data.examples, setting), planned.task.doubt(held_out.examples, setting)):
+        if said is not None:
+            emit(Notice(text=said, level="warning"))
     emit(
         DataReady(
             train_rows=len(data.examples),
