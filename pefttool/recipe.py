@@ -236,8 +236,11 @@ def resolve(
 def _models(
     document: Mapping[str, Any], registry: Registry, task: str | None, adapter: str | None
 ) -> dict[str, type[BaseModel]]:
-    """What describes the keys of each section, as far as it is chosen."""
-    models: dict[str, type[BaseModel]] = {"": Document}
+    """What describes the options of plugins, as far as they are chosen.
+
+    The core's own keys are what YAML makes of them: `trust_remote_code=true` names no repository.
+    """
+    models: dict[str, type[BaseModel]] = {}
     data_format = _get(document, "data.format")
     for section, kind, name in (
         ("adapter", registry.adapters, adapter),

@@ -26,23 +26,19 @@ def of(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def restore(document: Mapping[str, Any], typed: Mapping[str, str], models: Mapping[str, type[BaseModel]]) -> None:
-    """Put the text back, in place, wherever `models` (by the section whose keys they are, "" for all) want text."""
+    """Put the text back, in place, wherever `models` want text; each describes the keys of one section."""
     for key, text in typed.items():
-        section = max((name for name in models if f"{key}.".startswith(f"{name}." if name else "")), key=len)
-        *parents, last = key.removeprefix(f"{section}.").split(".")
-        model: Any = models[section]
-        for parent in parents:
-            model = getattr(model.model_fields.get(parent), "annotation", None) if _is_model(model) else None
-        field = model.model_fields.get(last) if _is_model(model) else None
+        section, _, name = key.rpartition(".")
+        field = models[section].model_fields.get(name) if section in models else None
         at: Any = document
-        for part in key.split(".")[:-1]:
+        for part in section.split("."):
             at = at.get(part) if isinstance(at, dict) else None
         if field is None or not isinstance(at, dict) or not takes_text(field.annotation):
             continue
-        if at.get(last) is not None or takes_text(field.annotation, or_nothing=False):
+        if at.get(name) is not None or takes_text(field.annotation, or_nothing=False):
             read = yaml.load(text, Loader=yaml.BaseLoader)  # which makes text of every value, quotation marks aside
             # `summarize: ` would be a section, and `[x]` a list.
-            at[last] = read if isinstance(read, str) or _takes_lists(field.annotation) else text
+            at[name] = read if isinstance(read, str) or _takes_lists(field.annotation) else text
 
 
 def takes_text(annotation: Any, or_nothing: bool = True) -> bool:
@@ -51,10 +47,6 @@ def takes_text(annotation: Any, or_nothing: bool = True) -> bool:
         parts = [part for part in get_args(annotation) if part is not NOTHING]
         return (or_nothing or len(parts) == len(get_args(annotation))) and all(map(takes_text, parts))
     return annotation is str or get_args(annotation) == (str, ...)
-
-
-def _is_model(model: Any) -> bool:
-    return isinstance(model, type) and issubclass(model, BaseModel)
 
 
 def _takes_lists(annotation: Any) -> bool:
