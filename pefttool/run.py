@@ -211,10 +211,16 @@ def _encode(
             trained_tokens=data.trained,
             tokens=data.tokens,
             truncated_rows=data.truncated,
-            preview=planned.task.preview(data.examples[0], loaded.processor),
+            preview=_preview(planned, loaded, data.examples[0]),
         )
     )
     return data, held_out
+
+
+def _preview(planned: plan.Plan, loaded: base.Base, example: Mapping[str, Any]) -> str:
+    """A row as the model sees it, its class by name, too: what is encoded has the number alone."""
+    shown, label, names = planned.task.preview(example, loaded.processor), example.get("label"), loaded.setting.labels
+    return f"{shown} ({names[label]})" if shown and isinstance(label, int) and label < len(names) else shown
 
 
 def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, emit: Emitter) -> base.Base:
