@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pefttool import class_names, leaks, unused
+from pefttool import class_names, guess, leaks, unused
 from pefttool import rows as reader
 from pefttool.errors import DataError
 from pefttool.interfaces import Task
@@ -44,7 +44,8 @@ class Found:
     """Good rows in the files' order (`eval`: None where no file holds any), and what is no good row.
 
     `files` are all that were read, training rows first; `shared` are a training file and its double, where every
-    held-out file has one; `options` are the task's, with what the rows decided.
+    held-out file has one; `options` are the task's, with what the rows decided; `hint` are options with which it would
+    take rows, where it takes none of these.
     """
 
     train: tuple[Row, ...]
@@ -54,6 +55,7 @@ class Found:
     files: tuple[Path, ...]
     options: Any
     shared: tuple[Path, Path] | None = None
+    hint: str | None = None
 
 
 def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rejects: Path | None = None) -> Corpus:
@@ -62,7 +64,7 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     notices = list(found.notices)
     if found.problems:
         good = len(found.train) + len(found.eval or ())
-        notices.append(bad_rows(found.problems, good, skip_bad_rows, rejects))
+        notices.append(bad_rows(found.problems, good, skipbad_rows, rejects, found.hint))
     return arrange(recipe, registry, replace(found, notices=tuple(notices)))
 
 
@@ -144,6 +146,7 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
     task, options = registry.tasks[recipe.task], recipe.task_options
     train_files, eval_files, notices, beside = _choose_files(recipe, registry)
     problems: list[DataProblem] = []
+    refused: list[Row] = []
 
     def good(files: Sequence[Path]) -> tuple[Row, ...]:
         reading = reader.read(files, registry, recipe.data.format, recipe.data.format_options)
@@ -154,6 +157,7 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
     def judged(rows: Sequence[Row], options: Any) -> tuple[Row, ...]:
         both = [(row, task.check_row(row.values, options)) for row in rows]
         problems.extend(DataProblem(row.file, row.line, complaint) for row, complaint in both if complaint is not None)
+        refused.extend(row for row, complaint in both if complaint is not None)
         return tuple(row for row, complaint in both if complaint is None)
 
     train = good(train_files)
@@ -168,7 +172,8 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
     left = unused.line([*train, *(held_out or ())], task, settled)
     notices.extend([] if left is None else [left])
     shared = leaks.same_files(train_files, eval_files)
-    return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled, shared)
+    hint = None if train or held_out else guess.columns(task, options, refused)
+    return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled, shared, hint)
 
 
 def _choose_files(
@@ -210,9 +215,27 @@ def _first_of(paths: Sequence[Path]) -> str:
     return f"{paths[0]} and {len(paths) - 1} more" if len(paths) > 1 else str(paths[0])
 
 
-def bad_rows(problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None) -> str:
+def same_complaint(problems: Sequence[DataProblem], good: int) -> str | None:
+    """What is said of rows that all are refused for one reason, and of no other row: it once, and their number."""
+    if good or len(problems) < 2 or len({problem.message for problem in problems}) > 1:
+        return None
+    return f"{problems[0]} (and so all {len(problems)} rows)"
+
+
+def no_way_on(hint: str | None) -> str:
+    """What is said of data of which nothing is left."""
+    way_out = "mend them, or say what each column is" if hint is None else f"is it {hint}?"
+    return f"no row can be used: {way_out}"
+
+
+def bad_rows(
+    problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None, hint: str | None = None
+) -> str:
     """The notice that these are left out, beside `good` ones, after adding them to `rejects`; unless they are to be
     skipped, raises DataError with the first of them."""
+    if not good and (hint is not None or same_complaint(problems, good) is not None):
+        shared = same_complaint(problems, good)
+        raise DataError("\n".join([*([shared] if shared else map(str, problems[:SHOWN])), no_way_on(hint)]))
     if not skip:
         shown = [str(problem) for problem in problems[:SHOWN]]
         more = f"; the first {SHOWN} are shown, `pefttool data check` shows more" if len(problems) > SHOWN else ""

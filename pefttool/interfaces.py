@@ -340,9 +340,9 @@ class Task(ABC):
         """What is wrong with an encoded row (a double BOS, a missing EOS), or None."""
         return None
 
-    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
-        """What the user should know of the encoded training rows, in a line, or None."""
-        return None
+    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
+        """What the user should know of the encoded training rows: lines as those of `remarks`."""
+        return ()
 
     def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
         """Why there is nothing to train in this encoded row (its `weight` is 0), and what would change that."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 
-def find_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str]) -> str | None:
-    """The column named by the user, or the first of the usual names that is there."""
+def find_column(columns: Collection[str], given: str | None, usual: Sequence[str]) -> str | None:
+    """The column named by the user, or the first of the usual names that is there, in these capitals or in others.
+
+    `columns` may be a row: its keys are meant.
+    """
     if given is not None:
-        return given if given in values else None
-    return next((name for name in usual if name in values), None)
+        return given if given in columns else None
+    exact = next((name for name in usual if name in columns), None)
+    if exact is not None:
+        return exact
+    folded = {name.casefold(): name for name in columns if isinstance(name, str)}
+    return next((folded[name] for name in usual if name in folded), None)
 
 
 def missing_column(values: Mapping[str, Any], given: str | None, usual: Sequence[str], option: str) -> str:

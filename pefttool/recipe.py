@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from pefttool import yaml_text
+from pefttool import typed_text, yaml_text
 from pefttool.errors import PluginError, Refused, UsageError, suggest
 from pefttool.registry import Kind, Registry
 from pefttool.settings import (
@@ -126,10 +126,11 @@ def read(path: Path) -> dict[str, Any]:
 
 def combine(document: Mapping[str, Any], flags: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """The recipe file, then flags (`adapter.name`: value), then `-o key.path=value` strings over both."""
-    result = _spelt_out(document)
+    result, typed = _spelt_out(document), typed_text.of(document)
     complaints: list[str] = []
     for key, value in flags.items():
         if value is not None:
+            typed.pop(key, None)
             _put(result, key, value, f"{key} on the command line", complaints)
     for override in overrides:
         key, sign, text = override.partition("=")
@@ -141,10 +142,11 @@ def combine(document: Mapping[str, Any], flags: Mapping[str, Any], overrides: It
         except (yaml.YAMLError, RecursionError):
             complaints.append(f"-o {override}: the value {text!r} is not YAML; quote it, such as -o '{key}=\"text\"'")
             continue
+        typed[key.strip()] = text
         _put(result, key.strip(), value, f"-o {override}", complaints)
     if complaints:
         raise Refused(complaints)
-    return result
+    return typed_text.Given(result, typed)
 
 
 def _spelt_out(document: Mapping[Any, Any]) -> dict[str, Any]:
@@ -194,6 +196,7 @@ def resolve(
     if document.get("quantize") is not None:
         _lookup(registry.quantizers, document["quantize"], "quantize", complaints)
 
+    typed_text.restore(document, typed_text.of(given), _models(document, registry, chosen_task, chosen_adapter))
     train_given = document.get("train")
     told_later = data_optional and _get(document, "data.train") in (None, "")  # by the model's config
     _layer_defaults(document, registry, chosen_task, chosen_adapter)
@@ -235,6 +238,25 @@ def resolve(
         out=core.out,
         trust_remote_code=core.trust_remote_code,
     )
+
+
+def _models(
+    document: Mapping[str, Any], registry: Registry, task: str | None, adapter: str | None
+) -> dict[str, type[BaseModel]]:
+    """What describes the options of plugins, as far as they are chosen.
+
+    The core's own keys are what YAML makes of them: `trust_remote_code=true` names no repository.
+    """
+    models: dict[str, type[BaseModel]] = {}
+    data_format = _get(document, "data.format")
+    for section, kind, name in (
+        ("adapter", registry.adapters, adapter),
+        ("task", registry.tasks, task),
+        ("data.format_options", registry.formats, data_format if data_format in list(registry.formats) else None),
+    ):
+        if name is not None:
+            models[section] = kind[name].Options
+    return models
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

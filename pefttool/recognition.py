@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pefttool import recipe, rows
+from pefttool import guess, recipe, rows
 from pefttool.errors import DataError, UsageError, suggest
 from pefttool.interfaces import Task
 from pefttool.majority import most
@@ -87,6 +87,9 @@ def recognise_task(given: Recipe, registry: Registry) -> tuple[Recipe, str]:
     why = "more than one task recognises it: " + ", ".join(found)
     if not found:
         why = f"no task recognises it{_one_by_one(registry, data.sample)}"
+        hints = _hints(registry, data)
+        if hints:
+            raise UsageError(f"data {data.path}: columns {seen}: {why}; is it {' or '.join(hints)}?")
     other = _other_formats(data.path, registry) if not found and given.data.format is None else ""
     raise UsageError(f"data {data.path}: columns {seen}: {why}; {other}say --task NAME {suggest('', registry.tasks)}")
 
@@ -98,6 +101,18 @@ def _as_asked(given: Recipe, task: Task, data: _Data) -> tuple[Recipe, str]:
             if _fits(task, given.task_options, own):
                 return data.resolved(task.name, kind), f"task {task.name}, as asked; data: {kind}, and no tables"
     return given, f"task {task.name}, as asked" + (f"; data: {reason}" if reason else "")
+
+
+def _hints(registry: Registry, data: _Data) -> list[str]:
+    """Options with which a task takes these rows, which have a class: of the tasks that know most of the columns."""
+    found = {}
+    for name in registry.tasks:
+        task = registry.tasks[name]
+        hint = None if task.by_name_only else guess.columns(task, type(task).Options(), data.sample, labelled=True)
+        if hint is not None:
+            found[name] = hint
+    surest = max((hint.count(" -o ") for hint in found.values()), default=0)
+    return [hint for hint in found.values() if hint.count(" -o ") == surest]
 
 
 def _one_by_one(registry: Registry, sample: Sequence[Row]) -> str:

@@ -174,7 +174,7 @@ def _open(folder: Path, planned: plan.Plan, resume: Resume | None, processes: in
     emit.open(folder / run_folder.EVENTS)
 
 
-def _notices(emit: Emitter, texts: tuple[str, ...]) -> None:
+def _notices(emit: Emitter, texts: Sequence[str]) -> None:
     for text in texts:
         warns = text.startswith("warning: ")
         emit(Notice(text=text.removeprefix("warning: "), level="warning" if warns else "info"))
@@ -224,9 +224,7 @@ def _encode(
     for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
         if part.dropped:
             emit(Notice(text=batches.left_out(part, which, purpose), level="warning"))
-    noted = planned.task.noted(data.examples, setting)
-    if noted is not None:
-        emit(Notice(text=noted))
+    _notices(emit, planned.task.noted(data.examples, setting))
     _warn(emit, planned.task.doubt(held_out.examples, setting))
     emit(
         DataReady(
@@ -235,10 +233,16 @@ def _encode(
             trained_tokens=data.trained,
             tokens=data.tokens,
             truncated_rows=data.truncated,
-            preview=planned.task.preview(data.examples[0], loaded.processor),
+            preview=_preview(planned, loaded, data.examples[0]),
         )
     )
     return data, held_out
+
+
+def _preview(planned: plan.Plan, loaded: base.Base, example: Mapping[str, Any]) -> str:
+    """A row as the model sees it, its class by name, too: what is encoded has the number alone."""
+    shown, label, names = planned.task.preview(example, loaded.processor), example.get("label"), loaded.setting.labels
+    return f"{shown} ({names[label]})" if shown and isinstance(label, int) and label < len(names) else shown
 
 
 def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, emit: Emitter) -> base.Base:

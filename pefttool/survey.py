@@ -25,6 +25,7 @@ class Survey:
     notices         what a run would say of the data, warnings first
     problems        records and rows that cannot be used, in the files' order
     fault           what keeps a run from using the rest
+    hint            options with which the task would take rows all of which it refuses
     """
 
     task: str
@@ -38,6 +39,7 @@ class Survey:
     notices: tuple[str, ...]
     problems: tuple[DataProblem, ...]
     fault: str | None = None
+    hint: str | None = None
 
     @property
     def good(self) -> bool:
@@ -77,4 +79,5 @@ def survey(given: Recipe, registry: Registry) -> Survey:
         notices=tuple(sorted(notices, key=lambda text: not text.startswith("warning"))),
         problems=found.problems,
         fault=fault,
+        hint=found.hint,
     )

@@ -63,6 +63,8 @@ def check(
 
 
 def _show(path: str, found: Survey, most: int | None) -> None:
+    from pefttool.corpus import no_way_on, same_complaint
+
     click.echo(f"{path}: {found.reason}")
     for notice in found.notices:
         click.echo(f"· {notice}")
@@ -74,13 +76,21 @@ def _show(path: str, found: Survey, most: int | None) -> None:
         more = f", and {len(found.classes) - CLASSES} more" if len(found.classes) > CLASSES else ""
         click.echo(f"· {len(found.classes)} classes in the training rows: {', '.join(shown)}{more}")
     click.echo(f"· the first row: {_short(found.first)}")
-    for problem in found.problems[:most]:
-        click.echo(str(problem))
+    shared = same_complaint(found.problems, found.read)
+    if most is not None and shared is not None:
+        click.echo(shared)
+        most = len(found.problems)
+    else:
+        for problem in found.problems[:most]:
+            click.echo(str(problem))
     if most is not None and len(found.problems) > most:
         click.echo(f"and {len(found.problems) - most} more: --all shows them")
-    if found.problems:
-        click.echo(f"{len(found.problems)} rows cannot be used: mend them, or leave them out with --skip-bad-rows")
-    if found.fault is not None:
+    if shared is not None or found.hint is not None:
+        click.echo(no_way_on(found.hint))
+    elif found.problems:
+        others = ", or leave them out with --skip-bad-rows" if found.read else ""
+        click.echo(f"{len(found.problems)} rows cannot be used: mend them{others}")
+    if found.fault is not None and found.read:
         click.echo(found.fault)
     doubtful = sum(notice.startswith("warning") for notice in found.notices)
     if found.good and doubtful:

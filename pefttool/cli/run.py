@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +100,18 @@ def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> 
 
 def _print_samples(samples: Any) -> None:
     for number, sample in enumerate(samples, 1):
-        click.echo(f"\nheld-out row {number}: {_short(sample['row'])}")
+        click.echo(f"\nheld-out row {number}: {_row(sample['row'])}")
         for when in ("before", "after"):
             click.echo(f"  {when:>6}: {_short(sample[when])}")
+
+
+def _row(values: Mapping[str, Any], limit: int = 300, beside: int = 60) -> str:
+    """A row with a text: that, and behind it what is short enough to be told with it, such as its label."""
+    if not isinstance(values.get("text"), str):
+        return _short(values, limit)
+    others = [f"{name}: {shown}" for name, v in values.items() if name != "text" and len(shown := str(v)) <= beside]
+    told = f" ({', '.join(others)})" if others else ""
+    return f"{_short(values, max(limit - len(told), limit // 2))}{told}"
 
 
 def _short(value: Any, limit: int = 300) -> str:

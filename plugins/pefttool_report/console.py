@@ -52,12 +52,9 @@ class Reporter:
 
     @on_event.register
     def _(self, event: events.DataReady) -> None:
-        share = event.trained_tokens / max(1, event.tokens)
-        # A window of a series is a few tokens, and the values to forecast are many.
-        trained = f"{share:.0%} of them trained" if share <= 1 else f"{event.trained_tokens:,} values to learn"
         self._console.print(
-            f"· {event.train_rows:,} training rows, {event.eval_rows:,} held out; {event.tokens:,} tokens,"
-            f" {trained}; {event.truncated_rows:,} rows truncated"
+            f"· {event.train_rows:,} training rows, {event.eval_rows:,} held out; {event.tokens:,} tokens"
+            f"{_trained(event)}; {event.truncated_rows:,} rows truncated"
         )
         if event.preview:
             self._console.print(
@@ -118,6 +115,15 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _trained(event: events.DataReady) -> str:
+    """How much of the rows is learnt; nothing where that is one label each, and no token at all."""
+    if event.trained_tokens <= event.train_rows:
+        return ""
+    share = event.trained_tokens / max(1, event.tokens)
+    # A window of a series is a few tokens, and the values to forecast are many.
+    return f", {share:.0%} of them trained" if share <= 1 else f", {event.trained_tokens:,} values to learn"
 
 
 def _plain(text: str) -> str:

@@ -62,7 +62,7 @@ class SeriesClassification(Task):
         return {"batch_size": 16, "epochs": 20}
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
-        series, label = (next((c for c in usual if c in columns), None) for usual in (SERIES_COLUMNS, LABEL_COLUMNS))
+        series, label = (find_column(columns, None, usual) for usual in (SERIES_COLUMNS, LABEL_COLUMNS))
         if series is None or label is None or not all(is_series(v.get(series)) for v in sample):
             return None
         if any(check_label(values, label) for values in sample):

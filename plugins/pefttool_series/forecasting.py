@@ -78,8 +78,8 @@ class SeriesForecasting(Task):
         return {"batch_size": 32, "epochs": 10}
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
-        series = next((c for c in SERIES_COLUMNS if c in columns), None)
-        if series is None or any(c in columns for c in LABEL_COLUMNS):
+        series = find_column(columns, None, SERIES_COLUMNS)
+        if series is None or find_column(columns, None, LABEL_COLUMNS) is not None:
             return None
         if not all(is_series(v.get(series)) for v in sample):
             return None

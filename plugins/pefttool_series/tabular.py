@@ -11,6 +11,7 @@ from pydantic import Field
 
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
 from pefttool.errors import suggest
+from pefttool.named_columns import find_column
 from pefttool_series import tabular_columns as columns
 from pefttool_series import tabular_doubts as doubts
 from pefttool_series.tabular_columns import Column
@@ -63,14 +64,14 @@ class TabularClassification(Task):
         return {"batch_size": 32, "epochs": 5, "sequence_length": 64}
 
     def recognise(self, columns_: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
-        label = next((c for c in LABEL_COLUMNS if c in columns_), None)
+        label = find_column(columns_, None, LABEL_COLUMNS)
         if label is None or not sample or not all(isinstance(v.get(label), str | int | bool) for v in sample):
             return None
         values = {name: [v.get(name) for v in sample] for name in columns_ if name != label}
         if any(_strange(value) is not None for given in values.values() for value in given):
             return None
         numeric = [name for name, given in values.items() if _numeric(given)]
-        if len(numeric) < 2 or any(name in TEXT_COLUMNS and name not in numeric for name in values):
+        if len(numeric) < 2 or any(name.casefold() in TEXT_COLUMNS and name not in numeric for name in values):
             return None
         return f"{len(values)} columns of values ({len(numeric)} of numbers) and {label!r} (class)"
 
@@ -297,8 +298,7 @@ class TabularClassification(Task):
 
     @staticmethod
     def _label_column(values: Mapping[str, Any], options: TabularOptions) -> str | None:
-        names = LABEL_COLUMNS if options.label_column is None else (options.label_column,)
-        return next((name for name in names if name in values), None)
+        return find_column(values, options.label_column, LABEL_COLUMNS)
 
     def _label(self, values: Mapping[str, Any], options: TabularOptions) -> str:
         return str(values[self._label_column(values, options) or LABEL_COLUMNS[0]])

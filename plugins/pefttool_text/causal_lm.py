@@ -34,7 +34,8 @@ class CausalLM(LanguageModel):
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
         # A class or an answer beside the text makes it another task's.
-        if len(columns) == 1 and columns[0] in TEXT_COLUMNS and all(isinstance(v.get(columns[0]), str) for v in sample):
+        known = find_column(columns, None, TEXT_COLUMNS) is not None
+        if len(columns) == 1 and known and all(isinstance(v.get(columns[0]), str) for v in sample):
             return f"column {columns[0]!r} alone (plain text)"
         return None
 

@@ -97,14 +97,14 @@ class Chat(LanguageModel):
         ids, labels, rewritten = chat_masks.masked(template, conversation, options.train_turns)
         return {**counted(ids[:most], labels[:most], len(ids) > most), REWRITTEN: rewritten}
 
-    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
+    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
         count = sum(example.get(REWRITTEN, 0) for example in examples)
         rows = sum(example.get(REWRITTEN, 0) > 0 for example in examples)
         if not count:
-            return None
+            return ()
         return (
             f"{count} earlier messages of the assistant, in {rows} rows, are context and not learnt: the model's chat"
-            " template writes them in another way than it asks for them (task.train_turns)"
+            " template writes them in another way than it asks for them (task.train_turns)",
         )
 
     def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:

@@ -71,8 +71,8 @@ class TextClassification(Task):
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
         pair = text_columns.usual_pair(columns)
-        text = pair or tuple(c for c in TEXT_COLUMNS if c in columns)[:1]
-        label = next((c for c in LABEL_COLUMNS if c in columns), None)
+        one, label = (find_column(columns, None, usual) for usual in (TEXT_COLUMNS, LABEL_COLUMNS))
+        text = pair or (() if one is None else (one,))
         if not text or label is None or not all(isinstance(v.get(c), str) for v in sample for c in text):
             return None
         # A number too large is a label, if a bad one: the row is told, not that no task knows it.

@@ -216,6 +216,8 @@ def _not_answers(values: Mapping[str, Any]) -> str | None:
     """What keeps column `answers` from being SQuAD's, or None."""
     answers = values.get("answers")
     expected = 'expected {"text": [...], "answer_start": [...]}'
+    if answers is None and "answer" in values:
+        return f"found column 'answer', expected 'answers', which says where it stands, too: {expected}"
     if not isinstance(answers, Mapping):
         return f"column 'answers': found {describe(answers)}, {expected}"
     texts, starts = answers.get("text"), answers.get("answer_start")

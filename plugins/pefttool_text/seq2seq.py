@@ -103,11 +103,12 @@ class Seq2Seq(Task):
         pair, room = pair_rows.find(row.values, setting.options), setting.sequence_length
         text = f"{setting.options.prefix}{pair.source}"
         ids, labels = list(processor(text)["input_ids"]), _target_ids(str(pair.target), processor)
+        broken = "\n" in pair.target and "\n" not in processor.decode(labels)
         truncated = len(ids) + len(labels) > room
         if truncated:
             labels = labels[: max(room - len(ids), room // 2)]
             ids = list(processor(text, truncation=True, max_length=max(1, room - len(labels)))["input_ids"])
-        return _counted(ids, labels, truncated)
+        return {**_counted(ids, labels, truncated), "loses_breaks": broken}
 
     def filler(self, length: int, setting: Setting) -> dict[str, Any]:
         half = max(1, length // 2)
@@ -174,6 +175,17 @@ class Seq2Seq(Task):
             last = processor.decode([example["labels"][-1]])
             return f"the target's last token is {last!r}, not the one that ends texts: the model would not stop"
         return None
+
+    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
+        """T5's tokenizer makes spaces of line breaks: no answer will have any."""
+        count = sum(bool(example["loses_breaks"]) for example in examples)
+        if not count:
+            return ()
+        return (
+            f"warning: {count} of {len(examples)} training targets have line breaks, which this model's tokenizer drops:"
+            " answers will be in one line; write breaks as a mark of your own, such as ' | ', or use a model that knows"
+            " them",
+        )
 
     def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
         """Answers end at `max_new_tokens`, and are then compared with targets that do not."""

@@ -28,8 +28,8 @@ class TextOptions(Protocol):
 
 def usual_pair(columns: Iterable[str]) -> tuple[str, str] | None:
     """The first of the usual pairs of which both are there."""
-    present = set(columns)
-    return next((pair for pair in PAIRS if present.issuperset(pair)), None)
+    present = {name.casefold(): name for name in columns if isinstance(name, str)}
+    return next(((present[a], present[b]) for a, b in PAIRS if a in present and b in present), None)
 
 
 def columns(values: Mapping[str, Any], options: TextOptions) -> tuple[str | None, str | None]:

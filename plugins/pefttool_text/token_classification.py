@@ -11,7 +11,7 @@ from pydantic import Field
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
 from pefttool.interfaces import Direction
 from pefttool.named_columns import describe, find_column, missing_column
-from pefttool_text import encoder, label_kinds, tagging
+from pefttool_text import encoder, label_kinds, spans, tagging
 from pefttool_text.batching import IGNORE, pad
 from pefttool_text.tagging import Scheme
 
@@ -62,7 +62,9 @@ class TokenClassification(Task):
         return ("accuracy", "max") if setting.options.scheme == "plain" else self.primary
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
-        words, tags = (next((c for c in usual if c in columns), None) for usual in (WORD_COLUMNS, TAG_COLUMNS))
+        if sample and all(map(spans.column, sample)) and any(v[spans.column(v)] for v in sample):
+            return "texts with spans of characters"
+        words, tags = (find_column(columns, None, usual) for usual in (WORD_COLUMNS, TAG_COLUMNS))
         if words is None or tags is None or any(self.check_row(v, TokenClassificationOptions()) for v in sample):
             return None
         return f"columns {words!r} (words) and {tags!r} (a tag for each)"
@@ -70,7 +72,8 @@ class TokenClassification(Task):
     def check_row(self, values: Mapping[str, Any], options: TokenClassificationOptions) -> str | None:
         words = find_column(values, options.words_column, WORD_COLUMNS)
         if words is None:
-            return missing_column(values, options.words_column, WORD_COLUMNS, "words_column")
+            missing = missing_column(values, options.words_column, WORD_COLUMNS, "words_column")
+            return spans.complaint(values) or missing
         complaint = _not_words(words, values[words])
         if complaint is not None:
             return complaint

@@ -59,7 +59,7 @@ class ImageClassification(Task):
         return {"batch_size": 16, "epochs": 3}
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
-        image, label = (next((c for c in usual if c in columns), None) for usual in (IMAGE_COLUMNS, LABEL_COLUMNS))
+        image, label = (find_column(columns, None, usual) for usual in (IMAGE_COLUMNS, LABEL_COLUMNS))
         if not names_pictures(image, sample) or label is None:
             return None
         if not all(isinstance(v.get(label), str | int | bool) for v in sample):

@@ -63,7 +63,7 @@ class ObjectDetection(Task):
         return {"batch_size": 8, "epochs": 12}
 
     def recognise(self, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str | None:
-        image, boxes = (next((c for c in usual if c in columns), None) for usual in (IMAGE_COLUMNS, OBJECT_COLUMNS))
+        image, boxes = (find_column(columns, None, usual) for usual in (IMAGE_COLUMNS, OBJECT_COLUMNS))
         if boxes is None or not names_pictures(image, sample):
             return None
         values = [v.get(boxes) for v in sample]

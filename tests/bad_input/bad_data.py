@@ -15,6 +15,8 @@ from pefttool.cli.common import current_registry
 
 #: Of a row that cannot be used, where rows can be left out.
 MEND = ("cannot be used", "mend them, or leave them out with --skip-bad-rows")
+#: Where one complaint is every row's.
+NONE = ("and so all", "no row can be used: mend them")
 Write = Callable[[Path], object]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bad_data import MEND, Write, lines, of
+from bad_data import MEND, NONE, Write, lines, of
 from bad_entry import Entry
 
 
@@ -214,8 +214,8 @@ def _logs() -> Iterator[Entry]:
     yield rows("items in words", lines({"items": "a b"}), "bad.jsonl:1", "found 'a b'", "a list of items", *MEND)
     yield rows("an item that is a list", lines({"items": [["a"]]}), "bad.jsonl:1", "a list of items", *MEND)
     table = of("tabular-classification", ".csv", area="table")
-    yield table("no class", "a,b\n1,2\n3,4\n", "bad.csv:2", "found columns 'a', 'b'", "label_column=COLUMN", *MEND)
-    yield table("one column", "a,class\n1,x\n2,y\n", "bad.csv:2", "expected at least two", *MEND)
+    yield table("no class", "a,b\n1,2\n3,4\n", "bad.csv:2", "found columns 'a', 'b'", "label_column=COLUMN", *NONE)
+    yield table("one column", "a,class\n1,x\n2,y\n", "bad.csv:2", "expected at least two", *NONE)
     yield table("an empty class", "a,b,class\n1,2,x\n3,4,\n", "bad.csv:3", "'class'", *MEND)
     yield table("one class", "a,b,class\n1,2,x\n3,4,x\n5,6,x\n", "expected at least 2")
 

@@ -40,6 +40,22 @@ def only(document: dict[str, Any], *overrides: str, **flags: str) -> str:
     return line
 
 
+@pytest.mark.parametrize(
+    "text", ["yes", "off", "true", "01", "1_0", "1e3", "2024-01-01", '"yes"', "a b", "say: ", "[x]"]
+)
+def test_an_option_that_is_text_takes_what_was_typed(text: str) -> None:
+    assert resolve(GOOD, f"task.column={text}").task_options.column == text.strip('"')
+    again = recipes.combine(recipes.combine(GOOD, {}, [f"task.column={text}"]), {"train.seed": 1}, ())
+    assert recipes.resolve(again, REGISTRY).task_options.column == text.strip('"')
+
+
+def test_what_is_no_text_is_read_as_yaml() -> None:
+    found = resolve(GOOD, "train.seed=0x10", "data.cache=off", "quantize=null", "train.learning_rate=1e-3")
+    assert (found.train.seed, found.data.cache, found.quantize, found.train.learning_rate) == (16, False, None, 1e-3)
+    in_a_file = {"name": "plain", "column": True}
+    assert "YAML reads yes" in only({**GOOD, "task": in_a_file})  # there it has to be quoted
+
+
 def test_the_file_then_flags_then_overrides() -> None:
     document = {**GOOD, "adapter": {"name": "beta", "tokens": 4}, "train": {"epochs": 5, "seed": 1}}
     assert resolve(document).adapter == "beta"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from case_models.building import store, word_pieces
+from case_models.building import CORPUS, store, word_pieces
 from case_models.encoders import bert_config
 
 NLI = ("contradiction", "neutral", "entailment")
@@ -58,4 +58,28 @@ def resnet(folder: Path) -> None:
     store(folder, ResNetForImageClassification(config), ConvNextImageProcessor(size={"shortest_edge": 32}))
 
 
-MAKERS = {"nli": nli, "posneg": posneg, "tagger": tagger, "resnet-animals": resnet}
+def breakless_t5(folder: Path) -> None:
+    """A T5 whose tokenizer makes spaces of line breaks, as the real one does."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    inner = Tokenizer(models.Unigram())
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    inner.train_from_iterator(
+        CORPUS, trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>")
+    )
+    inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0
+    )
+    store(folder, T5ForConditionalGeneration(config), tokenizer)
+
+
+MAKERS = {"breakless-t5": breakless_t5, "nli": nli, "posneg": posneg, "tagger": tagger, "resnet-animals": resnet}
