@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import facts, hub, streamed_base
+from pefttool import facts, hub, stored_bases, streamed_base
 from pefttool.errors import ModelError
 from pefttool.interfaces import Quantizer, Task
+from pefttool.model_parts import transformers_part
 from pefttool.plan import Plan, decided
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
@@ -17,6 +18,7 @@ from pefttool.values import Facts, Setting
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from torch import nn
 
 
@@ -38,6 +40,9 @@ class Base:
 def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapping[str, Any] | None = None) -> Base:
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
+    if plan.quantizer is not None and plan.quantizer.stored_already:  # the files, now there, say it exactly
+        exact = stored_bases.quantizer(local.path, local.id, None, plan.registry.quantizers.values())
+        plan = replace(plan, quantizer=exact)
     setting = plan.setting(labels, fitted)
     model, processor, missing = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
     if plan.tables_on_host:
@@ -100,6 +105,8 @@ def load_model(
     model = loaded.model
     if quantizer is not None:
         quantizer.after_load(model, quantizer.Options())
+        if quantizer.stored_already:
+            _cast(model, torch_dtype(dtype))
     else:
         model.to(device)
     heads = task.head_modules(model)
@@ -111,3 +118,12 @@ def load_model(
     if misfits:
         raise ModelError(f"model {path}: {misfits[0]!r} has another shape than its config.json says; restore its files")
     return model, loaded.processor, tuple(n for n in source.missing if not (new and n.startswith(new)))
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Weights that are not quantised, in the run's dtype: of a folder that holds quantised ones, transformers leaves
+    them as they were saved."""
+    kept = tuple(getattr(transformers_part(model), "_keep_in_fp32_modules", None) or ())
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not set(kept) & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)

@@ -21,7 +21,7 @@ from pefttool.fingerprint import weight_files
 from pefttool.interfaces import Quantizer
 from pefttool.judge import Judge
 from pefttool.model_files import INDEX, SINGLE, read_index
-from pefttool.model_parts import transformers_part
+from pefttool.model_parts import dequantise, stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained, quiet_loading
 from pefttool.registry import Registry
@@ -97,7 +97,11 @@ def merge(
         raise UsageError(f"out: {target} exists and is not empty: choose another --out, or remove it")
     quantizer = opened.quantizer if into == "trained-on" else None
     quantized = quantizer is not None
-    if quantizer is not None and type(quantizer).round_trip is Quantizer.round_trip:
+    if into == "original" and opened.quantizer is not None and opened.quantizer.stored_already:
+        raise UsageError(
+            f"into: {opened.path} is stored as {opened.quantizer.name} and holds no original weights: drop --into"
+        )
+    if quantizer is not None and not quantizer.stored_already and not _says_what_becomes(quantizer):
         raise NotMergeable(f"quantizer {quantizer.name!r} does not say what becomes of a weight: use --into original")
     saved = save_as or _saved_dtype(opened, quantized)
     aside = target.with_name(f".{target.name}.partial")
@@ -111,6 +115,10 @@ def merge(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Merged(target, into, saved, whole, plain, found, allowed, as_trained)
+
+
+def _says_what_becomes(quantizer: Quantizer) -> bool:
+    return type(quantizer).round_trip is not Quantizer.round_trip
 
 
 def _write(opened: Opened, quantized: bool, into: Into, saved: str, aside: Path) -> tuple[str | None, str | None]:
@@ -165,16 +173,16 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
 
     adapter = opened.adapter
     assert adapter is not None
-    model, _, missing = replace(opened, choice=replace(opened.choice, device="cpu")).base(quantized=False)
-    known = facts.inspect(model, opened.task)
-    if quantized:
-        quantizer = opened.quantizer
-        assert quantizer is not None
-        for name in known.linear_modules:
-            weight: Any = model.get_submodule(name).weight
-            if f"{name}.weight" not in missing:  # what the folder lacks is not quantised
-                stored = quantizer.round_trip(weight.data.to(opened.choice.device), quantizer.Options())
-                weight.data = stored.to("cpu", weight.dtype)
+    quantizer = opened.quantizer if quantized else None
+    if quantizer is not None and quantizer.stored_already:
+        model, _, _ = opened.base()
+        known = facts.inspect(model, opened.task)
+        dequantise(model, quantizer, known.linear_modules)
+    else:
+        model, _, missing = replace(opened, choice=replace(opened.choice, device="cpu")).base(quantized=False)
+        known = facts.inspect(model, opened.task)
+        if quantizer is not None:
+            _round(model, quantizer, known.linear_modules, missing, opened.choice.device)
     model = adapter.load(model, opened.folder)
     reload.load_head(model, known.head_modules, peft_folder.read_head(opened.folder), opened.folder)
     model = adapter.merge(model)
@@ -194,6 +202,15 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
     outside = {name: p for name, p in model.named_parameters() if id(p) not in inside}
     peft_folder.write_tensors(aside / peft_folder.HEAD, outside)
     return None
+
+
+def _round(model: Any, quantizer: Quantizer, names: Sequence[str], missing: Sequence[str], device: str) -> None:
+    """Give the linear layers of an unquantised model the weights that they had in training."""
+    for name in stored_by(quantizer, model, names):
+        weight: Any = model.get_submodule(name).weight
+        if f"{name}.weight" not in missing:  # what the folder lacks is not quantised
+            stored = quantizer.round_trip(weight.data.to(device), quantizer.Options())
+            weight.data = stored.to("cpu", weight.dtype)
 
 
 def _describe(opened: Opened, into: Into, aside: Path) -> None:

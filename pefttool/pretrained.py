@@ -23,6 +23,8 @@ class WrongKind(ModelError):
 class LocalPretrained(Pretrained):
     """A model folder. `arguments` go to `from_pretrained` (dtype, quantization_config).
 
+    A folder that is stored in fewer bits is read as `quantization_config` says, instead of as its own config says.
+
     With `abstract` the model is built on the meta device from its config: no weights are read, nothing is quantised.
     Python code in the folder runs only if it is `trusted` (see remote_code.py).
     """
@@ -54,6 +56,9 @@ class LocalPretrained(Pretrained):
 
         self._require_class(auto_class)
         config = type(self.config).from_dict({**self.config.to_dict(), **overrides})
+        arguments = dict(self.arguments)
+        if getattr(config, "quantization_config", None) is not None and "quantization_config" in arguments:
+            config.quantization_config = arguments.pop("quantization_config").to_dict()
         try:
             if self.abstract:
                 with torch.device("meta"):
@@ -71,7 +76,7 @@ class LocalPretrained(Pretrained):
                     use_safetensors=True,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # a pretrained head for other classes: `misfits` says which
-                    **self.arguments,
+                    **arguments,
                 )
         except Exception as error:  # what a config says, and what files hold, may lead anywhere
             raise ModelError(

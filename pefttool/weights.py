@@ -25,8 +25,7 @@ def is_linear(module: nn.Module) -> bool:
 
     if not isinstance(module, nn.Linear):
         return False
-    kind = type(module)
-    if kind.forward is nn.Linear.forward or not kind.__module__.startswith(MODELS):
+    if type(module).forward is nn.Linear.forward or not type(module).__module__.startswith(MODELS):
         return True  # torch's own, or a quantizer's
     empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.named_parameters()}
     x = torch.empty(2, 3, module.in_features, dtype=module.weight.dtype, device="meta")
@@ -35,6 +34,13 @@ def is_linear(module: nn.Module) -> bool:
     except Exception:  # whatever a model's own code does with such an input
         return False
     return isinstance(answer, torch.Tensor) and answer.shape == (2, 3, module.out_features)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a linear layer is torch's own, or one of the model's own code: no quantizer has put it there."""
+    from torch import nn
+
+    return type(module) is nn.Linear or type(module).__module__.startswith(MODELS)
 
 
 def kinds(model: nn.Module, linear: Collection[str], outputs: Sequence[str]) -> dict[str, str]:
