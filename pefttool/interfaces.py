@@ -51,6 +51,10 @@ class Adapter(ABC):
         """Everything that would go wrong with these options on this model; called before weights are loaded."""
         return []
 
+    def notices(self, options: Any, facts: Facts) -> Sequence[str]:
+        """What a user should know of these options on this model before a run, a sentence each: it is no problem."""
+        return ()
+
     @abstractmethod
     def attach(self, model: nn.Module, options: Any, facts: Facts, name: str = "default") -> Attached:
         """Freeze the base, add (or unfreeze) what trains, as float32. A second attach under `name` raises UsageError.

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import devices, facts, hub, recipe, remote_code, stored_bases
+from pefttool import devices, facts, hub, recipe, remote_code, stored_bases, weights
 from pefttool.errors import ModelError, Refused, UsageError, suggest
 from pefttool.interfaces import Adapter, Quantizer, Task
+from pefttool.model_parts import stored_by
 from pefttool.pretrained import LocalPretrained, WrongKind
 from pefttool.recipe import Recipe
 from pefttool.recognition import recognise_task as recognise_task
@@ -138,9 +139,21 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
+    said = [*_unquantised(plan, skeleton), *adapter.notices(resolved.adapter_options, plan.facts)]
     if resolved.train.compile:
-        plan = replace(plan, notices=(*plan.notices, COMPILED))
-    return plan
+        said.append(COMPILED)
+    return replace(plan, notices=(*plan.notices, *said))
+
+
+def _unquantised(plan: Plan, skeleton: Any) -> Iterator[str]:
+    """A notice where much of the model stays as it is though a quantizer was asked for."""
+    if plan.quantizer is None:
+        return
+    names = stored_by(plan.quantizer, skeleton, plan.facts.linear_modules)
+    stored = sum(skeleton.get_submodule(name).weight.numel() for name in names)
+    text = weights.unreached(plan.facts.weights, stored, plan.quantizer.name, plan.choice.dtype)
+    if text is not None:
+        yield text
 
 
 def _skeleton(plan: Plan, source: LocalPretrained) -> Any:
