@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import facts, hub, streamed_base, vocabulary
+from pefttool import facts, hub, stored_bases, streamed_base, vocabulary
 from pefttool.errors import ModelError
 from pefttool.interfaces import Quantizer, Task
 from pefttool.model_parts import transformers_part
@@ -18,6 +18,7 @@ from pefttool.values import Facts, Setting
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from torch import nn
 
 
@@ -45,6 +46,9 @@ class Base:
 def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapping[str, Any] | None = None) -> Base:
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
+    if plan.quantizer is not None and plan.quantizer.stored_already:  # the files, now there, say it exactly
+        exact = stored_bases.quantizer(local.path, local.id, None, plan.registry.quantizers.values())
+        plan = replace(plan, quantizer=exact)
     setting = plan.setting(labels, fitted)
     found = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
     model, processor, missing, notices = found
@@ -126,6 +130,8 @@ def _read(
     model = loaded.model
     if quantizer is not None:
         quantizer.after_load(model, quantizer.Options())
+        if quantizer.stored_already:
+            _cast(model, torch_dtype(dtype))
     else:
         model.to(device)
     vocabulary.guard(model, loaded.processor)
@@ -146,3 +152,12 @@ def _whole(model: nn.Module, names: Iterable[str]) -> Iterator[str]:
     part = transformers_part(model)
     prefix = next((f"{name}." for name, module in model.named_modules() if module is part and name), "")
     yield from (f"{prefix}{name}" for name in names)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Weights that are not quantised, in the run's dtype: of a folder that holds quantised ones, transformers leaves
+    them as they were saved."""
+    kept = tuple(getattr(transformers_part(model), "_keep_in_fp32_modules", None) or ())
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not set(kept) & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import added_positions, observe, peft_folder
+from pefttool import added_positions, observe, peft_folder, plain_code
 from pefttool.errors import ModelError
 from pefttool.model_files import CONFIG, SINGLE
 from pefttool.reload import Opened
@@ -36,7 +36,7 @@ LONGEST = 3600
 PEFT = """
 config = transformers.AutoConfig.from_pretrained({folder!r})
 base = transformers.{name}.from_pretrained({base!r}, config=config, ignore_mismatched_sizes=True, **{arguments})
-import peft
+{prepared}import peft
 model = peft.PeftModel.from_pretrained(base, {adapter!r})
 """
 LOADER = """
@@ -125,11 +125,15 @@ def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
     loaders = sorted(adapter.glob("load_*.py"))
     arguments: dict[str, Any] = {"dtype": choice.dtype}
     if (adapter / peft_folder.CONFIG).is_file() and theirs:
-        quantised = _without_quantisation(base, folder)
-        if quantised is not None:
-            arguments |= {"quantization_config": quantised, "device_map": {"": choice.device}}
+        quantised = _write_config(base, folder, opened.quantizer is not None and opened.quantizer.stored_already)
+        arguments |= quantised and {**quantised, "device_map": {"": choice.device}}
         made = PEFT.format(
-            folder=str(folder), name=name, base=str(opened.path.resolve()), adapter=str(adapter), arguments=arguments
+            folder=str(folder),
+            name=name,
+            base=str(opened.path.resolve()),
+            adapter=str(adapter),
+            arguments=arguments,
+            prepared=plain_code.as_trained(base, "base", choice.dtype),
         )
     elif loaders:
         _require_ours(opened, model, loaders[0], folder)
@@ -171,15 +175,21 @@ def _require_ours(opened: Opened, model: nn.Module, loader: Path, folder: Path) 
     shutil.rmtree(fresh)
 
 
-def _without_quantisation(model: Any, folder: Path) -> dict[str, Any] | None:
-    """Write the model's configuration as a base's that is not quantised yet; how it is to be, as plain values."""
+def _write_config(model: Any, folder: Path, stored_already: bool) -> dict[str, Any]:
+    """Write the model's configuration as its base's, and return how that is to be quantised, as plain values.
+
+    A base that is `stored_already` in fewer bits has that in its configuration, and any other is not quantised yet.
+    """
     document = json.loads(model.config.to_json_string(use_diff=False))
-    quantised = document.pop("quantization_config", None)
+    quantised = document.get("quantization_config")
+    if not stored_already:
+        document.pop("quantization_config", None)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(document), encoding="utf-8")
     if quantised is None:
-        return None
-    return {k: v for k, v in quantised.items() if not k.startswith("_")}
+        return {}
+    plain = {k: v for k, v in quantised.items() if not k.startswith("_")}
+    return {"quantization_config": None if stored_already else plain}
 
 
 def run(source: str, folder: Path) -> Clean:

@@ -64,7 +64,7 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     notices = list(found.notices)
     if found.problems:
         good = len(found.train) + len(found.eval or ())
-        notices.append(bad_rows(found.problems, good, skipbad_rows, rejects, found.hint))
+        notices.append(bad_rows(found.problems, good, skip_bad_rows, rejects, found.hint))
     return arrange(recipe, registry, replace(found, notices=tuple(notices)))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pefttool.errors import NotMergeable
-from pefttool.quantizer import Quantizer as Quantizer
+from pefttool.quantizing import Quantizer as Quantizer
 from pefttool.reading import DataFormat as DataFormat
 from pefttool.reading import Source as Source
 from pefttool.values import Arranged, Attached, Facts, Loaded, Loss, Options, Problem, Row, Setting
@@ -62,6 +62,10 @@ class Adapter(ABC):
     def check(self, options: Any, facts: Facts) -> list[Problem]:
         """Everything that would go wrong with these options on this model; called before weights are loaded."""
         return []
+
+    def notices(self, options: Any, facts: Facts) -> Sequence[str]:
+        """What a user should know of these options on this model before a run, a sentence each: it is no problem."""
+        return ()
 
     @abstractmethod
     def attach(self, model: nn.Module, options: Any, facts: Facts, name: str = "default") -> Attached:

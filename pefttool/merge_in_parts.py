@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool import facts, peft_folder, tensor_file
 from pefttool.interfaces import Adapter
 from pefttool.model_files import INDEX, SINGLE, read_index
-from pefttool.model_parts import transformers_part
+from pefttool.model_parts import stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
 from pefttool.reload import Opened
@@ -59,6 +59,8 @@ def find(opened: Opened, quantized: bool) -> Layout | str:
     assert adapter is not None
     if not adapter.merges_in_parts or not (folder / peft_folder.CONFIG).is_file():
         return f"adapter {adapter.name!r} merges whole models"
+    if opened.quantizer is not None and opened.quantizer.stored_already:
+        return f"its base is stored as {opened.quantizer.name}"
     source = LocalPretrained(opened.path, {"dtype": torch_dtype(opened.choice.dtype)}, abstract=True)
     model = opened.task.load(source, opened.setting).model
     part = transformers_part(model)
@@ -84,7 +86,8 @@ def find(opened: Opened, quantized: bool) -> Layout | str:
     if strange:
         return f"{strange[0]!r} is no layer of the base's files"
     known = facts.inspect(model, opened.task)
-    stored_as = frozenset(known.linear_modules) if quantized and opened.quantizer is not None else frozenset()
+    quantizer = opened.quantizer if quantized else None
+    stored_as = frozenset(stored_by(quantizer, model, known.linear_modules) if quantizer is not None else ())
     as_trained = _as_trained(opened, stored_as) if quantized else lambda name, weight: weight
     return Layout(part, prefix, files, places, inside, outside, adapted, as_trained, adapter, folder)
 

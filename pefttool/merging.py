@@ -21,7 +21,7 @@ from pefttool.fingerprint import weight_files
 from pefttool.interfaces import Quantizer
 from pefttool.judge import Judge
 from pefttool.model_files import INDEX, SINGLE, read_index
-from pefttool.model_parts import transformers_part
+from pefttool.model_parts import dequantise, stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained, quiet_loading
 from pefttool.registry import Registry
@@ -97,7 +97,11 @@ def merge(
         raise UsageError(f"out: {target} exists and is not empty: choose another --out, or remove it")
     quantizer = opened.quantizer if into == "trained-on" else None
     quantized = quantizer is not None
-    if quantizer is not None and type(quantizer).round_trip is Quantizer.round_trip:
+    if into == "original" and opened.quantizer is not None and opened.quantizer.stored_already:
+        raise UsageError(
+            f"into: {opened.path} is stored as {opened.quantizer.name} and holds no original weights: drop --into"
+        )
+    if quantizer is not None and not quantizer.stored_already and not _says_what_becomes(quantizer):
         raise NotMergeable(f"quantizer {quantizer.name!r} does not say what becomes of a weight: use --into original")
     saved = save_as or _saved_dtype(opened, quantized)
     aside = target.with_name(f".{target.name}.partial")
@@ -111,6 +115,10 @@ def merge(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Merged(target, into, saved, whole, plain, found, allowed, as_trained)
+
+
+def _says_what_becomes(quantizer: Quantizer) -> bool:
+    return type(quantizer).round_trip is not Quantizer.round_trip
 
 
 def _write(opened: Opened, quantized: bool, into: Into, saved: str, aside: Path) -> tuple[str | None, str | None]:
@@ -165,12 +173,19 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
 
     adapter = opened.adapter
     assert adapter is not None
+    quantizer = opened.quantizer if quantized else None
     # In float32, whatever it was trained in: the base's values are those of its files, and rounded once, at the end.
-    on_host = replace(opened.choice, device="cpu", dtype="float32", autocast=None)
-    model, _, missing = replace(opened, choice=on_host).base(quantized=False)
-    heads = opened.heads(model)
-    if quantized:
-        _as_trained(opened, model, missing)
+    if quantizer is not None and quantizer.stored_already:
+        model, _, _ = opened.base()
+        heads = opened.heads(model)
+        dequantise(model, quantizer, facts.inspect(model, opened.task).linear_modules)
+        model.float()
+    else:
+        on_host = replace(opened.choice, device="cpu", dtype="float32", autocast=None)
+        model, _, missing = replace(opened, choice=on_host).base(quantized=False)
+        heads = opened.heads(model)
+        if quantizer is not None:
+            _as_trained(opened, quantizer, model, missing)
     model = adapter.load(model, opened.folder)
     reload.load_head(model, heads, peft_folder.read_head(opened.folder), opened.folder)
     model = adapter.merge(model)
@@ -192,15 +207,14 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
     return None
 
 
-def _as_trained(opened: Opened, model: Any, missing: Sequence[str]) -> None:
-    """Give the base, in float32, the values that it had in training: in that dtype, its linear layers quantised."""
-    quantizer, choice = opened.quantizer, opened.choice
-    assert quantizer is not None
-    linear = {f"{name}.weight" for name in facts.inspect(model, opened.task).linear_modules}
+def _as_trained(opened: Opened, quantizer: Quantizer, model: Any, missing: Sequence[str]) -> None:
+    """Give the base, in float32, the values of training: in the run's dtype, its linear layers quantised."""
+    stored = stored_by(quantizer, model, facts.inspect(model, opened.task).linear_modules)
+    linear = {f"{name}.weight" for name in stored}
     for name, parameter in model.named_parameters():
-        rounded = parameter.data.to(torch_dtype(choice.dtype))
+        rounded = parameter.data.to(torch_dtype(opened.choice.dtype))
         if name in linear and name not in missing:  # what the folder lacks is not quantised
-            rounded = quantizer.round_trip(rounded.to(choice.device), quantizer.Options()).cpu()
+            rounded = quantizer.round_trip(rounded.to(opened.choice.device), quantizer.Options()).cpu()
         parameter.data = rounded.float()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from pefttool import weights
 from pefttool.values import Facts, Problem
 
 if TYPE_CHECKING:
@@ -141,6 +142,39 @@ def put_skeletons(model: nn.Module, quantizer: Quantizer, names: Iterable[str]) 
         for name in names:
             linear: Any = model.get_submodule(name)
             model.set_submodule(name, quantizer.skeleton(linear, quantizer.Options()))
+
+
+def stored_by(quantizer: Quantizer, model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of these linear layers of an unquantised (or abstract) model that the quantizer stores in fewer bits."""
+    layers: Any = ((name, model.get_submodule(name)) for name in names)
+    return tuple(name for name, linear in layers if quantizer.stores(name, linear))
+
+
+def dequantise(model: nn.Module, quantizer: Quantizer, names: Iterable[str]) -> None:
+    """Replace the quantised linears among these by plain ones with the weights that they multiply by, on the CPU."""
+    import torch
+    from torch import nn
+
+    for name in names:
+        layer: Any = model.get_submodule(name)
+        if weights.is_plain(layer):
+            continue
+        with torch.device("meta"):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=False)
+        plain.weight = nn.Parameter(quantizer.dequantize(layer).cpu(), requires_grad=False)
+        plain.bias = layer.bias
+        model.set_submodule(name, plain.train(layer.training))
+    model.cpu()
+    part = transformers_part(model)
+    library = getattr(part, "hf_quantizer", None)
+    if library is not None:
+        own = {
+            type(operation) for conversion in library.get_weight_conversions() for operation in conversion.operations
+        }
+        read = getattr(part, "_weight_conversions", None) or []
+        # What read packed weights is not to be undone when plain ones are saved.
+        part._weight_conversions = [c for c in read if own.isdisjoint(map(type, getattr(c, "operations", ())))]
+        library.remove_quantization_config(part)
 
 
 def replace_tensors(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+#: What turns a tensor into one of this dtype.
+METHODS = {"float32": "float", "bfloat16": "bfloat16", "float16": "half"}
+
 
 def constructor(model: Any) -> str | None:
     """`transformers.CLASS.from_pretrained(BASE, ...)`, or None for a model that needs code of its own."""
@@ -31,6 +34,21 @@ def constructor(model: Any) -> str | None:
         arguments["quantization_config"] = json.loads(json.dumps(given, default=str))  # plain values, no enums
     written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     return f"transformers.{architecture}.from_pretrained({base(model)!r}, {written})"
+
+
+def as_trained(model: Any, name: str, dtype: str = "float32") -> str:
+    """Three lines that make a quantised model called `name` compute in one dtype; nothing for one that is not.
+
+    transformers leaves the plain weights of a folder that holds quantised ones as they were saved.
+    """
+    if getattr(model.config, "quantization_config", None) is None:
+        return ""
+    cast = f"p.data = p.data.{METHODS[dtype]}() if p.is_floating_point() else p.data"
+    return (
+        f"for module in {name}.modules():\n"
+        "    module.support_avx512bf16_for_cpu = False  # bitsandbytes would repack the weights\n"
+        f"    for p in module.parameters(recurse=False): {cast}\n"
+    )
 
 
 def base(model: Any) -> str:

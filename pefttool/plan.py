@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import devices, facts, hub, recipe, remote_code
+from pefttool import devices, facts, hub, recipe, remote_code, stored_bases, weights
 from pefttool.errors import ModelError, Refused, UsageError, suggest
 from pefttool.interfaces import Adapter, Quantizer, Task
+from pefttool.model_parts import stored_by
 from pefttool.pretrained import LocalPretrained, WrongKind
 from pefttool.recipe import Recipe
 from pefttool.recognition import recognise_task as recognise_task
@@ -16,6 +17,7 @@ from pefttool.registry import Registry
 from pefttool.values import Facts, Problem, Setting
 
 TRUSTED = "warning: {!r} comes with Python code, which runs, as trust_remote_code says"
+STORED = "{} is stored as {} already, and is trained on as it is"
 COMPILED = "compile: memory is planned as if nothing were compiled, which takes no less"
 
 
@@ -109,7 +111,9 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
         resolved = replace(resolved, model=model.reference)  # its branch may hold another model by the next run
     assert resolved.task is not None
     task, adapter = registry.tasks[resolved.task], registry.adapters[resolved.adapter]
-    quantizer = registry.quantizers[resolved.quantize] if resolved.quantize else None
+    asked = registry.quantizers[resolved.quantize] if resolved.quantize else None
+    quantizer = stored_bases.quantizer(model.path, model.id, asked, registry.quantizers.values())
+    stored = STORED.format(model.id, quantizer.name) if quantizer is not None and quantizer.stored_already else None
     plan = Plan(
         recipe=resolved,
         registry=registry,
@@ -119,7 +123,11 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
         model=model,
         choice=choice,
         facts=Facts(architecture=""),
-        notices=(reason, choice.reason, *model.notices, *((TRUSTED.format(model.id),) if trusted else ())),
+        notices=tuple(
+            text
+            for text in (reason, choice.reason, *model.notices, stored, TRUSTED.format(model.id) if trusted else None)
+            if text is not None
+        ),
         trusted=trusted,
     )
     skeleton = _skeleton(plan, source)
@@ -140,9 +148,21 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     problems = check(plan)
     if problems:
         raise Refused(map(str, problems))
+    said = [*_unquantised(plan, skeleton), *adapter.notices(resolved.adapter_options, plan.facts)]
     if resolved.train.compile:
-        plan = replace(plan, notices=(*plan.notices, COMPILED))
-    return plan
+        said.append(COMPILED)
+    return replace(plan, notices=(*plan.notices, *said))
+
+
+def _unquantised(plan: Plan, skeleton: Any) -> Iterator[str]:
+    """A notice where much of the model stays as it is though a quantizer was asked for."""
+    if plan.quantizer is None:
+        return
+    names = stored_by(plan.quantizer, skeleton, plan.facts.linear_modules)
+    stored = sum(skeleton.get_submodule(name).weight.numel() for name in names)
+    text = weights.unreached(plan.facts.weights, stored, plan.quantizer.name, plan.choice.dtype)
+    if text is not None:
+        yield text
 
 
 def _without_the_examples_quantizer(plan: Plan) -> Plan:
@@ -263,7 +283,7 @@ def check(plan: Plan) -> list[Problem]:
         if plan.adapter.trains_base and not refused:
             message = (
                 f"{plan.quantizer.name!r} freezes the weights that adapter {plan.adapter.name!r} trains;"
-                " drop it, or use another adapter"
+                f" {_instead(plan.quantizer)}, or use another adapter"
             )
             problems.append(Problem("quantize", message))
         refusal = plan.quantizer.refuses(plan.quantizer.Options(), plan.facts)
@@ -271,6 +291,10 @@ def check(plan: Plan) -> list[Problem]:
             problems.append(Problem("quantize", refusal))
     problems += plan.task.check(resolved.task_options, plan.facts)
     return problems + refused
+
+
+def _instead(quantizer: Quantizer) -> str:
+    return "give the 16-bit model that this one was made from" if quantizer.stored_already else "drop it"
 
 
 def techniques_refused(plan: Plan) -> list[Problem]:

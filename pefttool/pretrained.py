@@ -24,6 +24,8 @@ class WrongKind(ModelError):
 class LocalPretrained(Pretrained):
     """A model folder. `arguments` go to `from_pretrained` (dtype, quantization_config).
 
+    A folder that is stored in fewer bits is read as `quantization_config` says, instead of as its own config says.
+
     With `abstract` the model is built on the meta device from its config: no weights are read, nothing is quantised.
     A pretrained head's rows follow the names of their classes (head_rows.py); `notices` say where they moved.
     Python code in the folder runs only if it is `trusted` (see remote_code.py).
@@ -59,16 +61,19 @@ class LocalPretrained(Pretrained):
             if self.abstract:
                 return self._abstract(auto_class, overrides)
             with quiet_loading():
+                config, arguments = self._config(overrides), dict(self.arguments)
+                if getattr(config, "quantization_config", None) is not None and "quantization_config" in arguments:
+                    config.quantization_config = arguments.pop("quantization_config").to_dict()
                 loaded: nn.Module
                 loaded, report = auto_class.from_pretrained(
                     self.path,
-                    config=self._config(overrides),
+                    config=config,
                     local_files_only=True,
                     trust_remote_code=self.trusted,
                     use_safetensors=True,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # a pretrained head for other classes: `misfits` says which
-                    **self.arguments,
+                    **arguments,
                 )
         except Exception as error:  # what a config says, and what files hold, may lead anywhere
             raise ModelError(

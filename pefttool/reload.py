@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import added_positions, devices, facts, hub, peft_folder, places, reference, remote_code
+from pefttool import added_positions, devices, facts, hub, peft_folder, places, reference, remote_code, stored_bases
 from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.batches import Encoded
@@ -211,12 +211,14 @@ def open_folder(
         local = _merged(folder, stored)
     else:
         local = _base(stored["base"], registry, folder.parent)
+    quantizer = registry.quantizers[stored["quantize"]] if stored["quantize"] else None
+    quantizer = stored_bases.quantizer(local.path, local.id, quantizer, registry.quantizers.values())
     return Opened(
         folder,
         stored,
         task,
         None if merged else registry.adapters[stored["adapter"]],
-        registry.quantizers[stored["quantize"]] if stored["quantize"] else None,
+        quantizer,
         choice,
         setting,
         local.path,

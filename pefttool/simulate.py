@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import attach, frozen, streaming, target, techniques
 from pefttool.errors import UsageError
-from pefttool.model_parts import put_skeletons, replace_tensors
+from pefttool.model_parts import put_skeletons, replace_tensors, stored_by
 from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import autocast, torch_dtype
@@ -114,9 +114,10 @@ def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Set
 
         host_tables.install(model)
     if plan.quantizer is not None:
-        put_skeletons(model, plan.quantizer, known.linear_modules)
+        names = stored_by(plan.quantizer, model, known.linear_modules)
+        put_skeletons(model, plan.quantizer, names)
         if plan.recipe.memory.stream:
-            slots = streaming.attach(model, known.layers, known.linear_modules, plan.quantizer)
+            slots = streaming.attach(model, known.layers, names, plan.quantizer)
     with torch.device("meta"):
         for name in known.head_modules:
             model.get_submodule(name).to(dtype=torch.float32)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import fingerprint, hub, streaming
+from pefttool import fingerprint, hub, streaming, weights
 from pefttool.errors import ModelError
 from pefttool.interfaces import Quantizer, Task
-from pefttool.model_parts import put_skeletons, replace_tensors
+from pefttool.model_parts import put_skeletons, replace_tensors, stored_by
 from pefttool.packed_file import PackedFile, Section, Unreadable, write
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
@@ -105,7 +105,7 @@ def _make(
 ) -> PackedFile:
     real, missing = resident()
     # What the folder lacks was initialised, and not quantised.
-    plain = [name for name in known.linear_modules if type(real.get_submodule(name)).__name__ == "Linear"]
+    plain = [name for name in known.linear_modules if weights.is_plain(real.get_submodule(name))]
     tensors = _tensors(real, quantizer, [name for name in known.linear_modules if name not in plain])
     _, slots, _ = skeleton(path, task, setting, quantizer, known, dtype, plain)
     fetched = {name for section in slots.sections for name in section.entries}
@@ -156,7 +156,7 @@ def skeleton(
     """(model without any weight, its slots, processor)."""
     source = LocalPretrained(path, {"dtype": torch_dtype(dtype)}, abstract=True)
     loaded: Loaded = task.load(source, setting)
-    names = [name for name in known.linear_modules if name not in plain]
+    names = [n for n in stored_by(quantizer, loaded.model, known.linear_modules) if n not in plain]
     put_skeletons(loaded.model, quantizer, names)
     return loaded.model, streaming.attach(loaded.model, known.layers, names, quantizer), loaded.processor
 

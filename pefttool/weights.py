@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 LINEAR, EXPERTS, EMBEDDINGS, OUTPUT = "linear layers", "expert tensors", "embeddings", "output layer"
 CONVOLUTIONS, OTHERS = "convolutions", "others"
+#: Shares of a model's parameters: from the first on it is said that they are not quantised, and of what, from the
+#: second on.
+MANY, NAMED = 0.25, 0.02
 #: Where code of models lies: transformers' own, and what comes with a model that is trusted.
 MODELS = ("transformers.models.", "transformers_modules.")
 
@@ -25,8 +28,7 @@ def is_linear(module: nn.Module) -> bool:
 
     if not isinstance(module, nn.Linear):
         return False
-    kind = type(module)
-    if kind.forward is nn.Linear.forward or not kind.__module__.startswith(MODELS):
+    if type(module).forward is nn.Linear.forward or not type(module).__module__.startswith(MODELS):
         return True  # torch's own, or a quantizer's
     empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.named_parameters()}
     x = torch.empty(2, 3, module.in_features, dtype=module.weight.dtype, device="meta")
@@ -35,6 +37,13 @@ def is_linear(module: nn.Module) -> bool:
     except Exception:  # whatever a model's own code does with such an input
         return False
     return isinstance(answer, torch.Tensor) and answer.shape == (2, 3, module.out_features)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a linear layer is torch's own, or one of the model's own code: no quantizer has put it there."""
+    from torch import nn
+
+    return type(module) is nn.Linear or type(module).__module__.startswith(MODELS)
 
 
 def kinds(model: nn.Module, linear: Collection[str], outputs: Sequence[str]) -> dict[str, str]:
@@ -74,3 +83,25 @@ def count(model: nn.Module, kinds: Mapping[str, str]) -> dict[str, int]:
     for name, parameter in model.named_parameters():
         found[kinds[name]] += parameter.numel()
     return dict(found)
+
+
+def show(part: int, whole: int) -> str:
+    """`29.0 of 30.5 billion`; below a million both numbers in full."""
+    for unit, size in (("billion", 10**9), ("million", 10**6)):
+        if whole >= size:
+            return f"{part / size:.1f} of {whole / size:.1f} {unit}"
+    return f"{part:,} of {whole:,}"
+
+
+def unreached(counts: Mapping[str, int], stored: int, quantizer: str, dtype: str) -> str | None:
+    """What to say of parameters that a quantizer leaves as they are, where they are many; or None.
+
+    `counts` are those of the whole model by kind, and `stored` is how many weights of linear layers are quantised.
+    """
+    total = sum(counts.values())
+    left = {**counts, LINEAR: counts.get(LINEAR, 0) - stored}
+    if total - stored < MANY * total:
+        return None
+    large = sorted((n for n in left if left[n] >= NAMED * total), key=lambda n: -left[n])
+    kinds = ", ".join(f"{name} ({left[name] / total:.0%})" for name in large)
+    return f"{show(total - stored, total)} parameters stay in {dtype}, as {quantizer!r} leaves them: {kinds}"

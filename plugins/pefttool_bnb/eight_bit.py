@@ -7,7 +7,7 @@ row, except the columns that pass the threshold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, Quantizer
@@ -23,6 +23,18 @@ class Int8(Quantizer):
     Options = EightBitOptions
     streams = True
     rounds_more_elsewhere = True
+    #: Of a folder that is stored so already: patterns of what it keeps in floating point, where it says so.
+    plain: tuple[str, ...] | None = None
+
+    def of_stored(self, stored: Mapping[str, Any], tensors: Collection[str]) -> Quantizer | None:
+        if not stored.get("load_in_8bit"):
+            return None
+        found = type(self)()
+        found.plain, found.stored_already = loading.read_stored(stored, tensors, ".SCB"), True
+        return found
+
+    def stores(self, name: str, linear: nn.Linear) -> bool:
+        return super().stores(name, linear) and not loading.keeps(name, self.plain)
 
     def refuses(self, options: EightBitOptions, facts: Facts) -> str | None:
         return loading.refusal(self.name, facts)
@@ -34,14 +46,14 @@ class Int8(Quantizer):
         config = BitsAndBytesConfig(
             load_in_8bit=True,
             llm_int8_threshold=options.threshold,
-            llm_int8_skip_modules=loading.unquantised(facts),
+            llm_int8_skip_modules=loading.unquantised(facts, self.plain),
         )
         return loading.load_arguments(config, facts)
 
     def after_load(self, model: nn.Module, options: EightBitOptions) -> None:
         """Give the layers our forward pass: weight-only, and without bitsandbytes' recast of the bias in place."""
         library = loading.bitsandbytes()
-        loading.repair(model, self.name, library.nn.Linear8bitLt, library.nn.Int8Params)
+        loading.repair(model, self.name, library.nn.Linear8bitLt, library.nn.Int8Params, self.stored_already)
         loading.fuse(model, options.backend)
 
     def skeleton(self, linear: nn.Linear, options: EightBitOptions) -> nn.Module:

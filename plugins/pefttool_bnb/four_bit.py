@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, Quantizer
 from pefttool_bnb import loading
-from pefttool_bnb.options import FourBitOptions
+from pefttool_bnb.options import FlatFourBitOptions, FourBitOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 class FourBit(Quantizer):
     Options = FourBitOptions
     streams = True
+    #: Of a folder that is stored so already: patterns of what it keeps in floating point, where it says so.
+    plain: tuple[str, ...] | None = None
+
+    def of_stored(self, stored: Mapping[str, Any], tensors: Collection[str]) -> Quantizer | None:
+        if not stored.get("load_in_4bit") or stored.get("bnb_4bit_quant_type", "fp4") != self.name:
+            return None
+        found = type(self)()
+        found.plain, found.stored_already = loading.read_stored(stored, tensors, ".weight.absmax"), True
+        if not stored.get("bnb_4bit_use_double_quant", False):
+            found.Options = FlatFourBitOptions  # type: ignore[misc]
+        return found
+
+    def stores(self, name: str, linear: nn.Linear) -> bool:
+        return super().stores(name, linear) and not loading.keeps(name, self.plain)
 
     def refuses(self, options: FourBitOptions, facts: Facts) -> str | None:
         return loading.refusal(self.name, facts)
@@ -31,7 +45,7 @@ class FourBit(Quantizer):
             bnb_4bit_quant_type=self.name,
             bnb_4bit_use_double_quant=options.double_quant,
             bnb_4bit_compute_dtype=getattr(torch, facts.dtype),
-            llm_int8_skip_modules=loading.unquantised(facts),
+            llm_int8_skip_modules=loading.unquantised(facts, self.plain),
         )
         return loading.load_arguments(config, facts)
 
@@ -43,7 +57,10 @@ class FourBit(Quantizer):
         would change the base and cut gradients off. `train()` does not undo it.
         """
         library = loading.bitsandbytes()
-        loading.repair(model, self.name, library.nn.Linear4bit, library.nn.Params4bit)
+        layers = loading.repair(model, self.name, library.nn.Linear4bit, library.nn.Params4bit, self.stored_already)
+        if self.stored_already:  # its states have the dtype that it was quantised from, whatever the run's is
+            for layer in layers:
+                layer.weight.quant_state.dtype = layer.compute_dtype
         loading.fuse(model, options.backend)
 
     def skeleton(self, linear: nn.Linear, options: FourBitOptions) -> nn.Module:

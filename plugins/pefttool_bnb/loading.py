@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, ModelError
@@ -42,17 +43,49 @@ def load_arguments(config: Any, facts: Facts) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": facts.device}}
 
 
-def unquantised(facts: Facts) -> list[str] | None:
+def read_stored(stored: Mapping[str, Any], tensors: Collection[str], mark: str) -> tuple[str, ...] | None:
+    """Patterns of the modules that a folder of quantised weights keeps in floating point; None: the usual ones.
+
+    `mark` ends the name of a tensor that every quantised weight has in the files. Raises ModelError for what is stored
+    in a way that is untested here.
+    """
+    odd = {"bnb_4bit_quant_storage": ("uint8", None), "llm_int8_has_fp16_weight": (False, None)}
+    for key, usual in odd.items():
+        if stored.get(key) not in usual:
+            raise ModelError(
+                f"model: its weights are stored with {key}={stored[key]!r}, and those with {usual[0]!r} can be trained"
+                " on: quantise the 16-bit model that it was made from, with --quantize"
+            )
+    quantised = {name.removesuffix(mark) for name in tensors if name.endswith(mark)}
+    if quantised:
+        plain = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight")} - quantised
+        return tuple(sorted(plain))
+    skipped = stored.get("llm_int8_skip_modules")
+    return None if skipped is None else tuple(skipped)
+
+
+def unquantised(facts: Facts, stored: Iterable[str] | None = None) -> list[str] | None:
     """Patterns of the modules that stay in floating point: new task heads, and the pretrained output layer.
 
     transformers' own guess does not know the heads: it would quantise BERT's `classifier`. It tries a pattern as a
     regular expression at a name's start and as a suffix; the `^` rules out the suffix. None leaves the guess, which
-    finds the output layer, to models whose output layer is not known.
+    finds the output layer, to models whose output layer is not known. `stored` are patterns that a folder of quantised
+    weights brings with it.
     """
-    return [f"^{re.escape(name)}" for name in (*facts.head_modules, *facts.output_modules)] or None
+    own = [f"^{re.escape(name)}" for name in (*facts.head_modules, *facts.output_modules)]
+    return [*own, *(stored or ())] or None
 
 
-def repair(model: nn.Module, quantizer: str, linear: type[nn.Module], parameter: type) -> list[Any]:
+def keeps(name: str, patterns: Iterable[str] | None) -> bool:
+    """Whether transformers leaves a linear layer of this name in floating point."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    return not should_convert_module(name, None if patterns is None else list(patterns))
+
+
+def repair(
+    model: nn.Module, quantizer: str, linear: type[nn.Module], parameter: type, stored_already: bool = False
+) -> list[Any]:
     """The modules of class `linear` in a freshly loaded model, all of them quantised.
 
     A layer that the model has and the checkpoint lacks (BERT's pooler, often) was initialised but not quantised, and
@@ -66,6 +99,11 @@ def repair(model: nn.Module, quantizer: str, linear: type[nn.Module], parameter:
     if not quantised:
         raise ModelError(f"quantize: {quantizer!r} found nothing to store in {type(model).__name__}: drop it")
     outputs = getattr(model, "get_output_embeddings", None)
+    if outputs is not None and isinstance(outputs(), linear) and stored_already:
+        raise ModelError(
+            f"model: the output layer of this {type(model).__name__} is stored as {quantizer!r} as well, and has to be"
+            " in floating point: give another copy, or the 16-bit model with --quantize"
+        )
     if outputs is not None and isinstance(outputs(), linear):
         raise ModelError(
             f"quantize: {quantizer!r} has quantised the output layer of {type(model).__name__}, which must stay"

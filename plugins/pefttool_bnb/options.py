@@ -25,6 +25,12 @@ class FourBitOptions(Quantized):
     )
 
 
+class FlatFourBitOptions(FourBitOptions):
+    """Those of a folder that was stored without it."""
+
+    double_quant: bool = Field(False, description="the blocks' scales are in float32")
+
+
 class EightBitOptions(Quantized):
     threshold: float = Field(
         6.0,

@@ -35,8 +35,8 @@ class FullAdapter(Adapter):
             return [
                 Problem(
                     "adapter.name",
-                    f"'full' trains the base's own weights, which {facts.quantizer!r} stores as integers; remove"
-                    " --quantize, or use 'lora'",
+                    f"'full' trains the base's own weights, which {facts.quantizer!r} stores as integers; train"
+                    " the 16-bit model (without --quantize), or use 'lora'",
                 )
             ]
         return check_last_layers(options.train_last_layers, facts)

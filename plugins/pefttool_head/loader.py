@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file
 
 model = {constructor}
-tensors = load_file(Path(__file__).with_name({head!r}))
+{prepared}tensors = load_file(Path(__file__).with_name({head!r}))
 unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
 if unexpected:
     raise SystemExit(f"this base has no {{unexpected[0]}}")
@@ -32,4 +32,6 @@ def source(model: Any) -> str | None:
         text: str = own(plain_code.base(model))
         return text
     made = plain_code.constructor(model)
-    return None if made is None else TRANSFORMERS.format(constructor=made, head=HEAD)
+    if made is None:
+        return None
+    return TRANSFORMERS.format(constructor=made, head=HEAD, prepared=plain_code.as_trained(model, "model"))

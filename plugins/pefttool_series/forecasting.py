@@ -108,9 +108,7 @@ class SeriesForecasting(Task):
         stretches = cut.stretches(values)
         if not any(cut.fits(end - begin) for begin, end in stretches):
             most = max(end - begin for begin, end in stretches)
-            found = (
-                f"column {TIMES!r}: found {len(stretches) - 1} gaps, and at most {most} values between two"
-            )
+            found = f"column {TIMES!r}: found {len(stretches) - 1} gaps, and at most {most} values between two"
             way_out = "lower task.prediction_length, or take the values as evenly spaced with -o task.gaps=join"
             return f"{found}, expected at least {cut.shortest + cut.horizon} to forecast {cut.horizon}: {way_out}"
         return None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import ModelError
+from pefttool import ModelError, plain_code
 
 LOADER = '''"""Defines `model`, in eval mode, without pefttool: the base, mean pooling, and head.safetensors."""
 from pathlib import Path
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 backbone = AutoModel.from_pretrained({base!r}, dtype="float32").eval()
-tensors = load_file(Path(__file__).with_name("head.safetensors"))
+{prepared}tensors = load_file(Path(__file__).with_name("head.safetensors"))
 backbone.load_state_dict({{n[9:]: t for n, t in tensors.items() if n.startswith("backbone.")}}, strict=False)
 
 
@@ -67,7 +67,7 @@ class MeanPooled(nn.Module):
 
     def plain_loader(self, base: str) -> str:
         """Python that loads this model from the folder of `base` and a head.safetensors, without pefttool."""
-        return LOADER.format(base=base)
+        return LOADER.format(base=base, prepared=plain_code.as_trained(self.backbone, "backbone"))
 
 
 class MeanPool(nn.Module):

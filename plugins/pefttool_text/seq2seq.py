@@ -182,9 +182,9 @@ class Seq2Seq(Task):
         if not count:
             return ()
         return (
-            f"warning: {count} of {len(examples)} training targets have line breaks, which this model's tokenizer drops:"
-            " answers will be in one line; write breaks as a mark of your own, such as ' | ', or use a model that knows"
-            " them",
+            f"warning: {count} of {len(examples)} training targets have line breaks, which this model's tokenizer"
+            " drops: answers will be in one line; write breaks as a mark of your own, such as ' | ', or use a model"
+            " that knows them",
         )
 
     def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:

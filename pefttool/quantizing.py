@@ -1,9 +1,9 @@
-"""What a quantizer implements. Torch appears only in annotations: importing this is cheap."""
+"""What a quantizer implements: a way of storing frozen linear weights. Torch appears only in annotations."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttool.values import Facts, Options
@@ -22,6 +22,24 @@ class Quantizer(ABC):
     rounds_more_elsewhere: ClassVar[bool] = False
     #: `stored` and `stream` are there: frozen blocks can be fetched when they are needed (`memory.stream`).
     streams: ClassVar[bool] = False
+    #: It is one of `of_stored`: the folder's weights are quantised already, and there are no others.
+    stored_already: bool = False
+
+    def of_stored(self, stored: Mapping[str, Any], tensors: Collection[str]) -> Quantizer | None:
+        """This quantizer, as it is for a base whose folder holds quantised weights, or None if they are another's.
+
+        `stored` is `quantization_config` of config.json, and `tensors` are the names in the folder's files (none where
+        there is only a config). What is returned has `stored_already`, this name, and `Options` whose defaults are
+        those that the base was stored with; its `load_arguments` say how the folder is read. Raises ModelError, with
+        the next step, for weights of this kind that cannot be trained on.
+        """
+        return None
+
+    def stores(self, name: str, linear: nn.Linear) -> bool:
+        """Whether this linear layer of the backbone is stored in fewer bits; default: if it is torch's own class."""
+        from torch import nn
+
+        return type(linear) is nn.Linear
 
     def refuses(self, options: Any, facts: Facts) -> str | None:
         """Why this model, device or dtype cannot be quantised, or None; asked before weights are loaded."""
