@@ -59,6 +59,8 @@ def find(opened: Opened, quantized: bool) -> Layout | str:
     assert adapter is not None
     if not adapter.merges_in_parts or not (folder / peft_folder.CONFIG).is_file():
         return f"adapter {adapter.name!r} merges whole models"
+    if (folder / peft_folder.HEAD).is_file():
+        return "running statistics of the base are saved beside the adapter"
     source = LocalPretrained(opened.path, {"dtype": torch_dtype(opened.choice.dtype)}, abstract=True)
     model = opened.task.load(source, opened.setting).model
     part = transformers_part(model)

@@ -5,6 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+#: Keys of a configuration that say nothing of how the model is built, or are written otherwise.
+OTHERWISE = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+}
+
 
 def constructor(model: Any) -> str | None:
     """`transformers.CLASS.from_pretrained(BASE, ...)`, or None for a model that needs code of its own."""
@@ -22,12 +34,28 @@ def constructor(model: Any) -> str | None:
         arguments["label2id"] = {label: index for index, label in labels.items()}
     if not getattr(config, "tie_word_embeddings", True):
         arguments["tie_word_embeddings"] = False
+    changed = _changed(model)
+    if changed:
+        arguments |= {"ignore_mismatched_sizes": True, **changed}
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
         given = {k: v for k, v in quantised.to_dict().items() if not k.startswith("_")}
         arguments["quantization_config"] = json.loads(json.dumps(given, default=str))  # plain values, no enums
     written = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     return f"transformers.{architecture}.from_pretrained({base(model)!r}, {written})"
+
+
+def _changed(model: Any) -> dict[str, Any]:
+    """What the model was built with in place of what its base's config.json says (the number of classes, of channels),
+    as plain values."""
+    config = model.config
+    try:
+        stored = type(config).from_pretrained(base(model), local_files_only=True).to_dict()
+    except (OSError, ValueError):  # made in memory: there is no base to differ from
+        return {}
+    plain = bool | int | float | str | list | None
+    given = {key: value for key, value in config.to_dict().items() if key not in OTHERWISE and isinstance(value, plain)}
+    return {key: value for key, value in given.items() if key not in stored or stored[key] != value}
 
 
 def base(model: Any) -> str:

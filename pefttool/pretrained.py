@@ -56,7 +56,7 @@ class LocalPretrained(Pretrained):
         config = type(self.config).from_dict({**self.config.to_dict(), **overrides})
         try:
             if self.abstract:
-                with torch.device("meta"):
+                with torch.device("meta"), quiet_loading():
                     # Said to what may look for code: left open, transformers would ask at the terminal.
                     trust = {"trust_remote_code": self.trusted} if hasattr(auto_class, "_model_mapping") else {}
                     built: nn.Module = auto_class.from_config(config, dtype=self.arguments.get("dtype"), **trust)

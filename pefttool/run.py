@@ -31,6 +31,7 @@ from pefttool import (
     store,
     techniques,
     train,
+    verdict,
 )
 from pefttool.batches import Encoded
 from pefttool.errors import Interrupted, PefttoolError
@@ -52,6 +53,8 @@ class Finished:
     talks: bool
     takes_text: bool
     main_process: bool
+    #: The judged metric is better than before training, or as good with a lower loss.
+    improved: bool = True
 
 
 def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False, resume: Resume | None = None) -> Finished:
@@ -145,12 +148,14 @@ def _run(
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
     )
+    improved = verdict.tell(before, result.metrics, *planned.task.judge(loaded.setting), emit)
     if writes:
         artefacts.write_metrics(
             folder,
             before,
             result.metrics,
             samples,
+            improved=improved,
             data_sha256=rows.sha256,
             steps=result.steps,
             best_step=result.best_step,
@@ -161,7 +166,7 @@ def _run(
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
     talks, takes_text = (ask(planned.task, loaded.setting.options) for ask in (evaluate.talks, evaluate.takes_text))
-    return Finished(folder, adapter, before, result.metrics, samples, talks, takes_text, writes)
+    return Finished(folder, adapter, before, result.metrics, samples, talks, takes_text, writes, improved)
 
 
 def _open(folder: Path, planned: plan.Plan, resume: Resume | None, processes: int, emit: Emitter) -> None:

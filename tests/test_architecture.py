@@ -21,6 +21,7 @@ PARTS = {
     "survey": "corpus",
     "checkpoint": "train",
     "comparison": "train",
+    "delivered": "artefacts",
     "evaluate": "train",
     "feeding": "base",
     "keeping": "train",

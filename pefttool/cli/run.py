@@ -8,6 +8,7 @@ import click
 
 from pefttool import strict_json
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
+from pefttool.verdict import NO_BETTER
 
 if TYPE_CHECKING:
     from pefttool.checking import Checked
@@ -62,6 +63,7 @@ def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> 
             "adapter": str(finished.adapter),
             "before": dict(finished.before),
             "after": dict(finished.after),
+            "improved": finished.improved,
             "samples": list(finished.samples),
         }
         if checked is not None:
@@ -72,6 +74,8 @@ def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> 
     click.echo()
     for name in finished.after:
         click.echo(f"held-out {name}: {finished.before[name]:.4f} before, {finished.after[name]:.4f} after")
+    if not finished.improved:
+        click.echo(f"warning: {NO_BETTER}")
     click.echo(f"adapter: {finished.adapter}")
     if checked is not None:
         click.echo(f"checked: {checked if isinstance(checked, str) else checked.line()}")
