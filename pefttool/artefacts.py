@@ -87,7 +87,7 @@ def package_version(name: str) -> str | None:
 
 
 def save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Path:
-    """Write `folder/adapter`: the adapter's own files, the task head, running statistics, and what it takes to load them.
+    """Write `folder/adapter`: the adapter's own files, the task head, running statistics, and how to load all of it.
 
     Raises RunError where the disk fails.
     """

@@ -53,8 +53,7 @@ def _changed(model: Any) -> dict[str, Any]:
         stored = type(config).from_pretrained(base(model), local_files_only=True).to_dict()
     except (OSError, ValueError):  # made in memory: there is no base to differ from
         return {}
-    plain = bool | int | float | str | list | None
-    given = {key: value for key, value in config.to_dict().items() if key not in OTHERWISE and isinstance(value, plain)}
+    given = {k: v for k, v in config.to_dict().items() if k not in OTHERWISE and not isinstance(v, dict)}
     return {key: value for key, value in given.items() if key not in stored or stored[key] != value}
 
 

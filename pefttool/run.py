@@ -32,6 +32,7 @@ from pefttool import (
     techniques,
     train,
     verdict,
+    witness,
 )
 from pefttool.batches import Encoded
 from pefttool.errors import Interrupted, PefttoolError
@@ -55,6 +56,8 @@ class Finished:
     main_process: bool
     #: The judged metric is better than before training, or as good with a lower loss.
     improved: bool = True
+    #: What the trained model answered, for whoever loads the adapter again.
+    trained: witness.Witness | None = None
 
 
 def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False, resume: Resume | None = None) -> Finished:
@@ -139,6 +142,7 @@ def _run(
     untrained = attach.head_values(adapted)
     start = None if resume is None else resume.checkpoint
     result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder, identity, start)
+    trained = witness.hear(planned, loaded, adapted, held_out) if writes else None
     adapter = artefacts.save_adapter(folder, planned, loaded, adapted) if writes else folder / run_folder.ADAPTER
 
     after = comparison.answers(planned, loaded, adapted.model, held_out)
@@ -166,7 +170,7 @@ def _run(
     accelerator.wait_for_everyone()
     emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
     talks, takes_text = (ask(planned.task, loaded.setting.options) for ask in (evaluate.talks, evaluate.takes_text))
-    return Finished(folder, adapter, before, result.metrics, samples, talks, takes_text, writes, improved)
+    return Finished(folder, adapter, before, result.metrics, samples, talks, takes_text, writes, improved, trained)
 
 
 def _open(folder: Path, planned: plan.Plan, resume: Resume | None, processes: int, emit: Emitter) -> None:

@@ -53,7 +53,10 @@ def check(folder: Path, adapted: Adapted) -> str:
     if others and not _contain([reader.tensor(own) for reader, own in left.values()], others):
         if (folder / peft_folder.CONFIG).is_file():
             raise _wrong(folder, f"lacks values of {len(others)} trained tensors")
-        return f"{found} trained tensors are saved bit for bit, {len(others)} in a form of the adapter's own"
+        return (
+            f"{found} trained tensors are saved bit for bit, {len(others)} in a form of the adapter's own, which only"
+            " loading it again can judge"
+        )
     return f"the saved adapter holds every trained value, bit for bit ({found + len(others)} tensors)"
 
 

@@ -17,9 +17,7 @@ FEW = 20
 NO_BETTER = "on the held-out rows the adapter is no better than the model as it was"
 
 
-def is_better(
-    found: Mapping[str, float], best: Mapping[str, float] | None, name: str, direction: Direction
-) -> bool:
+def is_better(found: Mapping[str, float], best: Mapping[str, float] | None, name: str, direction: Direction) -> bool:
     """Whether `found` beats `best` (None: there is none yet) in the metric `name`; a tie goes to the lower loss.
 
     Anything is better than what is no number. What ties in both is not better: the earlier one stays.

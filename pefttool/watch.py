@@ -22,7 +22,7 @@ from pefttool.model_parts import CARRIED, passing_buffers, tensors_of
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 #: Updates with a learning rate above 0 (warm-up may begin at 0) after which what they did is judged.
 UPDATES = 5
@@ -220,7 +220,7 @@ class Watch:
         self.frozen = {name: known for name, known in self.frozen.items() if name not in changed}  # told once
         if set(changed) <= set(self.adapted.buffers):
             self.tell(
-                f"{what}, though nothing trains there: they are saved beside the adapter, where pefttool finds them, and"
+                f"{what}, though nothing trains there: they are saved beside the adapter, where pefttool finds them;"
                 " without it the adapter answers otherwise"
             )
             return

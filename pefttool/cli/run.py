@@ -48,10 +48,10 @@ def report(finished: Finished, recipe: Recipe, registry: Registry, as_json: bool
     """Check the adapter, print what the run brought, and raise what the check found: said last, so nothing is lost."""
     checked: Checked | str | None = None
     try:
-        if recipe.check == "process":
+        if recipe.check != "none":
             from pefttool import checking
 
-            checked = checking.after_run(finished.folder, registry, recipe)
+            checked = checking.after_run(finished.folder, registry, recipe, finished.trained)
     finally:
         _print(finished, checked, as_json)
 
