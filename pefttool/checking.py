@@ -111,11 +111,13 @@ def check(
         folder = Path(name)
         judge = Judge(folder, chosen, rows, () if trained is None else trained.calls)
         sources: list[str | None] = []
-        answers, base = judge.ask(
-            "adapter",
-            opened,
-            look=lambda loaded: sources.append(clean_process.script(opened, loaded.model, folder)),
-        )
+
+        def look(loaded: Reloaded) -> None:
+            if trained is not None:
+                trained.require_values(loaded.model, opened.folder)
+            sources.append(clean_process.script(opened, loaded.model, folder))
+
+        answers, base = judge.ask("adapter", opened, look=look)
         if base is None:
             base = judge.ask_base("base", opened)
         as_trained = None if trained is None else trained.agrees(answers, base, opened.folder)
@@ -195,7 +197,8 @@ def _loaded_again(opened: Opened, trained: Witness) -> str:
     """What becomes of the adapter when it is loaded, in one line. Raises ModelError if it is not the trained one."""
     with tempfile.TemporaryDirectory(prefix="pefttool-check-") as name:
         judge = Judge(Path(name), lambda loaded: (), AFTER_RUN, trained.calls)
-        found = trained.agrees(*judge.ask("adapter", opened), opened.folder)
+        asked = judge.ask("adapter", opened, look=lambda loaded: trained.require_values(loaded.model, opened.folder))
+        found = trained.agrees(*asked, opened.folder)
     return f"loaded again, the adapter answers as the trained model did ({found})"
 
 
