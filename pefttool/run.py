@@ -146,18 +146,19 @@ def _run(
     adapter = artefacts.save_adapter(folder, planned, loaded, adapted) if writes else folder / run_folder.ADAPTER
 
     after = comparison.answers(planned, loaded, adapted.model, held_out)
+    judged = comparison.delivered(planned, loaded, adapted.model, held_out, result.metrics, emit)
     if moment == "trained":
         with attach.without(adapted, planned.adapter, untrained):
             before, shown = comparison.look(planned, loaded, adapted.model, held_out, emit)
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, after, strict=False)
     )
-    improved = verdict.tell(before, result.metrics, *planned.task.judge(loaded.setting), emit)
+    improved = verdict.tell(before, judged, *planned.task.judge(loaded.setting), emit)
     if writes:
         artefacts.write_metrics(
             folder,
             before,
-            result.metrics,
+            judged,
             samples,
             improved=improved,
             data_sha256=rows.sha256,
@@ -168,9 +169,9 @@ def _run(
         )
         saved_files.report(adapter, adapted, planned.recipe.check, emit)
     accelerator.wait_for_everyone()
-    emit(RunFinished(before=before, after=result.metrics, samples=samples, adapter=str(adapter)))
+    emit(RunFinished(before=before, after=judged, samples=samples, adapter=str(adapter)))
     talks, takes_text = (ask(planned.task, loaded.setting.options) for ask in (evaluate.talks, evaluate.takes_text))
-    return Finished(folder, adapter, before, result.metrics, samples, talks, takes_text, writes, improved, trained)
+    return Finished(folder, adapter, before, judged, samples, talks, takes_text, writes, improved, trained)
 
 
 def _open(folder: Path, planned: plan.Plan, resume: Resume | None, processes: int, emit: Emitter) -> None:
