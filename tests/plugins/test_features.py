@@ -96,8 +96,8 @@ def test_a_second_run_encodes_nothing_and_leaves_the_backbone_alone(
         assert [seen.encoded for seen in again] == [count, 0]
         passes[count] = [seen.forwards["BertSelfAttention"] for seen in again]
     assert passes[22][1] == passes[60][1] < passes[22][0] < passes[60][0]
-    # Three blocks: twice traced, twice compared in two modes, asked for answers twice; and four rows, asked twice for what
-    # the adapter is compared with once it is loaded.
+    # Three blocks: twice traced, twice compared in two modes, asked for answers twice; and four rows, asked twice for
+    # what the adapter is compared with once it is loaded.
     assert passes[60][1] <= (7 + 2 * witness.ROWS) * 3
     assert len(list((own_cache / "made").iterdir())) == 8  # rows and features, of training and held-out rows, of both
 
