@@ -138,8 +138,9 @@ MATRIX = """# What works with what
 Found out by the contract suite (`pefttool.testing.matrix`), which plans every adapter with every task on a tiny random
 model as a recipe would be planned. Where the plan accepts the pair, a real optimiser step changes exactly what trains,
 every trained parameter has a gradient, and what is saved and loaded onto a fresh base answers the same; so do the base
-once the adapter is switched off, and the merged model, where these are offered. A test compares this page with what the
-suite finds. It says that a pair runs, not that it learns well: [adapters.md](adapters.md) has measurements.
+once the adapter is switched off, and the merged model, where these are offered. The metrics that a run would state are
+those that `pefttool eval` finds, to the bit, in float32 and in bfloat16. A test compares this page with what the suite
+finds. It says that a pair runs, not that it learns well: [adapters.md](adapters.md) has measurements.
 
 *peft's files*: the adapter folder is in peft's layout."""
 

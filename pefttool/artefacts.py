@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pefttool import durable, peft_folder, places, run_folder, strict_json
+from pefttool import durable, peft_folder, places, run_folder, saved_files, strict_json
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.errors import RunError, UsageError
@@ -87,7 +87,7 @@ def package_version(name: str) -> str | None:
 
 
 def save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Path:
-    """Write `folder/adapter`: the adapter's own files, the task head, and what is needed to load them again.
+    """Write `folder/adapter`: the adapter's own files, the task head, running statistics, and how to load all of it.
 
     Raises RunError where the disk fails.
     """
@@ -108,9 +108,8 @@ def _save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Pat
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     plan.adapter.save(adapted.model, aside)
-    heads = peft_folder.head_parameters(adapted.model, base.facts.head_modules)
-    if heads:
-        tensors = {name: p.detach().cpu().contiguous() for name, p in heads.items()}
+    tensors = saved_files.beside_the_adapter(aside, adapted, base.facts.head_modules)
+    if tensors:
         peft_folder.write_head(aside, tensors, base.facts.head_modules)
     write_json(aside / ADAPTER_FACTS, adapter_facts(plan, base))
     save_processor(base.processor, aside)

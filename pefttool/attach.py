@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pefttool import added_positions, peft_folder, random_state
 from pefttool.errors import PluginError
 from pefttool.interfaces import Adapter
+from pefttool.model_parts import passing_buffers
 from pefttool.values import Attached, Facts
 
 if TYPE_CHECKING:
@@ -17,12 +18,17 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
 
+#: Elements of a buffer up to which it may be a statistic of training, and not something that was loaded.
+STATISTIC = 1 << 20
+
+
 @dataclass(frozen=True)
 class Adapted:
     """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own).
 
     `still` are modules that run in evaluation mode while the rest trains: nothing in them or below them does, or they
-    would change what no adapter's file holds. `base` are names of the base's parameters and buffers that do not train.
+    would change for nothing. `base` are names of the base's parameters and buffers that do not train. `buffers` are
+    those that training may change (the running statistics of batch norms), as they were before it.
     """
 
     model: nn.Module
@@ -31,11 +37,41 @@ class Adapted:
     identity_at_init: bool
     still: tuple[nn.Module, ...] = ()
     base: tuple[str, ...] = ()
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, Parameter]:
         """Everything that trains, by name, adapter first."""
         named = dict(self.model.named_parameters())
         return {name: named[name] for name in (*self.trainable, *self.head)}
+
+    def changed_buffers(self) -> dict[str, Tensor]:
+        """Those of `buffers` that are not as they were, by name: the live ones."""
+        live = dict(self.model.named_buffers())
+        known = {name: start for name, start in self.buffers.items() if name in live}
+        return {name: live[name] for name, start in known.items() if not live[name].equal(start.to(live[name].device))}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that training has made of the model, copied to the CPU: what trains, and the buffers that it changed."""
+        made = {**self.parameters(), **self.changed_buffers()}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in made.items()}
+
+    def put_back(self, state: Mapping[str, Tensor]) -> None:
+        """Make the model what it was when `state` was taken of it. KeyError for a name that it lacks."""
+        import torch
+
+        live: dict[str, Tensor] = {**self.parameters(), **dict(self.model.named_buffers())}
+        before = {name: self.buffers[name] for name in self.changed_buffers()}
+        with torch.no_grad():
+            for name, value in {**before, **state}.items():
+                live[name].copy_(value)
+
+    def delivered_buffers(self) -> dict[str, Tensor]:
+        """Buffers of the base and of its task head that an adapter is delivered with, by plain name: what training
+        changed of those that a model's file holds."""
+        prefix, owned = peft_folder.root(self.model), set(self.base)
+        passing = passing_buffers(self.model)
+        found = {n: b for n, b in self.changed_buffers().items() if n in owned and n not in passing}
+        return {(peft_folder.plain_name(name, prefix) or name): buffer for name, buffer in found.items()}
 
 
 def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Adapted:
@@ -77,12 +113,31 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
     for name in training:  # what an adapter made where the embeddings are, and those may be in host memory
         if not named[name].is_meta:
             named[name].data = named[name].data.to(facts.device)
+    for buffer in training_buffers(attached.model).values():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.float()
     order = tuple(n for n in named if n in declared)
     own = {id(tensor) for tensor in loaded}
     tensors = [*named.items(), *attached.model.named_buffers()]
     base = tuple(name for name, tensor in tensors if id(tensor) in own and not tensor.requires_grad)
     still = () if adapter.trains_base else frozen_norms(attached.model)
-    return Adapted(attached.model, order, head, attached.identity_at_init, still, base)
+    before = {name: buffer.clone() for name, buffer in small_buffers(attached.model).items()}
+    return Adapted(attached.model, order, head, attached.identity_at_init, still, base, before)
+
+
+def small_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that may be statistics of training, by their size (not a quantised base's), with data."""
+    return {name: b for name, b in model.named_buffers() if b.numel() <= STATISTIC and not b.is_meta}
+
+
+def training_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are expected to change: those beside a parameter that trains, in one module."""
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, module in model.named_modules()
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        for name, buffer in module.named_buffers(recurse=False)
+    }
 
 
 def _require_modules(adapter: Adapter, attached: Attached) -> None:
@@ -125,14 +180,11 @@ def without(adapted: Adapted, adapter: Adapter, head: Mapping[str, Tensor]) -> I
     """The base as it was before training: the adapter switched off, and these values in the task head."""
     import torch
 
-    named = adapted.parameters()
-    trained = head_values(adapted)
+    trained = {**head_values(adapted), **{n: b.clone() for n, b in adapted.changed_buffers().items()}}
     with torch.no_grad():
         try:
-            for name, value in head.items():
-                named[name].copy_(value)
+            adapted.put_back(head)
             with added_positions.disabled(adapter, adapted.model) if adapted.trainable else nullcontext():
                 yield
         finally:
-            for name, value in trained.items():
-                named[name].copy_(value)
+            adapted.put_back(trained)

@@ -11,7 +11,7 @@ from pefttool.errors import ModelError
 from pefttool.interfaces import Quantizer, Task
 from pefttool.model_parts import transformers_part
 from pefttool.plan import Plan, decided
-from pefttool.precision import torch_dtype
+from pefttool.precision import compute_in_float32, torch_dtype
 from pefttool.pretrained import LocalPretrained
 from pefttool.values import Facts, Setting
 
@@ -101,7 +101,8 @@ def load_model(
     dtype: str,
     trusted: bool = False,
 ) -> tuple[nn.Module, Any, tuple[str, ...]]:
-    """(model, processor, missing) from a folder, on `device`, its frozen weights in `dtype`; heads are float32.
+    """(model, processor, missing) from a folder, on `device`, its frozen weights in `dtype`; heads are, and compute in,
+    float32.
 
     `missing` are weights outside the new heads that the folder does not have, so that they are random.
     """
@@ -137,7 +138,7 @@ def _read(
     vocabulary.guard(model, loaded.processor)
     heads = task.head_modules(model)
     for name in heads:
-        model.get_submodule(name).to(device=device, dtype=torch.float32)
+        compute_in_float32(model.get_submodule(name).to(device=device, dtype=torch.float32))
     model.eval()
     new = tuple(f"{name}." for name in heads)
     misfits = [n for n in _whole(model, source.misfits) if not (new and n.startswith(new))]

@@ -25,6 +25,7 @@ from pefttool.reload import Opened, Reloaded
 from pefttool.run_folder import CHECK, EVENTS
 from pefttool.tensor_file import Reader
 from pefttool.values import Row
+from pefttool.witness import Witness
 
 #: As much as two ways to compute the same may differ: below it the adapter has changed nothing.
 NOTHING = 1e-6
@@ -42,6 +43,7 @@ class Checked:
     clean       pefttool's answers and those of a process without it, or why there is none
     versions    of the libraries in that process
     since       the first peft that takes the folder's format; None for a folder that is not in peft's layout
+    as_trained  the answers of the trained model and of the adapter that was loaded again; None once the run is over
     """
 
     folder: Path
@@ -52,13 +54,15 @@ class Checked:
     clean: Agreement | str
     versions: dict[str, str]
     since: str | None
+    as_trained: Agreement | None = None
 
     def line(self) -> str:
         """All of it in one line, for the end of a run."""
         changes = f"it changes the base's outputs by up to {self.effect.largest:.2g}"
+        whole = "is whole" if self.as_trained is None else "is whole, and answers as the trained model did"
         if isinstance(self.clean, str):
-            return f"the saved adapter is whole; {changes}; {self.clean}"
-        return f"the saved adapter answers alike without pefttool ({self.clean}); {changes}"
+            return f"the saved adapter {whole}; {changes}; {self.clean}"
+        return f"the saved adapter {whole}; it answers alike without pefttool ({self.clean}); {changes}"
 
     def as_json(self) -> dict[str, Any]:
         alike = isinstance(self.clean, Agreement)
@@ -71,6 +75,7 @@ class Checked:
             "relative_effect": self.effect.relative,
             "clean_process": self.clean.as_json() if isinstance(self.clean, Agreement) else None,
             "no_clean_process_because": None if alike else self.clean,
+            "as_trained": None if self.as_trained is None else self.as_trained.as_json(),
             "versions": self.versions,
             "peft_since": self.since,
             "peft_tested": peft_versions.tested(),
@@ -86,11 +91,13 @@ def check(
     data_format: str | None = None,
     rows: int = 16,
     trust_remote_code: str | None = None,
+    trained: Witness | None = None,
 ) -> Checked:
     """Reload the adapter of a run or adapter folder, here and in a process without pefttool, and compare.
 
-    Raises ModelError with what is wrong: a damaged file, a missing or strange key, a missing head, another base,
-    fields that peft does not know, an adapter that changes nothing, answers that differ.
+    `trained` is what the model that was saved answered. Raises ModelError with what is wrong: a damaged file, a missing
+    or strange key, a missing head, another base, fields that peft does not know, an adapter that changes nothing,
+    answers that differ.
     """
     opened = reload.open_folder(run, registry, device, dtype, None, trust_remote_code)
     if opened.adapter is None:
@@ -102,15 +109,18 @@ def check(
 
     with tempfile.TemporaryDirectory(prefix="pefttool-check-") as name:
         folder = Path(name)
-        judge = Judge(folder, chosen, rows)
+        judge = Judge(folder, chosen, rows, () if trained is None else trained.calls)
         sources: list[str | None] = []
-        answers, base = judge.ask(
-            "adapter",
-            opened,
-            look=lambda loaded: sources.append(clean_process.script(opened, loaded.model, folder)),
-        )
+
+        def look(loaded: Reloaded) -> None:
+            if trained is not None:
+                trained.require_values(loaded.model, opened.folder)
+            sources.append(clean_process.script(opened, loaded.model, folder))
+
+        answers, base = judge.ask("adapter", opened, look=look)
         if base is None:
             base = judge.ask_base("base", opened)
+        as_trained = None if trained is None else trained.agrees(answers, base, opened.folder)
         effect = agreement.compare(base, answers, None, judge.classes)
         if effect.relative <= NOTHING:
             raise ModelError(
@@ -134,18 +144,20 @@ def check(
                 )
     count = sum(len(Reader(path).shapes) for path in opened.folder.glob("*.safetensors"))
     heads = tuple(opened.stored["head_modules"])
-    return Checked(opened.folder, opened.adapter.name, count, heads, effect, clean, versions, since)
+    return Checked(opened.folder, opened.adapter.name, count, heads, effect, clean, versions, since, as_trained)
 
 
-def after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
+def after_run(run: Path, registry: Registry, recipe: Recipe, trained: Witness | None = None) -> Checked | str:
     """`check` on a few rows, once nothing of the run is in memory any more; or why it is left to the user.
 
-    What was found stays in the run folder: in check.json, and in one line of its events. Raises as `check` does.
+    `trained` is what the model answered before it was saved; with the recipe's `check: files` that is all that the
+    loaded adapter is compared with. What was found stays in the run folder: in check.json, and in one line of its
+    events. Raises as `check` does.
     """
     emit = Emitter(registry.plugins)
     emit.open(run / EVENTS)
     try:
-        found = _after_run(run, registry, recipe)
+        found = _after_run(run, registry, recipe, trained)
         emit(Notice(text=found if isinstance(found, str) else found.line()))
     except PefttoolError as error:
         emit(Notice(text=str(error), level="error"))
@@ -163,7 +175,7 @@ def after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
     return found
 
 
-def _after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
+def _after_run(run: Path, registry: Registry, recipe: Recipe, trained: Witness | None) -> Checked | str:
     gc.collect()
     later = f"it was not loaded again, for {{}}: `pefttool check {run}` does it"
     if recipe.memory.stream or recipe.memory.offload:
@@ -172,9 +184,22 @@ def _after_run(run: Path, registry: Registry, recipe: Recipe) -> Checked | str:
     needed, free = _size(opened), _free(opened.choice.device)
     if needed > free:
         return later.format(f"that takes {sizes.show(needed)} of memory, and {sizes.show(free)} are free")
-    found = check(run, registry, recipe.device, None, None, None, AFTER_RUN, recipe.trust_remote_code)
+    if recipe.check == "files":
+        return (
+            _loaded_again(opened, trained) if trained is not None else later.format("nothing is known of its answers")
+        )
+    found = check(run, registry, recipe.device, None, None, None, AFTER_RUN, recipe.trust_remote_code, trained)
     write_json(run / CHECK, found.as_json())
     return found
+
+
+def _loaded_again(opened: Opened, trained: Witness) -> str:
+    """What becomes of the adapter when it is loaded, in one line. Raises ModelError if it is not the trained one."""
+    with tempfile.TemporaryDirectory(prefix="pefttool-check-") as name:
+        judge = Judge(Path(name), lambda loaded: (), AFTER_RUN, trained.calls)
+        asked = judge.ask("adapter", opened, look=lambda loaded: trained.require_values(loaded.model, opened.folder))
+        found = trained.agrees(*asked, opened.folder)
+    return f"loaded again, the adapter answers as the trained model did ({found})"
 
 
 def _size(opened: Opened) -> int:

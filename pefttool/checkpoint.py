@@ -95,7 +95,7 @@ class Live:
 class Beside:
     """What else a checkpoint holds.
 
-    best      parameters of the best evaluation, where they are not the present ones
+    best      parameters and changed buffers of the best evaluation, where they are not the present ones
     buffers   of the model, those that training changed
     adapter   the adapter's own state: nested mappings and lists of tensors and plain values
     random    a generator's state for each rank

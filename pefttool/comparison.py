@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.batches import Encoded, by_length
+from pefttool.batches import FEATURES, Encoded, by_length
 from pefttool.evaluate import evaluate, predict
 from pefttool.events import Notice
 from pefttool.interfaces import Adapter
@@ -42,6 +44,11 @@ def look(
     plan: Plan, base: Base, model: nn.Module, held_out: Encoded, emit: Emitter
 ) -> tuple[dict[str, float], list[Any]]:
     """Held-out metrics of `model`, and its answers to the first rows."""
+    return measure(plan, base, model, held_out, emit), answers(plan, base, model, held_out)
+
+
+def measure(plan: Plan, base: Base, model: nn.Module, held_out: Encoded, emit: Emitter) -> dict[str, float]:
+    """Held-out metrics of `model`."""
     order = by_length([e["length"] for e in held_out.examples], plan.recipe.train.batch_size)
     alone = plan.facts.world_size == 1
     metrics, _ = evaluate(
@@ -55,7 +62,21 @@ def look(
         plan.choice,
         (lambda text: emit(Notice(text=text, level="warning"))) if alone else None,
     )
-    return metrics, answers(plan, base, model, held_out)
+    return metrics
+
+
+def delivered(
+    plan: Plan, base: Base, model: nn.Module, held_out: Encoded, judged: Mapping[str, float], emit: Emitter
+) -> Mapping[str, float]:
+    """Held-out metrics of the model that is delivered, as whoever loads it finds them.
+
+    They are those that it was `judged` by, unless kept features stood in for a part of it: those were computed in other
+    batches, which half precision rounds so differently that it shows.
+    """
+    if FEATURES not in held_out.examples[0] or (plan.choice.autocast or plan.choice.dtype) == "float32":
+        return judged
+    plain = tuple({name: e[name] for name in e if name != FEATURES} for e in held_out.examples)
+    return measure(plan, base, model, replace(held_out, examples=plain), emit)
 
 
 def answers(plan: Plan, base: Base, model: nn.Module, held_out: Encoded) -> list[Any]:

@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pefttool import artefacts, attach, comparison, fingerprint, forecast, model_card, run_folder, saved_files
+from pefttool import (
+    artefacts,
+    attach,
+    comparison,
+    fingerprint,
+    forecast,
+    model_card,
+    run_folder,
+    saved_files,
+    verdict,
+    witness,
+)
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import Encoded
@@ -17,6 +28,7 @@ from pefttool.observers import Emitter
 from pefttool.plan import Plan
 from pefttool.plugins import one_line
 from pefttool.train import Result
+from pefttool.witness import Witness
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +40,16 @@ Found = TypeVar("Found")
 class Brought:
     """What a run brought: `before` and `after` are held-out metrics, `samples` rows with the answers before and after.
 
-    `error` says what failed, what was kept and what to do; None where nothing failed.
+    `improved` says whether the metric that judges is better than before, and `trained` what the trained model answered,
+    for whoever loads it again. `error` says what failed, what was kept and what to do; None where nothing failed.
     """
 
     adapter: Path
     before: Mapping[str, float]
+    after: Mapping[str, float]
     samples: tuple[Mapping[str, Any], ...]
+    improved: bool
+    trained: Witness | None
     error: RunError | None
 
 
@@ -100,14 +116,22 @@ def finish(
         with attach.without(adapted, plan.adapter, untrained):
             return comparison.look(plan, base, adapted.model, held_out, emit)
 
+    trained = None
     if writes:
+        trained = steps.take("what the check compares with", lambda: witness.hear(plan, base, adapted, held_out), None)
         steps.take("the adapter", lambda: artefacts.save_adapter(folder, plan, base, adapted), target)
         if "the adapter" not in steps.failed:
             steps.take("the saved files", lambda: saved_files.report(target, adapted, plan.recipe.check, emit), None)
     nothing: list[Any] = []
     unknown: tuple[Mapping[str, float], list[Any]] = ({}, nothing)
     answers = steps.take("answers", lambda: comparison.answers(plan, base, adapted.model, held_out), nothing)
+    after = steps.take(
+        "held-out metrics",
+        lambda: comparison.delivered(plan, base, adapted.model, held_out, result.metrics, emit),
+        result.metrics,
+    )
     metrics, shown = steps.take("the comparison with the base", before, unknown)
+    improved = not metrics or verdict.tell(metrics, after, *plan.task.judge(base.setting), emit)
     samples = tuple(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, answers, strict=False)
     )
@@ -116,24 +140,24 @@ def finish(
             "memory", lambda: forecast.compare(plan, base.setting, data, result.rehearsed, emit), dict[str, int]()
         )
         known = {"steps": result.steps, "best_step": result.best_step, "reason": result.reason, "memory": memory}
+        known |= {"improved": improved} if metrics else {}
         if "the adapter" not in steps.failed:
             facts = {"steps": result.steps, "best_step": result.best_step, "data": data_sha256}
             weights = fingerprint.weight_files(base.local.path)
             steps.take(
                 "the model card",
-                lambda: model_card.write(
-                    target, plan, base, adapted.model, metrics, result.metrics, weights=weights, **facts
-                ),
+                lambda: model_card.write(target, plan, base, adapted.model, metrics, after, weights=weights, **facts),
                 None,
             )
         steps.take(
             "metrics",
             lambda: artefacts.write_metrics(
-                folder, metrics, result.metrics, samples, steps.reasons, data_sha256=data_sha256, **known
+                folder, metrics, after, samples, steps.reasons, data_sha256=data_sha256, **known
             ),
             None,
         )
-    return Brought(target, metrics, samples, _error(folder, steps) if steps.failed else None)
+    error = _error(folder, steps) if steps.failed else None
+    return Brought(target, metrics, after, samples, improved, trained, error)
 
 
 def _error(folder: Path, steps: Steps) -> RunError:

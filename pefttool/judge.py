@@ -16,11 +16,14 @@ ROWS = 16
 
 
 class Judge:
-    """`rows` gives the rows to ask, once the first model is loaded. `classes`: its logits are of exclusive classes."""
+    """`rows` gives the rows to ask, once the first model is loaded, unless there are `calls` that were recorded before.
+    `classes`: its logits are of exclusive classes."""
 
-    def __init__(self, folder: Path, rows: Callable[[Reloaded], Sequence[Row]], most: int = ROWS) -> None:
+    def __init__(
+        self, folder: Path, rows: Callable[[Reloaded], Sequence[Row]], most: int = ROWS, calls: Sequence[Call] = ()
+    ) -> None:
         self.folder = folder
-        self.calls: Sequence[Call] = ()
+        self.calls = calls
         self.classes = True
         self._rows, self._most = rows, most
 
@@ -37,6 +40,7 @@ class Judge:
         """
         loaded = opened.model(quantized)
         model, choice, adapter = loaded.model, loaded.choice, opened.adapter
+        self.classes = observe.exclusive(model)
         if not self.calls:
             self._record(loaded)
         answers = Spilled(self.folder, name, observe.made(model, self.calls, choice))
@@ -63,4 +67,3 @@ class Judge:
         # Rows that a run leaves out tell nothing of two models.
         encoded = loaded.prepared(batches.encode(rows, task, processor, setting, bad_rows=lambda problems, good: None))
         self.calls = observe.calls(loaded.model, task, encoded.examples, processor, setting, loaded.choice)
-        self.classes = observe.exclusive(loaded.model)

@@ -12,12 +12,10 @@ from pefttool import checkpoint, random_state
 from pefttool.checkpoint import Beside, Live, Progress
 from pefttool.errors import Interrupted, RunError
 from pefttool.events import Notice, Resumed, Saved
-from pefttool.rehearsal import STATISTIC, Rehearsed
+from pefttool.rehearsal import Rehearsed
 from pefttool.run_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pefttool.train import Loop
 
 
@@ -33,8 +31,6 @@ class Keeper:
         self.folder = loop.folder / CHECKPOINTS
         self.newest: int | None = None
         self._saved = time.monotonic()
-        #: As the base was loaded: what differs from them later is written.
-        self._buffers = {name: buffer.clone() for name, buffer in self._statistics().items()}
 
     def worthwhile(self, progress: Progress) -> bool:
         """At the end, for rank 0: what comes after the last step may fail, and so much would be trained again."""
@@ -96,8 +92,8 @@ class Keeper:
             rehearsed=None if loop.rehearsed is None else vars(loop.rehearsed),
         )
         beside = Beside(
-            best=loop.best_parameters if loop.best.step != progress.step else {},
-            buffers={n: b for n, b in self._statistics().items() if not b.equal(self._buffers.get(n, b))},
+            best=loop.best_state if loop.best.step != progress.step else {},
+            buffers=loop.adapted.changed_buffers(),
             adapter=loop.plan.adapter.training_state(loop.adapted.model),
             random=random,
             identity=loop.identity(),
@@ -128,33 +124,24 @@ class Keeper:
 
     def restore(self) -> Progress:
         """Put the checkpoint's state into the loop. Raises RunError where it does not fit."""
-        import torch
-
         loop = self.loop
         assert loop.resume is not None
         progress, beside = checkpoint.load(loop.resume, self.live(), loop.accelerator.process_index)
-        buffers = self._statistics()
-        unknown = sorted(set(beside.buffers) - set(buffers))
+        known = {*loop.parameters, *loop.adapted.buffers}
+        unknown = sorted({*beside.buffers, *beside.best} - known)
         if unknown:
             raise RunError(f"checkpoint {loop.resume} holds {unknown[0]!r}, which this model lacks: restore the base")
-        with torch.no_grad():
-            for name, value in beside.buffers.items():
-                buffers[name].copy_(value)
+        loop.adapted.put_back(beside.buffers)
         loop.plan.adapter.restore_training_state(loop.adapted.model, beside.adapter)
         loop.best, loop.metrics = progress.best, progress.metrics
         loop.halvings, loop.non_finite.in_a_row = progress.halvings, progress.skipped
         loop.watch.resumed(progress.watched)
         if progress.rehearsed is not None:
             loop.rehearsed = Rehearsed(tuple(progress.rehearsed["rows"]), progress.rehearsed["peak_bytes"])
-        loop.best_parameters = dict(beside.best)
+        loop.best_state = dict(beside.best)
         if not beside.best and loop.settings.keep_best and progress.best.step == progress.step < loop.total_steps:
-            loop.best_parameters = {name: p.detach().to("cpu", copy=True) for name, p in loop.parameters.items()}
+            loop.best_state = loop.adapted.state()
         self.newest = progress.step
         loop.emit.step = progress.step
         loop.emit(Resumed(checkpoint=str(loop.resume)))
         return progress
-
-    def _statistics(self) -> dict[str, Tensor]:
-        """Buffers that may be statistics of training (BatchNorm's), by their size: not a quantised base's."""
-        buffers = self.loop.adapted.model.named_buffers()
-        return {name: b for name, b in buffers if b.numel() <= STATISTIC and not b.is_meta}

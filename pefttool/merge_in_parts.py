@@ -61,6 +61,8 @@ def find(opened: Opened, quantized: bool) -> Layout | str:
         return f"adapter {adapter.name!r} merges whole models"
     if opened.quantizer is not None and opened.quantizer.stored_already:
         return f"its base is stored as {opened.quantizer.name}"
+    if (folder / peft_folder.HEAD).is_file():
+        return "running statistics of the base are saved beside the adapter"
     source = LocalPretrained(opened.path, {"dtype": torch_dtype(opened.choice.dtype)}, abstract=True)
     model = opened.task.load(source, opened.setting).model
     part = transformers_part(model)

@@ -201,8 +201,9 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
         part.save_pretrained(aside, max_shard_size="2GB")
     if part is model:
         return type(part).__name__
-    inside = {id(parameter) for parameter in part.parameters()}
-    outside = {name: p for name, p in model.named_parameters() if id(p) not in inside}
+    inside = {id(tensor) for tensor in (*part.parameters(), *part.buffers())}
+    own = {**dict(model.named_parameters()), **peft_folder.buffers(model)}
+    outside = {name: tensor for name, tensor in own.items() if id(tensor) not in inside}
     peft_folder.write_tensors(aside / peft_folder.HEAD, outside)
     return None
 

@@ -134,6 +134,15 @@ def _carried(path: str, holder: Any) -> Iterator[tuple[str, Tensor]]:
             yield from _carried(f"{path}{field}.", value)
 
 
+def passing_buffers(model: nn.Module) -> set[str]:
+    """Names of buffers that are made anew whenever the model is built, and that no file holds."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+
+
 def put_skeletons(model: nn.Module, quantizer: Quantizer, names: Iterable[str]) -> None:
     """Replace linears of a model on the meta device by what the quantizer would store them as, without weights."""
     import torch

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import durable, peft_targets
 from pefttool.errors import ModelError
+from pefttool.model_parts import passing_buffers
 from pefttool.quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -85,6 +86,19 @@ def head_parameters(model: nn.Module, head_modules: Iterable[str]) -> dict[str, 
     return found
 
 
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The live buffers of a model that a file of it holds, by plain name; an adapter's own are not among them."""
+    prefix, passing = root(model), passing_buffers(model)
+    named = ((plain_name(name, prefix), buffer) for name, buffer in model.named_buffers() if name not in passing)
+    return {plain: buffer for plain, buffer in named if plain is not None}
+
+
+def head_buffers(model: nn.Module, head_modules: Iterable[str]) -> dict[str, Tensor]:
+    """Those of the task heads, such as the running statistics of a batch norm."""
+    inside = tuple(f"{module}." for module in head_modules)
+    return {name: buffer for name, buffer in buffers(model).items() if inside and name.startswith(inside)}
+
+
 def save(model: nn.Module, folder: Path, name: str = "default") -> None:
     """Write the adapter `name` of a peft model as PEFT does (minus its model card), in a fixed order of keys."""
     from peft.utils import get_peft_model_state_dict
@@ -145,32 +159,39 @@ def load(
 
 
 def write_head(folder: Path, tensors: Mapping[str, Tensor], head_modules: Iterable[str]) -> None:
-    """Store the task heads' tensors (plain names) beside an adapter that has just been saved in `folder`.
+    """Store tensors of the base (plain names) beside an adapter that has just been saved in `folder`: the task heads',
+    and running statistics that training changed.
 
-    In PEFT's layout they join adapter_model.safetensors under peft's names, and `modules_to_save` tells peft to train
-    and load them; otherwise they join head.safetensors. Each file is replaced in one step.
+    In PEFT's layout the heads join adapter_model.safetensors under peft's names, and `modules_to_save` tells peft to
+    train and load them; all else joins head.safetensors. Each file is replaced in one step.
     """
-    if not (folder / CONFIG).is_file():
+    layout = (folder / CONFIG).is_file()
+    heads = tuple(f"{module}." for module in head_modules) if layout else ()
+    others = {name: tensor for name, tensor in tensors.items() if not (heads and name.startswith(heads))}
+    if others:
         earlier = read_tensors(folder / HEAD) if (folder / HEAD).is_file() else {}
-        write_tensors(folder / HEAD, {**earlier, **tensors})
+        write_tensors(folder / HEAD, {**earlier, **others})
+    if not heads:
         return
     config = read_config(folder)
     prefix = _stored_root(config)
     stored = read_tensors(folder / WEIGHTS)
-    write_tensors(folder / WEIGHTS, {**stored, **{prefix + name: tensor for name, tensor in tensors.items()}})
+    inside = {prefix + name: tensor for name, tensor in tensors.items() if name not in others}
+    write_tensors(folder / WEIGHTS, {**stored, **inside})
     config["modules_to_save"] = sorted({*(config.get("modules_to_save") or ()), *head_modules})
     durable.replace(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_head(folder: Path) -> dict[str, Tensor]:
     """What `write_head` stored, by plain name, on the CPU; from head.safetensors, with the adapter's own tensors."""
-    if (folder / CONFIG).is_file():
-        config = read_config(folder)
-        prefix = _stored_root(config)
-        heads = tuple(f"{prefix}{module}." for module in config.get("modules_to_save") or ())
-        stored = read_tensors(folder / WEIGHTS)
-        return {n.removeprefix(prefix): t for n, t in stored.items() if heads and n.startswith(heads)}
-    return read_tensors(folder / HEAD) if (folder / HEAD).is_file() else {}
+    others = read_tensors(folder / HEAD) if (folder / HEAD).is_file() else {}
+    if not (folder / CONFIG).is_file():
+        return others
+    config = read_config(folder)
+    prefix = _stored_root(config)
+    heads = tuple(f"{prefix}{module}." for module in config.get("modules_to_save") or ())
+    stored = read_tensors(folder / WEIGHTS)
+    return {**others, **{n.removeprefix(prefix): t for n, t in stored.items() if heads and n.startswith(heads)}}
 
 
 def cut(folder: Path, target: Path, module: str, tensors: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,17 @@ from typing import Any
 
 #: What turns a tensor into one of this dtype.
 METHODS = {"float32": "float", "bfloat16": "bfloat16", "float16": "half"}
+#: Keys of a configuration that say nothing of how the model is built, or are written otherwise.
+OTHERWISE = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+}
 
 
 def constructor(model: Any) -> str | None:
@@ -28,6 +39,9 @@ def constructor(model: Any) -> str | None:
         arguments["pad_token_id"] = padding  # a decoder looks for the last token before it
     if not getattr(config, "tie_word_embeddings", True):
         arguments["tie_word_embeddings"] = False
+    changed = _changed(model)
+    if changed:
+        arguments |= {"ignore_mismatched_sizes": True, **changed}
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
         given = {k: v for k, v in quantised.to_dict().items() if not k.startswith("_")}
@@ -49,6 +63,18 @@ def as_trained(model: Any, name: str, dtype: str = "float32") -> str:
         "    module.support_avx512bf16_for_cpu = False  # bitsandbytes would repack the weights\n"
         f"    for p in module.parameters(recurse=False): {cast}\n"
     )
+
+
+def _changed(model: Any) -> dict[str, Any]:
+    """What the model was built with in place of what its base's config.json says (the number of classes, of channels),
+    as plain values."""
+    config = model.config
+    try:
+        stored = type(config).from_pretrained(base(model), local_files_only=True).to_dict()
+    except (OSError, ValueError):  # made in memory: there is no base to differ from
+        return {}
+    given = {k: v for k, v in config.to_dict().items() if k not in OTHERWISE and not isinstance(v, dict)}
+    return {key: value for key, value in given.items() if key not in stored or stored[key] != value}
 
 
 def base(model: Any) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool import checkpoint, measure, packing
+from pefttool.attach import small_buffers
 from pefttool.batches import FEATURES, Batches, Position, by_length
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
@@ -34,16 +35,18 @@ if TYPE_CHECKING:
     from pefttool.train import Loop
 
 GIB = 1 << 30
-#: Elements of a buffer up to which it may be a statistic of training, and not something that was loaded.
-STATISTIC = 1 << 20
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """The rows of the longest batch, and what the device's allocator had handed out at most (None: not known)."""
+    """The rows of the longest batch, and what the device's allocator had handed out at most (None: not known).
+
+    `evaluated_more`: the batch of held-out rows that was evaluated beside it has more tokens, padding included.
+    """
 
     rows: tuple[int, ...]
     peak_bytes: int | None
+    evaluated_more: bool = False
 
 
 def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
@@ -76,7 +79,8 @@ def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
         f" and a save took {time.monotonic() - began:.1f} s; memory held: {held / GIB:.2f} GiB"
     )
     loop.emit(Notice(text=text))
-    return Rehearsed(tuple(longest), peak.bytes)
+    lengths = sorted((int(e["length"]) for e in loop.held_out.examples), reverse=True)[: loop.settings.batch_size]
+    return Rehearsed(tuple(longest), peak.bytes, lengths[0] * len(lengths) > tokens * len(longest))
 
 
 def prime(loop: Loop) -> None:
@@ -154,7 +158,7 @@ def undisturbed(loop: Loop) -> Iterator[None]:
 
     random = RandomState(loop.plan.choice.device)
     parameters = {name: p.detach().to("cpu", copy=True) for name, p in loop.parameters.items()}
-    buffers = [(b, b.clone()) for b in loop.adapted.model.buffers() if b.numel() <= STATISTIC]
+    buffers = [(buffer, buffer.clone()) for buffer in small_buffers(loop.adapted.model).values()]
     own = loop.optimizer, loop.scaler, loop.non_finite.in_a_row
     loop.optimizer = make_optimizer(loop.adapted, loop.plan.adapter, loop.settings)
     loop.scaler = grad_scaler(loop.plan.choice)

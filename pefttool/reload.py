@@ -306,7 +306,10 @@ def _merged(folder: Path, stored: Mapping[str, Any]) -> hub.LocalModel:
 
 
 def load_head(model: nn.Module, heads: tuple[str, ...], stored: Mapping[str, Any], folder: Path) -> None:
-    """Put the task heads' `stored` tensors (plain names) into `model`, wrapped or not. Raises ModelError."""
+    """Put the task heads' `stored` tensors (plain names) and the buffers among them into `model`, wrapped or not.
+
+    A buffer takes the dtype that it was trained in. Raises ModelError.
+    """
     import torch
 
     live = peft_folder.head_parameters(model, heads)
@@ -315,11 +318,15 @@ def load_head(model: nn.Module, heads: tuple[str, ...], stored: Mapping[str, Any
         raise ModelError(
             f"{folder} lacks the task head's {missing[0]!r}: the folder is incomplete; copy the whole adapter folder"
         )
-    for name, parameter in live.items():
-        if stored[name].shape != parameter.shape:
-            found = f"{folder}: the task head's {name!r} is {list(stored[name].shape)}"
-            wanted = f"expected {list(parameter.shape)} for the {ADAPTER_FACTS} beside it"
+    buffers = {name: buffer for name, buffer in peft_folder.buffers(model).items() if name in stored}
+    for name, tensor in {**live, **buffers}.items():
+        if stored[name].shape != tensor.shape:
+            whose = "the task head's" if name in live else "the buffer"
+            found = f"{folder}: {whose} {name!r} is {list(stored[name].shape)}"
+            wanted = f"expected {list(tensor.shape)} for the {ADAPTER_FACTS} beside it"
             raise ModelError(f"{found}, {wanted}: restore the adapter folder")
     with torch.no_grad():
         for name, parameter in live.items():
             parameter.copy_(stored[name])
+        for name, buffer in buffers.items():
+            buffer.data = stored[name].to(buffer.device)

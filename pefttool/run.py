@@ -33,6 +33,7 @@ from pefttool import (
     techniques,
     train,
     vocabulary,
+    witness,
 )
 from pefttool.batches import Encoded
 from pefttool.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
@@ -58,6 +59,10 @@ class Finished:
     talks: bool
     takes_text: bool
     main_process: bool
+    #: The judged metric is better than before training, or as good with a lower loss.
+    improved: bool = True
+    #: What the trained model answered, for whoever loads the adapter again.
+    trained: witness.Witness | None = None
 
 
 def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False, resume: Resume | None = None) -> Finished:
@@ -152,10 +157,20 @@ def _run(
     accelerator.wait_for_everyone()
     if brought.error is not None:
         raise brought.error
-    after, samples = result.metrics, brought.samples
-    emit(RunFinished(before=brought.before, after=after, samples=samples, adapter=str(brought.adapter)))
+    emit(RunFinished(before=brought.before, after=brought.after, samples=brought.samples, adapter=str(brought.adapter)))
     talks, takes_text = (ask(planned.task, loaded.setting.options) for ask in (evaluate.talks, evaluate.takes_text))
-    return Finished(folder, brought.adapter, brought.before, after, samples, talks, takes_text, writes)
+    return Finished(
+        folder,
+        brought.adapter,
+        brought.before,
+        brought.after,
+        brought.samples,
+        talks,
+        takes_text,
+        writes,
+        brought.improved,
+        brought.trained,
+    )
 
 
 def _forget_refused(folder: Path, emit: Emitter, kind: Any, error: BaseException | None, trace: Any) -> None:

@@ -1,7 +1,8 @@
-"""Whether the files of an adapter that was just saved hold what was trained: without loading anything again."""
+"""What the core saves beside an adapter's own files, and whether all of them hold what training made of the model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,15 @@ def check(folder: Path, adapted: Adapted) -> str:
     """Read the saved files and compare them with the trained parameters, bit by bit; what was found, in one line.
 
     A parameter is looked for under its own name. What is stored otherwise (a prefix, in one tensor) is compared as the
-    values that it is made of. Raises RunError if a value, or the task head, is not there as it was trained.
+    values that it is made of. Raises RunError if a value, the task head, or a buffer that training changed is not there
+    as it is in the model.
     """
-    stored: dict[str, tuple[Reader, str]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        reader = Reader(path)
-        stored |= {name: (reader, name) for name in reader.shapes}
+    stored = _stored(folder)
     left, found = dict(stored), 0
     root = peft_folder.root(adapted.model)
+    lost = sorted(_lacking(stored, adapted.delivered_buffers(), root))
+    if lost:
+        raise _wrong(folder, f"lacks {lost[0]!r} as training left it")
     others: list[Tensor] = []
     for name, parameter in adapted.parameters().items():
         value = parameter.detach().cpu()
@@ -51,8 +53,40 @@ def check(folder: Path, adapted: Adapted) -> str:
     if others and not _contain([reader.tensor(own) for reader, own in left.values()], others):
         if (folder / peft_folder.CONFIG).is_file():
             raise _wrong(folder, f"lacks values of {len(others)} trained tensors")
-        return f"{found} trained tensors are saved bit for bit, {len(others)} in a form of the adapter's own"
+        return (
+            f"{found} trained tensors are saved bit for bit, {len(others)} in a form of the adapter's own, which only"
+            " loading it again can judge"
+        )
     return f"the saved adapter holds every trained value, bit for bit ({found + len(others)} tensors)"
+
+
+def beside_the_adapter(folder: Path, adapted: Adapted, head_modules: Iterable[str]) -> dict[str, Tensor]:
+    """What the adapter's files in `folder` leave to the core, by plain name, on the CPU: the task heads, and buffers
+    that training changed and that the adapter has not saved itself."""
+    heads = tuple(head_modules)
+    parameters = peft_folder.head_parameters(adapted.model, heads)
+    own = peft_folder.head_buffers(adapted.model, heads)
+    changed = _lacking(_stored(folder), adapted.delivered_buffers(), peft_folder.root(adapted.model))
+    return {name: t.detach().cpu().contiguous() for name, t in {**parameters, **own, **changed}.items()}
+
+
+def _stored(folder: Path) -> dict[str, tuple[Reader, str]]:
+    """Where each tensor of the folder's files is, by its name."""
+    stored: dict[str, tuple[Reader, str]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        reader = Reader(path)
+        stored |= {name: (reader, name) for name in reader.shapes}
+    return stored
+
+
+def _lacking(stored: dict[str, tuple[Reader, str]], tensors: dict[str, Tensor], root: str) -> dict[str, Tensor]:
+    """Those of `tensors` that are stored under none of their names, bit for bit."""
+
+    def held(name: str, value: Tensor) -> bool:
+        places = (stored[key] for key in _names(name, root) if key in stored)
+        return any(_same(reader.tensor(own), value.detach().cpu()) for reader, own in places)
+
+    return {name: value for name, value in tensors.items() if not held(name, value)}
 
 
 def _names(name: str, root: str) -> list[str]:

@@ -119,7 +119,8 @@ class Document(Section):
     )
     check: Literal["process", "files", "none"] = Field(
         "process",
-        description="what is done with a saved adapter: `files` compares it with what was trained, bit for bit; with"
-        " `process`, `pefttool run` also loads it in a process without pefttool, as `pefttool check` does",
+        description="what is done with a saved adapter: `files` compares it with what was trained, bit for bit, and"
+        " `pefttool run` loads it again and compares its answers; with `process` also in a process without pefttool,"
+        " as `pefttool check` does",
     )
     out: str | None = Field(None, description="the run folder; default: runs/ADAPTER-TASK-NUMBER")

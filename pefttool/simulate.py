@@ -18,7 +18,7 @@ from pefttool.errors import UsageError
 from pefttool.model_parts import put_skeletons, replace_tensors, stored_by
 from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
 from pefttool.plan import Plan
-from pefttool.precision import autocast, torch_dtype
+from pefttool.precision import autocast, compute_in_float32, torch_dtype
 from pefttool.pretrained import LocalPretrained
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Set
             slots = streaming.attach(model, known.layers, names, plan.quantizer)
     with torch.device("meta"):
         for name in known.head_modules:
-            model.get_submodule(name).to(dtype=torch.float32)
+            compute_in_float32(model.get_submodule(name).to(dtype=torch.float32))
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         adapted = attach.attach(model, plan.adapter, plan.recipe.adapter_options, known)

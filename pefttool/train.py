@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import interrupts
+from pefttool import interrupts, verdict
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """`best_step` is the step whose adapter is delivered; the model holds its parameters.
+    """`best_step` is the step whose adapter is delivered; the model is as it was then, and `metrics` are its own.
 
     `keep`, for when what comes next fails, writes a checkpoint to finish the run from; whether there is one.
     """
@@ -114,7 +114,7 @@ class Loop:
         self.scheduler = make_schedule(self.optimizer, self.settings, self.total_steps)
         check_rates(self.scheduler, self.settings, self.total_steps)
         self.scaler = grad_scaler(plan.choice)
-        self.best, self.best_parameters, self.metrics = Best(), {}, {}  # type: tuple[Best, dict[str, Tensor], Mapping[str, float]]
+        self.best, self.best_state, self.metrics = Best(), {}, {}  # type: tuple[Best, dict[str, Tensor], Mapping[str, float]]
         self.halvings, self.rehearsed = 0, None  # type: int, Rehearsed | None
         self.watch = Watch(adapted, self.optimizer, self._warn, plan.adapter.trains_base)
         self.non_finite = NonFinite(adapted.model, data.rows, self.settings, accelerator.process_index, self._warn)
@@ -195,6 +195,10 @@ class Loop:
                 world_size=self.ranks,
             )
         )
+        chosen = -(-self.total_steps // self.every) if self.settings.keep_best else 1
+        doubt = verdict.few_rows(len(self.held_out.examples), chosen)
+        if doubt is not None:
+            self.emit(Notice(text=doubt))
 
     def _training_mode(self) -> None:
         """Dropout where something trains; what is frozen below that gives its evaluation features."""
@@ -357,14 +361,11 @@ class Loop:
         value = metrics[name]
         if math.isnan(value):
             self._warn(f"{name} of the held-out rows is no number after step {step}: it counts as worse than any other")
-        better = _is_better(value, self.best.value, direction)
+        better = verdict.is_better(metrics, self.metrics if self.best.value is not None else None, name, direction)
         if better or not self.settings.keep_best:
             self.best = Best(step, value)
             self.metrics = metrics
-            if self.settings.keep_best and step < self.total_steps:
-                self.best_parameters = {k: v.detach().to("cpu", copy=True) for k, v in self.parameters.items()}
-            else:
-                self.best_parameters = {}
+            self.best_state = self.adapted.state() if self.settings.keep_best and step < self.total_steps else {}
         else:
             self.best = replace(self.best, since=self.best.since + 1)
         self.emit(Evaluated(metrics=metrics, primary=name, best=better))
@@ -376,21 +377,10 @@ class Loop:
         return None if self.ranks > 1 else self._warn
 
     def _deliver_best(self, step: int) -> int:
-        """Put the best evaluation's parameters back into the model; returns their step."""
-        import torch
-
-        if self.best.step == step or not self.best_parameters:
+        """Put what the best evaluation judged back into the model; returns its step."""
+        if self.best.step == step or not self.best_state:
             return self.best.step
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(self.best_parameters[name])
+        self.adapted.put_back(self.best_state)
         metric, _ = self.plan.task.judge(self.base.setting)
         self.emit(Notice(text=f"the adapter of step {self.best.step} is delivered: it has the best {metric}"))
         return self.best.step
-
-
-def _is_better(value: float, best: float | None, direction: str) -> bool:
-    """Than the best so far; None before the first. Anything is better than what is no number."""
-    if best is None or math.isnan(best):
-        return True
-    return value > best if direction == "max" else value < best  # what is no number is neither

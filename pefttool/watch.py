@@ -15,14 +15,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttool import fingerprint
-from pefttool.attach import Adapted
+from pefttool.attach import Adapted, training_buffers
 from pefttool.checkpoint import Watched
 from pefttool.errors import RunError
-from pefttool.model_parts import CARRIED, tensors_of
+from pefttool.model_parts import CARRIED, passing_buffers, tensors_of
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 #: Updates with a learning rate above 0 (warm-up may begin at 0) after which what they did is judged.
 UPDATES = 5
@@ -186,11 +186,12 @@ class Watch:
     def _base(self) -> dict[str, Tensor]:
         """What does not train of the base, with the scales of quantised weights.
 
-        Buffers that no file holds are left out: some models change them with the length of the rows. Where the base
-        itself trains, so are all: they are statistics of its batches.
+        Buffers that no file holds are left out: some models change them with the length of the rows. So are those
+        that are statistics of batches, and are delivered: beside what trains, and all where the base itself does.
         """
         model = self.adapted.model
-        wanted = set(self.adapted.base) - (set(dict(model.named_buffers())) if self.trains_base else _passing(model))
+        moving = set(dict(model.named_buffers())) if self.trains_base else set(training_buffers(model))
+        wanted = set(self.adapted.base) - moving - passing_buffers(model)
         found, seen = {}, set()
         for name, tensor in tensors_of(model):
             owner, _, carried = name.partition(CARRIED)
@@ -217,6 +218,12 @@ class Watch:
                 " in a forward pass or in an update: use another adapter or quantizer, or tell its author"
             )
         self.frozen = {name: known for name, known in self.frozen.items() if name not in changed}  # told once
+        if set(changed) <= set(self.adapted.buffers):
+            self.tell(
+                f"{what}, though nothing trains there: they are saved beside the adapter, where pefttool finds them;"
+                " without it the adapter answers otherwise"
+            )
+            return
         self.tell(
             f"{what}: no file of the adapter holds them, so that it will answer otherwise once it is loaded again"
         )
@@ -229,15 +236,6 @@ def _beside(name: str, others: Collection[str]) -> bool:
 
 def _sums(named: Mapping[str, Tensor]) -> Sums:
     return dict(zip(named, fingerprint.checksums(list(named.values())), strict=True))
-
-
-def _passing(model: nn.Module) -> set[str]:
-    """Names of buffers that are made anew whenever the model is built."""
-    return {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        for name in module._non_persistent_buffers_set
-    }
 
 
 def _settled(name: str) -> str:

@@ -11,6 +11,7 @@ import click
 from pefttool import strict_json
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
 from pefttool.errors import PefttoolError, RunError
+from pefttool.verdict import NO_BETTER
 
 if TYPE_CHECKING:
     from pefttool.checking import Checked
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pefttool.registry import Registry
     from pefttool.resuming import Resume
     from pefttool.run import Finished
+    from pefttool.witness import Witness
 
 
 @click.command("run")
@@ -50,19 +52,19 @@ def report(finished: Finished, recipe: Recipe, registry: Registry, as_json: bool
     """Check the adapter, print what the run brought, and raise what the check found: said last, so nothing is lost."""
     checked: Checked | str | None = None
     try:
-        if recipe.check == "process":
-            checked = check(finished.folder, registry, recipe)
+        if recipe.check != "none":
+            checked = check(finished.folder, registry, recipe, finished.trained)
     finally:
         _print(finished, checked, as_json)
 
 
-def check(folder: Path, registry: Registry, recipe: Recipe) -> Checked | str:
+def check(folder: Path, registry: Registry, recipe: Recipe, trained: Witness | None = None) -> Checked | str:
     """The check that ends a run; whatever fails in it, `pefttool resume` makes it again."""
     from pefttool import checking
     from pefttool.plugins import one_line
 
     try:
-        return checking.after_run(folder, registry, recipe)
+        return checking.after_run(folder, registry, recipe, trained)
     except PefttoolError:
         raise
     except Exception as error:
@@ -78,6 +80,7 @@ def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> 
             "adapter": str(finished.adapter),
             "before": dict(finished.before),
             "after": dict(finished.after),
+            "improved": finished.improved,
             "samples": list(finished.samples),
         }
         if checked is not None:
@@ -88,6 +91,8 @@ def _print(finished: Finished, checked: Checked | str | None, as_json: bool) -> 
     click.echo()
     for name in finished.after:
         click.echo(f"held-out {name}: {finished.before[name]:.4f} before, {finished.after[name]:.4f} after")
+    if not finished.improved:
+        click.echo(f"warning: {NO_BETTER}")
     click.echo(f"adapter: {finished.adapter}")
     if checked is not None:
         click.echo(f"checked: {checked if isinstance(checked, str) else checked.line()}")

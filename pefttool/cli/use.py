@@ -16,7 +16,9 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 DTYPE = click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: what it was trained in.")
 FORMAT = click.option("--format", "data_format", default=None, help="Data format; default: what the run's recipe says.")
-BATCH = click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Rows at a time.")
+BATCH = click.option(
+    "--batch-size", type=click.IntRange(min=1), default=None, help="Rows at a time; default: the run's."
+)
 TRUST = click.option(
     "--trust-remote-code",
     metavar="REPO@REVISION",
@@ -58,7 +60,7 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
 @DEVICE
 @DTYPE
 @TRUST
-@click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Rows at a time; default: the run's.")
+@BATCH
 def evaluate(
     run: Path,
     data: str | None,
@@ -71,8 +73,7 @@ def evaluate(
 ) -> None:
     """Held-out metrics of a finished run."""
     registry = current_registry()
-    from pefttool import batches, held_out, unused
-    from pefttool.evaluate import evaluate as measure
+    from pefttool import batches, delivered, held_out, unused
     from pefttool.reload import reload
 
     loaded = reload(run, registry, device, dtype, None, trust_remote_code)
@@ -82,18 +83,7 @@ def evaluate(
         click.echo(f"eval: {left}", err=True)
     # Of the own rows the run left the bad ones out, too; of other rows none may be bad.
     bad_rows = (lambda problems, good: None) if data is None else None
-    encoded = loaded.prepared(batches.encode(chosen, loaded.task, loaded.processor, loaded.setting, bad_rows=bad_rows))
-    order = batches.by_length([e["length"] for e in encoded.examples], batch_size or loaded.batch_size)
-    metrics, _ = measure(
-        loaded.model,
-        loaded.task,
-        encoded.examples,
-        encoded.rows,
-        order,
-        loaded.processor,
-        loaded.as_evaluated(encoded.examples),
-        loaded.choice,
-    )
+    metrics, encoded = delivered.measure(loaded, chosen, batch_size, bad_rows)
     if as_json:
         click.echo(strict_json.dumps({"rows": len(encoded.rows), "left_out": len(encoded.dropped), **metrics}))
     else:
@@ -122,16 +112,15 @@ def predict(
     device: str,
     dtype: str | None,
     trust_remote_code: str | None,
-    batch_size: int,
+    batch_size: int | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Answers as JSON lines on standard output, one a row, in the rows' order."""
     if (data is None) == (not texts):
         raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
     registry = current_registry()
-    from pefttool import cuts, held_out, rows, unused
-    from pefttool.evaluate import predict as answer
-    from pefttool.evaluate import require_numbers, text_alone
+    from pefttool import cuts, delivered, held_out, rows, unused
+    from pefttool.evaluate import text_alone
     from pefttool.reload import reload
 
     generation = _generation(overrides)
@@ -148,13 +137,10 @@ def predict(
             complaint = loaded.task.check_input(row.values, loaded.setting.options)
             if complaint:
                 raise DataError(f"{row.place}: {complaint}; mend it")
+    order = delivered.order_of(loaded, chosen, batch_size)
     with cuts.counted() as counted:
-        for start in range(0, len(chosen), batch_size):
-            part = chosen[start : start + batch_size]
-            predictions = answer(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice)
-            require_numbers(predictions, part)
-            for prediction in predictions:
-                click.echo(strict_json.dumps(prediction))
+        for answer in delivered.answers(loaded, chosen, order):
+            click.echo(strict_json.dumps(answer))
     line = counted.line(len(chosen), loaded.setting)
     if line is not None:
         click.echo(f"predict: {line}", err=True)

@@ -1,7 +1,8 @@
 """Adapters x tasks: what works, found out by doing it once on the tiny model of the task's kind.
 
 A pair is planned as a user's recipe would be. If the plan refuses it, its reason has to name a way out; if not, one
-real step of training has to change exactly what trains, and what is saved and loaded again has to answer the same.
+real step of training has to change exactly what trains, and what is saved and loaded again has to answer the same, and
+be worth the same: the metrics that a run states are those that `pefttool eval` finds.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, packing, peft_folder, recipe, reference, reload, techniques
-from pefttool.batches import Encoded, encode
+from pefttool import artefacts, attach, base, delivered, packing, peft_folder, recipe, reference, reload, techniques
+from pefttool.batches import Encoded, by_length, encode
 from pefttool.errors import NotMergeable, Refused, RunError
-from pefttool.evaluate import predict
+from pefttool.evaluate import evaluate, predict
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.plan import Plan, make
 from pefttool.precision import grad_scaler
@@ -58,18 +59,23 @@ def try_pair(
     rows: Sequence[Mapping[str, Any]],
     kind: str,
     train: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    quantize: str | None = None,
 ) -> Outcome:
-    """Plan, train one step, save, load, switch off, merge; with these `train.*` settings.
+    """Plan, train, save, load and judge, switch off, merge; with these `train.*` settings.
 
-    Raises ContractViolation for what does not hold.
+    In another dtype, or with a quantizer, what is rounded is not compared: only whether what was delivered is worth
+    what was judged. Raises ContractViolation for what does not hold.
     """
-    what = f"adapter {adapter!r} for task {task!r}"
+    exact = dtype == "float32" and quantize is None
+    what = f"adapter {adapter!r} for task {task!r}" + ("" if exact else f" in {quantize or dtype}")
     given = {
         "model": str(model_folder(kind)),
         "task": task,
         "adapter": adapter,
         "device": "cpu",
-        "dtype": "float32",
+        "dtype": dtype,
+        "quantize": quantize,
         "train": {"sequence_length": 64, **(train or {})},
         "generation": {"max_new_tokens": 3, "do_sample": False},
     }
@@ -80,7 +86,8 @@ def try_pair(
             require(any(way in reason for way in WAYS_OUT), what, f"is refused without a way out: {reason}")
         return Outcome(task, adapter, kind, refused=tuple(refused.complaints))
     pair = _Pair.load(planned, [Row(values, "rows", i) for i, values in enumerate(rows, 1)], what)
-    return Outcome(task, adapter, kind, planned.facts.model_type, peft=pair.check())
+    peft = pair.check() if exact else pair.judged_and_delivered()
+    return Outcome(task, adapter, kind, planned.facts.model_type, peft=peft)
 
 
 @dataclass(frozen=True)
@@ -112,12 +119,25 @@ class _Pair:
         """Everything; whether the saved adapter is in peft's layout."""
         head = attach.head_values(self.adapted)
         self.one_step()
-        self.without_alarm()
-        trained = self.answers(self.adapted.model)
-        peft = self.saved_and_loaded(trained)
+        peft = self.judged_and_delivered()
         self.switched_off(head)
-        self.merged(trained)
+        self.merged(self.answers(self.adapted.model))
         return peft
+
+    def judged_and_delivered(self) -> bool:
+        """A run in little: its best evaluation is not its last, and what that judged is what a fresh base gets back."""
+        self.without_alarm()
+        judged, best = self.metrics(), self.adapted.state()
+        self.steps(2)
+        self.adapted.put_back(best)
+        return self.saved_and_loaded(self.answers(self.adapted.model), judged)
+
+    def metrics(self) -> dict[str, float]:
+        """As the loop finds them."""
+        order = by_length([e["length"] for e in self.data.examples], self.plan.recipe.train.batch_size)
+        examples, rows, choice = self.data.examples, self.data.rows, self.plan.choice
+        processor, setting = self.base.processor, self.base.setting
+        return evaluate(self.adapted.model, self.plan.task, examples, rows, order, processor, setting, choice)[0]
 
     def answers(self, model: Any) -> list[dict[str, Any]]:
         base = self.base
@@ -154,44 +174,46 @@ class _Pair:
         self.require(not drifted, f"{drifted[:1]} does not train, and changed")
 
     def without_alarm(self) -> None:
-        """Further steps as a run takes them: its watch has nothing to say. Then everything is as it was before."""
-        model, parameters, settings = self.adapted.model, self.adapted.parameters(), self.plan.recipe.train
-        values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        optimizer = make_optimizer(self.adapted, self.plan.adapter, settings)
+        """Further steps as a run takes them: its watch has nothing to say."""
         told: list[str] = []
-        watch = Watch(self.adapted, optimizer, told.append, self.plan.adapter.trains_base)
+        try:
+            self.steps(UPDATES, told)
+        except RunError as error:
+            told.append(str(error))
+        self.require(not told, f"raises an alarm: {told[:1]}")
+
+    def steps(self, count: int, told: list[str] | None = None) -> None:
+        """Optimiser steps over all rows, in training mode; `told` is given what the watch over a run says of them."""
+        model, settings = self.adapted.model, self.plan.recipe.train
+        parameters = list(self.adapted.parameters().values())
+        optimizer = make_optimizer(self.adapted, self.plan.adapter, settings)
+        watch = None
+        if told is not None:
+            watch = Watch(self.adapted, optimizer, told.append, self.plan.adapter.trains_base)
         batch = self.plan.task.collate(self.data.examples, self.base.processor, self.base.setting)
         weight = float(sum(example["weight"] for example in self.data.examples))
         model.train()
         for module in self.adapted.still:
             module.eval()
-        try:
-            for _ in range(UPDATES):
-                optimizer_step(
-                    model,
-                    list(parameters.values()),
-                    [(batch, True)],
-                    weight,
-                    self.plan.task,
-                    self.base.setting,
-                    self.plan.choice,
-                    optimizer,
-                    grad_scaler(self.plan.choice),
-                    settings.max_grad_norm,
-                )
-            watch.finished()
-        except RunError as error:
-            told.append(str(error))
-        self.require(not told, f"raises an alarm: {told[:1]}")
+        for _ in range(count):
+            optimizer_step(
+                model,
+                parameters,
+                [(batch, True)],
+                weight,
+                self.plan.task,
+                self.base.setting,
+                self.plan.choice,
+                optimizer,
+                grad_scaler(self.plan.choice),
+                settings.max_grad_norm,
+            )
         model.eval()
-        import torch
+        if watch is not None:
+            watch.finished()
 
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(values[name])
-
-    def saved_and_loaded(self, trained: Sequence[Mapping[str, Any]]) -> bool:
-        """By the core's own ways, onto a base that is read from disk again."""
+    def saved_and_loaded(self, trained: Sequence[Mapping[str, Any]], judged: Mapping[str, float]) -> bool:
+        """By the core's own ways, onto a base that is read from disk again, and judged as `pefttool eval` does."""
         with tempfile.TemporaryDirectory() as folder:
             saved = artefacts.save_adapter(Path(folder), self.plan, self.base, self.adapted)
             peft = (saved / peft_folder.CONFIG).is_file()
@@ -202,7 +224,11 @@ class _Pair:
         self.require(
             same_values(list(trained), found), f"answers {trained} before it is saved, and {found} when loaded"
         )
-
+        worth, _ = delivered.measure(again, self.data.rows)
+        apart = [name for name, value in judged.items() if not _same(value, worth[name])]
+        self.require(
+            not apart, f"is judged by {apart and judged[apart[0]]}, and worth {apart and worth[apart[0]]}: {apart[:1]}"
+        )
         return peft
 
     def switched_off(self, head: Mapping[str, Any]) -> None:
@@ -220,3 +246,8 @@ class _Pair:
             return
         found = self.answers(model)
         self.require(same_values(list(trained), found), f"answers {trained} beside the base, and {found} merged")
+
+
+def _same(judged: float, found: float) -> bool:
+    """To the bit: batches are the same, and so are sums."""
+    return judged == found or (math.isnan(judged) and math.isnan(found))

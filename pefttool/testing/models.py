@@ -150,6 +150,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "encoder-decoder": tiny_encoder_decoder,
     "masked": tiny_masked,
     "vision": vision_models.tiny_vision,
+    "convolutional": vision_models.tiny_convolutional,
     "detector": vision_models.tiny_detector,
     "speech": tiny_speech,
     "ctc": tiny_ctc,

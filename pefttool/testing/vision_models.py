@@ -37,6 +37,15 @@ def tiny_detector(folder: Path) -> Path:
     return _store(folder, lambda: YolosForObjectDetection(config), processor)
 
 
+def tiny_convolutional(folder: Path) -> Path:
+    """A ResNet of two stages, whose batch norms keep running statistics, in `folder`; returns it."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=2)
+    processor = {"image_processor_type": "ViTImageProcessor", "size": _square(SIZE)}
+    return _store(folder, lambda: ResNetForImageClassification(config), processor)
+
+
 def _square(size: int) -> dict[str, int]:
     return {"height": size, "width": size}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, claims
 from pefttool.model_parts import check_last_layers, last_layer_parameters, train_only, transformers_part
 from pefttool.pretrained import one_line, quiet_loading
+from pefttool.tensor_file import Reader
 from pefttool_full.options import FullOptions
 
 if TYPE_CHECKING:
@@ -53,17 +54,16 @@ class FullAdapter(Adapter):
         return Attached(model, frozenset(trained))
 
     def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
-        """Write config.json and model.safetensors, float32, without shortcuts to the base.
+        """Write config.json and model.safetensors, without shortcuts to the base: what trained in float32, and what
+        stayed in the run's precision as it was there.
 
         Of a model with a task's own head, the transformers model inside is written; the core adds head.safetensors.
         """
         part = _part(model)
         folder.mkdir(parents=True, exist_ok=True)
         with quiet_loading():
-            part.save_pretrained(
-                folder, state_dict={n: t.float() if t.is_floating_point() else t for n, t in part.state_dict().items()}
-            )
-        # transformers writes the dtype of the first parameter, which may be a frozen one.
+            part.save_pretrained(folder)
+        # What trained is to be loaded as it is; transformers goes by the first parameter, which may be a frozen one.
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["dtype"] = "float32"
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -87,6 +87,7 @@ class FullAdapter(Adapter):
             if report["missing_keys"]:
                 raise ValueError(f"it lacks {min(report['missing_keys'])!r}")
             part.float().load_state_dict(saved.state_dict())
+            _as_stored(part, folder)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"{folder} cannot be loaded as {type(part).__name__}: {one_line(error)}; restore the adapter folder"
@@ -99,6 +100,14 @@ class FullAdapter(Adapter):
         """Nothing is beside the weights: the model is already plain."""
         claims.release(model)
         return model
+
+
+def _as_stored(part: nn.Module, folder: Path) -> None:
+    """Give what did not train the dtype of its file: computed in another, its numbers would be rounded otherwise."""
+    stored = {n: s[0] for path in folder.glob("model*.safetensors") for n, s in Reader(path).shapes.items()}
+    for name, tensor in part.state_dict(keep_vars=True).items():
+        if name in stored and tensor.is_floating_point():
+            tensor.data = tensor.data.to(stored[name])
 
 
 def _part(model: nn.Module) -> Any:

@@ -72,7 +72,8 @@ class HeadAdapter(Adapter):
             (folder / LOADER).write_text(text, encoding="utf-8")
 
     def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
-        tensors = peft_folder.read_tensors(folder / peft_folder.HEAD)
+        stored, buffers = peft_folder.read_tensors(folder / peft_folder.HEAD), dict(model.named_buffers())
+        tensors = {n: tensor for n, tensor in stored.items() if n not in buffers}  # those are the core's
         shapes = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
         for tensor_name, tensor in tensors.items():
             if shapes.get(tensor_name) != tensor.shape:

@@ -39,6 +39,20 @@ def test_pair(task: str, kind: str, adapter: str) -> None:
     outcome(task, kind, adapter)
 
 
+@pytest.mark.parametrize("adapter", REGISTRY.adapters)
+@pytest.mark.parametrize(("task", "kind"), kinds(REGISTRY.tasks))
+def test_what_is_delivered_in_bfloat16_is_what_was_judged(task: str, kind: str, adapter: str) -> None:
+    """As most runs compute, to the bit."""
+    try_pair(REGISTRY, task, adapter, rows(task), kind, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("adapter", REGISTRY.adapters)
+@pytest.mark.parametrize("quantizer", REGISTRY.quantizers)
+@pytest.mark.parametrize("task", ["causal-lm", "text-classification"])
+def test_and_on_quantised_weights(task: str, quantizer: str, adapter: str) -> None:
+    try_pair(REGISTRY, task, adapter, rows(task), SAMPLES[task].kind, dtype="bfloat16", quantize=quantizer)
+
+
 @pytest.mark.parametrize("checkpointing", ["non-reentrant", "reentrant"])
 @pytest.mark.parametrize("task", ["causal-lm", "text-classification", "seq2seq", "image-classification"])
 def test_a_prefix_with_blocks_that_compute_again(task: str, checkpointing: str) -> None:

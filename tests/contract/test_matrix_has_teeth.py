@@ -12,6 +12,7 @@ import torch
 from task_samples import SAMPLES
 
 from pefttool import registry as registries
+from pefttool.attach import Adapted
 from pefttool.registry import Kind, Registered
 from pefttool.testing.bench import ContractViolation
 from pefttool.testing.matrix import try_pair
@@ -50,6 +51,17 @@ class Forgetful(LoraAdapter):
         return model
 
 
+class Rounding(LoraAdapter):
+    """What it loads answers alike to five digits, and is judged otherwise in the last."""
+
+    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+        loaded = super().load(model, folder, name)
+        for parameter_name, parameter in loaded.named_parameters():
+            if "lora_B" in parameter_name:
+                parameter.data *= 1 + 1e-6
+        return loaded
+
+
 class Lingering(LoraAdapter):
     def disabled(self, model: Any) -> Any:
         return nullcontext()
@@ -65,9 +77,23 @@ BROKEN = {
     "'nothing'.* gets no gradient": Idle,
     "word_embeddings.* does not train, and changed": Restless,
     "when loaded": Forgetful,
+    "is judged by": Rounding,
     "when switched off": Lingering,
     "merged": Careless,
 }
+
+
+def test_a_best_evaluation_without_its_statistics_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop's own part: what was judged is more than what trains."""
+    put_back = Adapted.put_back
+
+    def parameters_alone(self: Adapted, state: Any) -> None:
+        put_back(self, {**self.changed_buffers(), **{n: t for n, t in state.items() if n in self.parameters()}})
+
+    monkeypatch.setattr(Adapted, "put_back", parameters_alone)
+    rows = SAMPLES["image-classification"].rows(tmp_path)
+    with pytest.raises(ContractViolation, match="is judged by"):
+        try_pair(REGISTRY, "image-classification", "full", rows, "convolutional")
 
 
 @pytest.mark.parametrize("complaint", BROKEN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from tiny_loop import Emitter, build, equal, weights
 
-from pefttool import checkpoint, events, keeping
+from pefttool import attach, checkpoint, events, keeping
 from pefttool.errors import Interrupted
 from pefttool.train import Loop
 
@@ -171,7 +172,7 @@ def test_statistics_of_training_come_back(tmp_path: Path) -> None:
         adapter.after_step = after_step  # type: ignore[method-assign]
         adapter.training_state = lambda model: known  # type: ignore[method-assign]
         adapter.restore_training_state = lambda model, state: known.update(state)  # type: ignore[method-assign]
-        loop.keeper.__init__(loop)  # type: ignore[misc]
+        loop.adapted = replace(loop.adapted, buffers={n: b.clone() for n, b in attach.small_buffers(model).items()})
         loop.known = known  # type: ignore[attr-defined]
         return loop
 

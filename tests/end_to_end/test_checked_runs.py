@@ -39,7 +39,7 @@ def test_what_the_check_finds_is_said_after_the_results(
     arguments = ("run", str(recipe), "-o", "check=process", "--json", "--out")
     code, out, err = terminal.run(*arguments, str(tmp_path / "again"))
     assert code == 1 and err[-1] == "error: nothing works without pefttool"
-    assert set(json.loads(out)) == {"folder", "adapter", "before", "after", "samples"}
+    assert set(json.loads(out)) == {"folder", "adapter", "before", "after", "improved", "samples"}
     monkeypatch.setattr(checking, "_free", lambda device: 1 << 20)
     code, out, _ = terminal.run(*arguments, str(tmp_path / "third"))
     assert code == 0 and "are free: `pefttool check" in json.loads(out)["check"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tiny_models import configs
 
 from pefttool import budget, devices, forecast, plan, recipe, simulate
-from pefttool.batches import Encoded
+from pefttool.batches import FEATURES, Encoded
 from pefttool.errors import UsageError
 from pefttool.memory import Estimate
 from pefttool.plan import Plan
@@ -146,11 +146,28 @@ def test_a_finished_run_that_cannot_be_simulated_says_so(registry, folder, monke
     assert told == ["memory: this run cannot be simulated (no such tensor), so it cannot be planned"]
 
 
-@pytest.mark.parametrize(("simulated", "level"), [(1000, "info"), (1040, "info"), (1060, "warning"), (940, "warning")])
-def test_a_plan_that_is_wrong_is_said(registry, folder, monkeypatch, simulated, level):
-    monkeypatch.setattr(simulate, "peak_of", lambda *a, **k: Estimate(simulated, {}, "backward", simulated))
+@pytest.mark.parametrize(
+    ("simulated", "more", "level"),
+    [
+        (1000, {}, "info"),
+        (1040, {}, "info"),
+        (1060, {}, "warning"),
+        (940, {}, "warning"),
+        (940, {"measured": 1}, "info"),  # of so little a library's own memory is a large share
+        (940, {"evaluated_more": True}, "info"),
+        (1060, {"evaluated_more": True}, "warning"),  # which explains no plan that is too large
+        (940, {"features": True}, "info"),
+        (1060, {"features": True}, "info"),
+    ],
+)
+def test_a_plan_that_is_wrong_is_said_and_only_then(registry, folder, monkeypatch, simulated, more, level):
+    unit = more.get("measured", 1 << 20)
+    monkeypatch.setattr(simulate, "peak_of", lambda *a, **k: Estimate(simulated * unit, {}, "backward", simulated))
     told: list[Any] = []
-    data = Encoded(({"input_ids": [1], "length": 1},), (), ())
-    found = forecast.compare(planned(registry, folder), None, data, Rehearsed((0,), 1000), told.append)
-    assert found == {"simulated_bytes": simulated, "measured_bytes": 1000}
+    features = {FEATURES: None} if more.get("features") else {}
+    data = Encoded(({"input_ids": [1], "length": 1, **features},), (), ())
+    rehearsed = Rehearsed((0,), 1000 * unit, more.get("evaluated_more", False))
+    found = forecast.compare(planned(registry, folder), None, data, rehearsed, told.append)
+    assert found == {"simulated_bytes": simulated * unit, "measured_bytes": 1000 * unit}
     assert [event.level for event in told] == [level]
+    assert ("report it" in told[0].text) == (level == "warning")

@@ -213,6 +213,27 @@ class LosesPrecision(Shift):
         write_tensors(folder / "adapter.safetensors", {"shift": model.get_submodule(self.layer).shift.bfloat16()})
 
 
+class ForgetsToCopy(Shift):
+    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+        self.add(model)
+        return model.requires_grad_(False)
+
+
+class LosesHalfOfIt(Shift):
+    """Saved in a form of its own, where the core cannot look for the values."""
+
+    def save(self, model: Any, folder: Path, name: str = "default") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shift = model.get_submodule(self.layer).shift
+        write_tensors(folder / "adapter.safetensors", {"half": shift[: len(shift) // 2] * 2})
+
+    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+        self.add(model)
+        half = read_tensors(folder / "adapter.safetensors")["half"] / 2
+        model.get_submodule(self.layer).shift.data[: len(half)] = half
+        return model.requires_grad_(False)
+
+
 class StillTrainsWhenLoaded(Shift):
     def load(self, model: Any, folder: Path, name: str = "default") -> Any:
         loaded = super().load(model, folder, name)

@@ -63,6 +63,7 @@ def _preferences(folder: Path) -> Rows:
 
 #: Kinds of models that a task runs on beside that of its sample: heads, or outputs, of another sort.
 OTHER_KINDS: dict[str, tuple[str, ...]] = {
+    "image-classification": ("convolutional",),
     "object-detection": ("detector",),
     "question-answering": ("encoder-decoder",),
     "speech-recognition": ("ctc",),
