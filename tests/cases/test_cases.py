@@ -31,6 +31,7 @@ def test_case(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
 @pytest.mark.parametrize("kind", case_bench.kinds())
 def test_the_index_and_the_files_agree(kind: str) -> None:
     cases = case_bench.index(kind)
+    assert case_bench.document(kind)["about"]
     coded = {case.name for case in cases if not case.command}
     assert coded == {path.stem for path in (CASES / kind).glob("*.py")}, "a case without its file, or a file without"
     for case in cases:

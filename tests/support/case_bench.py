@@ -62,10 +62,14 @@ def kinds() -> list[str]:
     return sorted(path.parent.name for path in CASES.glob("*/index.toml"))
 
 
+def document(kind: str) -> dict[str, Any]:
+    """A kind's index.toml: `about`, the kind in a line, and `cases` by name."""
+    return tomllib.loads((CASES / kind / "index.toml").read_text(encoding="utf-8"))
+
+
 def index(kind: str) -> list[Case]:
     """The cases of a kind. TypeError for a key that no case has, or that one lacks."""
-    document = tomllib.loads((CASES / kind / "index.toml").read_text(encoding="utf-8"))
-    return [Case(kind, name, **entry) for name, entry in document["cases"].items()]
+    return [Case(kind, name, **entry) for name, entry in document(kind)["cases"].items()]
 
 
 @dataclass(frozen=True)
