@@ -179,6 +179,7 @@ class Loop:
     def _evaluated(self, progress: Progress) -> Progress:
         with self.keeper.kept(replace(progress, evaluated=False)):
             self._evaluate(progress.step)
+        self.watch.evaluated()
         return replace(progress, best=self.best, evaluated=True)
 
     def _distributed(self) -> nn.Module:
@@ -369,7 +370,6 @@ class Loop:
         else:
             self.best = replace(self.best, since=self.best.since + 1)
         self.emit(Evaluated(metrics=metrics, primary=name, best=better))
-        self.watch.evaluated()
 
     @property
     def fewer_rows(self) -> Callable[[str], object] | None:

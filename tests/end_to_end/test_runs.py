@@ -33,7 +33,8 @@ def test_the_run_folder_is_complete(classified: Finished) -> None:
     assert facts["labels"] == ["negative", "positive"]
     assert facts["adapter_distribution"] == "pefttool" and len(facts["base"]["sha256"]) == 64
     kinds = [event["type"] for event in classified.events]
-    assert kinds[0] == "RunStarted" and kinds[-1] == "RunFinished"
+    assert kinds[0] == "RunStarted" and kinds[-2:] == ["RunFinished", "Notice"]
+    assert classified.events[-1]["text"].startswith("loaded again, the adapter answers as the trained model did")
     assert kinds.count("StepDone") == 8
     assert kinds.index("TrainStarted") < kinds.index("StepDone") < kinds.index("TrainFinished")
     assert classified.json("metrics.json")["after"] == classified.result["after"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pefttool_kernels.triton import backward_4bit, cross_entropy, dequantize, eight_bit, forward_4bit
+from pefttool_kernels.triton import backward_4bit, cross_entropy, dequantize, eight_bit, forward_4bit, probe
 from pefttool_kernels.triton._launch import OPTIONS
 from pefttool_kernels.triton._tl import CODES_PER_WORD
 from pefttool_kernels.triton.configs import BACKWARD, FORWARD, Config
@@ -23,6 +23,7 @@ Family = Literal[
     "backward_8bit",
     "scale_gradient_8bit",
     "cross_entropy",
+    "probe",
 ]
 
 NEAT = 4096  # in_features and out_features that every tile divides, as in most models
@@ -54,7 +55,11 @@ class Variant:
 def shipped() -> list[Variant]:
     """Every tile, dtype and kind of scales, with the epilogues."""
     products = (_forward_4bit, _backward_4bit, _forward_8bit, _backward_8bit)
-    return [item for family in (*products, _dequantize_4bit, _scale_gradient_8bit, _cross_entropy) for item in family()]
+    return [
+        item
+        for family in (*products, _dequantize_4bit, _scale_gradient_8bit, _cross_entropy, _probe)
+        for item in family()
+    ]
 
 
 def _scales(nested: bool) -> tuple[dict[str, str], dict[str, None]]:
@@ -198,3 +203,18 @@ def _cross_entropy() -> Iterator[Variant]:
             tile=str(cross_entropy.BLOCK),
             weights_per_thread=0,
         )
+
+
+def _probe() -> Iterator[Variant]:
+    yield Variant(
+        family="probe",
+        name="probe",
+        kernel=probe.probe_kernel,
+        signature={"out": "*i32", "value": "i32"},
+        constants={},
+        divisible=("out",),
+        num_warps=4,
+        num_stages=3,
+        tile="1",
+        weights_per_thread=0,
+    )
