@@ -48,6 +48,7 @@ class Chat(LanguageModel):
         loaded = super().load(source, setting)
         if loaded.processor is not None:
             chat_template.require(loaded.processor)  # plans load too, so this is said before any weight is read
+            chat_template.require_prompt(loaded.processor)
         return loaded
 
     def recognise_model(self, config: Any) -> str | None:
@@ -106,6 +107,10 @@ class Chat(LanguageModel):
             f"{count} earlier messages of the assistant, in {rows} rows, are context and not learnt: the model's chat"
             " template writes them in another way than it asks for them (task.train_turns)",
         )
+
+    def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
+        said = super().untrained(example, processor, setting)
+        return said if setting.options.train_turns != "last" else f"its last answer is not to be learnt, or {said}"
 
     def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:
         asked = self._question(row.values, setting.options)

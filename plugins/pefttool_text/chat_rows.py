@@ -15,6 +15,8 @@ PROMPT_COLUMNS = ("instruction", "prompt", "question")
 MESSAGES_COLUMNS = ("messages", "conversations", "conversation")
 #: What an instruction is about: it stands below it in the user's message.
 MATTER_COLUMNS = ("input", "context")
+#: KTO's files say with these whether an answer is wanted.
+RATING_COLUMNS = ("label", "kto_tag")
 TOOLS_COLUMNS = ("tools", "functions")
 EXPECTED = (
     "OpenAI: column 'messages' of {role, content}",
@@ -97,6 +99,7 @@ def find(values: Mapping[str, Any], column: str | None = None, answered: bool = 
     turns, learnt = [turn for turn, _ in read], tuple(i for i, (_, learnt) in enumerate(read) if learnt)
     chat_turns.check_order(turns, answered)
     if answered:
+        _require_wanted(values)
         _require_something(turns, learnt)
     return Conversation(turns, learnt, tools(values))
 
@@ -118,7 +121,8 @@ def reads(values: Mapping[str, Any], column: str | None = None) -> list[str]:
     else:
         single = (_first(values, PROMPT_COLUMNS), _first(values, ANSWER_COLUMNS), "history")
         fields = [*(n for n in single if n is not None and n in values), *_present(values, MATTER_COLUMNS)]
-    return [*fields, *_present(values, ("system", *TOOLS_COLUMNS))]
+    rated = [name for name in RATING_COLUMNS if _rating(values.get(name)) is not None]
+    return [*fields, *rated, *_present(values, ("system", *TOOLS_COLUMNS))]
 
 
 def field_names(values: Mapping[str, Any], column: str) -> list[str]:
@@ -206,6 +210,23 @@ def _require_something(turns: list[Turn], learnt: tuple[int, ...]) -> None:
         raise ValueError("found no message to learn: each of the assistant's has weight 0 or train false; expected one")
     if not any(turns[i]["content"].strip() or turns[i].get("tool_calls") for i in learnt):
         raise ValueError("found only empty assistant messages, expected text to learn from")
+
+
+def _require_wanted(values: Mapping[str, Any]) -> None:
+    """Raise ValueError where the row says that its answer is not to be learnt, as half of those for KTO do."""
+    name = next((name for name in RATING_COLUMNS if _rating(values.get(name)) is False), None)
+    if name is not None:
+        raise ValueError(
+            f"column {name!r}: found {describe(values[name])}, an answer that is not wanted (KTO's format); expected"
+            " answers to learn: if it means something else, drop the column"
+        )
+
+
+def _rating(value: Any) -> bool | None:
+    """What a table or JSON says with true and false; None for anything else."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
 
 
 def _messages_column(values: Mapping[str, Any]) -> str | None:
