@@ -133,4 +133,4 @@ class Chat(LanguageModel):
         return found.question
 
     def answer(self, row: Row, text: str) -> dict[str, Any]:
-        return {"answer": text}
+        return {"answer": text.strip()}

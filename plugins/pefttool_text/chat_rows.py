@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ MATTER_COLUMNS = ("input", "context")
 #: KTO's files say with these whether an answer is wanted.
 RATING_COLUMNS = ("label", "kto_tag")
 TOOLS_COLUMNS = ("tools", "functions")
+FILLED_UP = "tables and `datasets` fill up what a row lacks"
 EXPECTED = (
     "OpenAI: column 'messages' of {role, content}",
     "ShareGPT: column 'conversations' of {from, value}",
@@ -101,7 +102,9 @@ def find(values: Mapping[str, Any], column: str | None = None, answered: bool = 
     if answered:
         _require_wanted(values)
         _require_something(turns, learnt)
-    return Conversation(turns, learnt, tools(values))
+    offered = tools(values)
+    _require_own_arguments(turns, offered or ())
+    return Conversation(turns, learnt, offered)
 
 
 def key(conversation: Conversation) -> str:
@@ -162,7 +165,33 @@ def tools(values: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     for tool in wrapped:
         if not isinstance(tool["function"], Mapping) or not isinstance(tool["function"].get("name"), str):
             raise ValueError(f"column {name!r}: found a tool {describe(tool)}, expected a function with a name")
+        for parameter, schema in _parameters(tool).items():
+            if schema is None:
+                raise ValueError(
+                    f"column {name!r}: found null for parameter {parameter!r} of {tool['function']['name']!r}"
+                    f" ({FILLED_UP}); expected its schema: leave out what is null, or give tools as JSON text"
+                )
     return wrapped
+
+
+def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of each parameter of a tool, as far as it has them."""
+    found: Any = tool["function"].get("parameters")
+    found = found.get("properties") if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _require_own_arguments(turns: list[Turn], offered: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError for an argument that is null and that its tool does not have."""
+    tools = {tool["function"]["name"]: tool for tool in offered}
+    for i, turn in enumerate(turns):
+        for call in (call["function"] for call in turn.get("tool_calls", ()) if call["function"]["name"] in tools):
+            for argument, value in call["arguments"].items():
+                if value is None and argument not in _parameters(tools[call["name"]]):
+                    raise ValueError(
+                        f"message {i + 1}: found null for {argument!r}, which {call['name']!r} does not take"
+                        f" ({FILLED_UP}); expected its own arguments: leave out what is null, or give them as JSON text"
+                    )
 
 
 def question(values: Mapping[str, Any], prompt_column: str) -> Turn:

@@ -120,7 +120,7 @@ class PreferenceTuning(LanguageModel):
 
     def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
         if not example["truncated"]:
-            return "one of its answers is empty"
+            return "one of its answers is empty, or both are the same in tokens"
         return f"train.sequence_length={setting.sequence_length} cuts off an answer, or where the two differ"
 
     def filler(self, length: int, setting: Setting) -> dict[str, Any]:
@@ -197,7 +197,7 @@ class PreferenceTuning(LanguageModel):
         return list(processor(text, add_special_tokens=False)["input_ids"])
 
     def answer(self, row: Row, text: str) -> dict[str, Any]:
-        return {"answer": text}
+        return {"answer": text.strip()}
 
     def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
         halves = ({**half, "truncated": example["truncated"]} for half in _halves([example]))
