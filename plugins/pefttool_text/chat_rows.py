@@ -110,7 +110,7 @@ def find(values: Mapping[str, Any], column: str | None = None, answered: bool = 
 def key(conversation: Conversation) -> str:
     """What is the same of conversations that are, but for blanks."""
     lines = [f"{turn['role']}: {' '.join(turn['content'].split())}" for turn in conversation.turns]
-    more = [turn["tool_calls"] for turn in conversation.turns if turn.get("tool_calls")]
+    more = [turn[name] for turn in conversation.turns for name in ("tool_calls", "reasoning_content") if turn.get(name)]
     return "\n".join([*lines, *([repr((more, conversation.tools))] if more or conversation.tools else [])])
 
 
