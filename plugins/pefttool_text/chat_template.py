@@ -22,8 +22,11 @@ from pefttool_text.chat_turns import Turn
 #: Text of so many characters stands in a rendered conversation by its own doing, and not by chance.
 EVIDENT = 16
 #: A conversation that every template is tried with.
-ASKED_HERE, ANSWERED = "what is asked here", "what is answered there"
-TRIED: tuple[Turn, ...] = ({"role": "user", "content": ASKED_HERE}, {"role": "assistant", "content": ANSWERED})
+ANSWERED = "what is answered there"
+TRIED: tuple[Turn, ...] = (
+    {"role": "user", "content": "what is asked here"},
+    {"role": "assistant", "content": ANSWERED},
+)
 CLOCK = "strftime_now"
 #: The date in a format that the template names; transformers takes it from the clock, and takes no other function.
 ASKED = re.compile(CLOCK + r"""\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
@@ -72,9 +75,10 @@ def require_prompt(processor: Any) -> None:
     header = answered.removeprefix(prompt).partition(ANSWERED)[0]
     if asks or not answered.startswith(prompt) or not header.strip():
         return
+    wanted = json.dumps(header.rstrip(" "), ensure_ascii=False)
     raise ModelError(
         f"this model's chat template writes {header!r} in front of an answer, but does not end a prompt with it: put"
-        f" {{% if add_generation_prompt %}}{{{{ {json.dumps(header, ensure_ascii=False)} }}}}{{% endif %}} at its end"
+        f" {{% if add_generation_prompt %}}{{{{ {wanted} }}}}{{% endif %}} at its end"
     )
 
 
