@@ -32,6 +32,7 @@ class Chat(LanguageModel):
     """Answer as the assistant does in the data; the loss is on assistant tokens only."""
 
     name = "chat"
+    converses = True
     Options = ChatOptions
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:smollm2-135m-instruct",

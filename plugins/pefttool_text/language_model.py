@@ -80,6 +80,9 @@ class LanguageModel(Task):
     ) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
+    def stops(self, processor: Any) -> Sequence[int]:
+        return sorted(ends.of(processor))
+
     @abstractmethod
     def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:
         """The tokens that the model is asked to continue."""

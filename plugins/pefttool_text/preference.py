@@ -44,6 +44,7 @@ class PreferenceTuning(LanguageModel):
     """Prefer one answer to another (DPO): rows with a prompt, a chosen and a rejected answer."""
 
     name = "preference"
+    converses = True
     Options = PreferenceOptions
     primary = ("loss", "min")
     #: Published recipes go ten to fifty times slower than the same adapter does on the answers themselves.
