@@ -132,6 +132,8 @@ class Task(ABC):
     primary: ClassVar[tuple[str, Direction]] = ("loss", "min")
     #: The model generates (its predictions need `generate`, its loss counts tokens).
     generative: ClassVar[bool] = False
+    #: A text that is to be answered is a user's message, where the model has a chat template.
+    converses: ClassVar[bool] = False
     #: `collate` and `loss` can lay rows one behind another in one sequence, and `check_packing` says for which models.
     packs: ClassVar[bool] = False
     #: `loss` and `predict` use nothing that has a position but `input_ids`, their mask, `logits_to_keep` and `logits`
@@ -351,6 +353,10 @@ class Task(ABC):
     def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
         """Why there is nothing to train in this encoded row (its `weight` is 0), and what would change that."""
         return f"it is empty, or train.sequence_length={setting.sequence_length} cuts it off"
+
+    def stops(self, processor: Any) -> Sequence[int]:
+        """The tokens at which an answer ends, in ascending order; none: those that the model's settings name."""
+        return ()
 
     def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
         """Why these encoded rows will not be judged fairly in this setting, and what to change; or None: a warning."""

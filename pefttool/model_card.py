@@ -9,6 +9,7 @@ from typing import Any
 
 from pefttool import __version__, durable, peft_folder, plain_code
 from pefttool.base import Base
+from pefttool.interfaces import Task
 from pefttool.model_files import CONFIG, SINGLE
 from pefttool.plan import Plan
 
@@ -89,7 +90,7 @@ def write(
 
     `facts` are `data` (a hash), `steps`, `best_step` and `weights` (the hash of the base's).
     """
-    python = snippet(folder, base, model)
+    python = snippet(folder, plan.task, base, model)
     if python is None:
         without = "The model has code of the task's own: only pefttool loads it.\n"
     else:
@@ -116,7 +117,7 @@ def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f}"
 
 
-def snippet(folder: Path, base: Base, model: Any) -> str | None:
+def snippet(folder: Path, task: Task, base: Base, model: Any) -> str | None:
     """Python that loads the adapter without pefttool and asks it; None where only pefttool can."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     made, loaders = plain_code.constructor(plain), sorted(folder.glob("load_*.py"))
@@ -131,21 +132,30 @@ def snippet(folder: Path, base: Base, model: Any) -> str | None:
         lines += [f'model = transformers.{type(plain).__name__}.from_pretrained(ADAPTER, dtype="float32").eval()']
     else:
         return None
-    return "\n".join([*imports, "", 'ADAPTER = "."', *lines, "", _use(plain, base)])
+    return "\n".join([*imports, "", 'ADAPTER = "."', *lines, "", _use(plain, task, base)])
 
 
-def _use(plain: Any, base: Base) -> str:
+def _use(plain: Any, task: Task, base: Base) -> str:
     """How the model is asked, for the families that have one usual way."""
     name = type(plain).__name__
     if hasattr(base.processor, "decode") and not name.endswith(tuple(USES)):
         name = TYPES.get(base.facts.peft_task_type or "", name)
     use = next((text for end, text in USES.items() if name.endswith(end)), "")
     more: Mapping[str, Any] = getattr(base.processor, "arguments", {})
-    chats = getattr(base.processor, "chat_template", None) is not None
+    chats = task.converses and getattr(base.processor, "chat_template", None) is not None
+    generation, stops = dict(base.setting.generation), list(task.stops(base.processor))
+    if stops != _own_stops(plain):
+        generation["eos_token_id"] = stops
     return use.format(
         length=base.setting.sequence_length,
         labels=list(base.setting.labels) or ["value"],
         more="".join(f", {name}={value!r}" for name, value in more.items()),
         prompt=CHAT if chats else PROMPT,
-        generation=json.dumps(dict(base.setting.generation)).replace("false", "False").replace("true", "True"),
+        generation=json.dumps(generation).replace("false", "False").replace("true", "True"),
     )
+
+
+def _own_stops(model: Any) -> list[int]:
+    """The tokens at which the model stops of itself."""
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return sorted(found) if isinstance(found, list) else [found] if isinstance(found, int) else []

@@ -163,6 +163,7 @@ def chat(
 ) -> None:
     """Talk to a chat model; an empty line or Ctrl-D ends it."""
     registry = current_registry()
+    from pefttool import cuts
     from pefttool.evaluate import predict as answer
     from pefttool.evaluate import talks, typed
     from pefttool.reload import reload
@@ -179,7 +180,11 @@ def chat(
             return
         turns.append({"role": "user", "content": line.strip()})
         row = typed(turns)
-        (reply,) = answer(loaded.model, loaded.task, [row], loaded.processor, loaded.setting, loaded.choice)
+        with cuts.counted() as counted:
+            (reply,) = answer(loaded.model, loaded.task, [row], loaded.processor, loaded.setting, loaded.choice)
         text = next(iter(reply.values()))
         turns.append({"role": "assistant", "content": text})
         click.echo(text)
+        cut = counted.line(1, loaded.setting)
+        if cut is not None:
+            click.echo(f"chat: {cut}", err=True)

@@ -10,6 +10,7 @@ from pydantic import Field
 from pefttool import Options, Row, Setting
 from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text.batching import kind_of
+from pefttool_text.borders import opening
 from pefttool_text.language_model import LanguageModel, counted
 
 TEXT_COLUMNS = ("text", "content", "body")
@@ -75,7 +76,7 @@ class CausalLM(LanguageModel):
 
     def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:
         """The first half of the text (at least one token): the rest is for the model to write."""
-        ids = list(processor(self._text(row.values, setting.options))["input_ids"])
+        ids = opening(processor, self._text(row.values, setting.options))
         if row.file == "<text>":
             return ids
         return ids[: max(1, len(ids) // 2)]

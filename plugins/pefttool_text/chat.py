@@ -32,6 +32,7 @@ class Chat(LanguageModel):
     """Answer as the assistant does in the data; the loss is on assistant tokens only."""
 
     name = "chat"
+    converses = True
     Options = ChatOptions
     example: ClassVar[Mapping[str, Any]] = {
         "model": "example:smollm2-135m-instruct",
@@ -48,6 +49,7 @@ class Chat(LanguageModel):
         loaded = super().load(source, setting)
         if loaded.processor is not None:
             chat_template.require(loaded.processor)  # plans load too, so this is said before any weight is read
+            chat_template.require_prompt(loaded.processor)
         return loaded
 
     def recognise_model(self, config: Any) -> str | None:
@@ -107,6 +109,10 @@ class Chat(LanguageModel):
             " template writes them in another way than it asks for them (task.train_turns)",
         )
 
+    def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
+        said = super().untrained(example, processor, setting)
+        return said if setting.options.train_turns != "last" else f"its last answer is not to be learnt, or {said}"
+
     def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:
         asked = self._question(row.values, setting.options)
         text = chat_template.written(processor, asked, setting.options.date, row.place)
@@ -128,4 +134,4 @@ class Chat(LanguageModel):
         return found.question
 
     def answer(self, row: Row, text: str) -> dict[str, Any]:
-        return {"answer": text}
+        return {"answer": text.strip()}

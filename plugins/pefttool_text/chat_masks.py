@@ -14,12 +14,12 @@ from typing import Any, Literal, NamedTuple
 from pefttool import DataError
 from pefttool_text import ends
 from pefttool_text.batching import IGNORE
+from pefttool_text.borders import Tokens
 from pefttool_text.chat_rows import Conversation
 from pefttool_text.chat_template import Template
 from pefttool_text.chat_turns import Turn
 
 TrainTurns = Literal["auto", "all", "last"]
-Span = tuple[int, int]
 OPENED = re.compile(r"<think>\s*\Z")
 THOUGHT = re.compile(r"\s*(?:<think>)?(.*)</think>", re.DOTALL)
 
@@ -36,51 +36,48 @@ def masked(template: Template, conversation: Conversation, which: TrainTurns = "
     """The tokens of a conversation that ends with an answer. Raises DataError where the template refuses it, leaves
     something out, or writes the answer in another way than the prompt for it says."""
     turns, text = template.whole(conversation.turns)
-    last, learnt = len(turns) - 1, conversation.learnt
-    spans: list[Span] = []
+    last, learnt, begin = len(turns) - 1, conversation.learnt, 0
     if last in learnt:
-        text, span = _last(template, turns, text)
-        _require_thought(template, turns, last, text, span)
-        spans.append(span)
-    encoded = template.processor(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
-    tokens = [_ended(inside(offsets, span), ids, template.processor) for span in spans]
+        text, begin = _last(template, turns, text)
+        _require_thought(template, turns, last, text[begin:])
     earlier = [i for i in learnt if i != last] if which != "last" else []
-    found = [_earlier(template, turns, i, text, ids, offsets) for i in earlier]
-    rewritten = sum(place is None for place in found)
-    if rewritten and which == "all":
-        turn = earlier[found.index(None)] + 1
+    try:
+        tokens = Tokens(template.processor, text)
+        found = [_earlier(template, turns, i, text, tokens) for i in earlier]
+        rewritten = [i for i, place in zip(earlier, found, strict=True) if place is None]
+        if rewritten:
+            _require_last(template, rewritten[0], which, last in learnt)
+            tokens, found = Tokens(template.processor, text), []
+        if last in learnt:
+            start, stop = tokens.start(begin), tokens.end(len(text.rstrip())) or len(tokens.ids)
+            found.append(_ended(range(start, stop), tokens.ids, template.processor))
+    except ValueError as error:
+        raise DataError(f"{template.place}: {error}") from error
+    labels = [IGNORE] * len(tokens.ids)
+    for k in (k for place in found for k in place or ()):
+        labels[k] = tokens.ids[k]
+    return Masked(tokens.ids, labels, len(earlier) if rewritten else 0)
+
+
+def _require_last(template: Template, i: int, which: TrainTurns, learnt: bool) -> None:
+    """Raise DataError where it does not do to learn the last answer alone, as the template rewrites message i."""
+    if which == "all":
         raise DataError(
-            f"{template.place}: the model's chat template rewrites earlier turns, so message {turn} cannot be learnt as"
-            " it will be asked for: use --task chat -o task.train_turns=last, or give one answer a row"
+            f"{template.place}: the model's chat template rewrites earlier turns, so message {i + 1} cannot be learnt"
+            " as it will be asked for: use --task chat -o task.train_turns=last, or give one answer a row"
         )
-    if not rewritten:
-        tokens += [place for place in found if place is not None]
-    elif not tokens:
+    if not learnt:
         raise DataError(
             f"{template.place}: the model's chat template rewrites earlier turns, and the data has only such to learn:"
             " end the conversation with the answer that is to be learnt"
         )
-    labels = [IGNORE] * len(ids)
-    for k in (k for place in tokens for k in place):
-        labels[k] = ids[k]
-    return Masked(ids, labels, len(earlier) if rewritten else 0)
 
 
-def inside(offsets: Sequence[Span], span: Span) -> list[int]:
-    """The tokens that lie within these characters.
-
-    One that straddles the border carries characters of the prompt: it is not the assistant's to learn.
-    """
-    first, last = span
-    return [k for k, (start, end) in enumerate(offsets) if end > start and first <= start and end <= last]
-
-
-def _last(template: Template, turns: Sequence[Turn], text: str) -> tuple[str, Span]:
-    """The text with the last answer as it will be produced, and where it stands."""
+def _last(template: Template, turns: Sequence[Turn], text: str) -> tuple[str, int]:
+    """The text with the last answer as it will be produced, and the character at which that begins."""
     prompt = template.text(turns[:-1], prompt=True)
     if text.startswith(prompt):
-        return text, (len(prompt), len(text.rstrip()))
+        return text, len(prompt)
     opened = OPENED.search(prompt)
     head = prompt[: opened.start()].rstrip() if opened else ""
     if not head or not text.startswith(head):
@@ -93,13 +90,11 @@ def _last(template: Template, turns: Sequence[Turn], text: str) -> tuple[str, Sp
     # produced is the thought, its end, and the answer; without a thought, its end at once.
     before = prompt if prompt.endswith("\n") else f"{prompt}\n"
     whole = f"{before}{_thought(turns[-1]).strip()}\n</think>\n\n{text[len(head) :].lstrip()}"
-    return whole, (len(prompt), len(whole.rstrip()))
+    return whole, len(prompt)
 
 
-def _earlier(
-    template: Template, turns: Sequence[Turn], i: int, text: str, ids: Sequence[int], offsets: Sequence[Span]
-) -> list[int] | None:
-    """The tokens of an earlier answer, or None where the whole conversation has it in another way."""
+def _earlier(template: Template, turns: Sequence[Turn], i: int, text: str, tokens: Tokens) -> Sequence[int] | None:
+    """The places of an earlier answer in the tokens, or None where the whole conversation has it in another way."""
     try:
         prompt, answered = template.text(turns[:i], prompt=True), template.text(turns[: i + 1])
     except DataError:
@@ -113,12 +108,14 @@ def _earlier(
         if shorter is None or len(shorter) <= len(prompt):
             return None
         answered = shorter
-    span = (len(prompt), len(answered))
     thought = _thought(turns[i]).strip()
-    if thought and thought not in text[slice(*span)]:
+    if thought and thought not in text[len(prompt) : len(answered)]:
         return None
-    tokens, end = _ended(inside(offsets, span), ids, template.processor), ends.of(template.processor)
-    return tokens if tokens and (not end or ids[tokens[-1]] in end) else None
+    start, stop = tokens.start(len(prompt)), tokens.end(len(answered))
+    if stop is None:
+        return None
+    found, end = _ended(range(start, stop), tokens.ids, template.processor), ends.of(template.processor)
+    return found if found and (not end or tokens.ids[found[-1]] in end) else None
 
 
 def _without_token(text: str, processor: Any) -> str | None:
@@ -127,12 +124,13 @@ def _without_token(text: str, processor: Any) -> str | None:
     return None if not token else text.removesuffix(token).rstrip()
 
 
-def _ended(tokens: list[int], ids: Sequence[int], processor: Any) -> list[int]:
-    """These tokens up to the first end of a turn behind which only ends and blanks follow: generation stops there."""
-    end, said = ends.of(processor), len(tokens)
-    while said and (ids[tokens[said - 1]] in end or not str(processor.decode([ids[tokens[said - 1]]])).strip()):
+def _ended(places: range, ids: Sequence[int], processor: Any) -> range:
+    """These places up to the first end of a turn behind which only ends and blanks follow: generation stops there.
+    Where nothing ends it, up to such blanks."""
+    end, said = ends.of(processor), len(places)
+    while said and (ids[places[said - 1]] in end or not str(processor.decode([ids[places[said - 1]]])).strip()):
         said -= 1
-    return next((tokens[: k + 1] for k in range(said, len(tokens)) if ids[tokens[k]] in end), tokens)
+    return places[: next((k + 1 for k in range(said, len(places)) if ids[places[k]] in end), said)]
 
 
 def _thought(turn: Turn) -> str:
@@ -141,9 +139,9 @@ def _thought(turn: Turn) -> str:
     return str(turn.get("reasoning_content") or (found.group(1) if found else ""))
 
 
-def _require_thought(template: Template, turns: Sequence[Turn], i: int, text: str, span: Span) -> None:
+def _require_thought(template: Template, turns: Sequence[Turn], i: int, answer: str) -> None:
     thought = _thought(turns[i]).strip()
-    if thought and thought not in text[slice(*span)]:
+    if thought and thought not in answer:
         raise DataError(
             f"{template.place}: the model's chat template leaves out the reasoning of message {i + 1}, which would be"
             " learnt without it: use a model that takes it, or remove it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,10 @@ PROMPT_COLUMNS = ("instruction", "prompt", "question")
 MESSAGES_COLUMNS = ("messages", "conversations", "conversation")
 #: What an instruction is about: it stands below it in the user's message.
 MATTER_COLUMNS = ("input", "context")
+#: KTO's files say with these whether an answer is wanted.
+RATING_COLUMNS = ("label", "kto_tag")
 TOOLS_COLUMNS = ("tools", "functions")
+FILLED_UP = "tables and `datasets` fill up what a row lacks"
 EXPECTED = (
     "OpenAI: column 'messages' of {role, content}",
     "ShareGPT: column 'conversations' of {from, value}",
@@ -97,14 +100,17 @@ def find(values: Mapping[str, Any], column: str | None = None, answered: bool = 
     turns, learnt = [turn for turn, _ in read], tuple(i for i, (_, learnt) in enumerate(read) if learnt)
     chat_turns.check_order(turns, answered)
     if answered:
+        _require_wanted(values)
         _require_something(turns, learnt)
-    return Conversation(turns, learnt, tools(values))
+    offered = tools(values)
+    _require_own_arguments(turns, offered or ())
+    return Conversation(turns, learnt, offered)
 
 
 def key(conversation: Conversation) -> str:
     """What is the same of conversations that are, but for blanks."""
     lines = [f"{turn['role']}: {' '.join(turn['content'].split())}" for turn in conversation.turns]
-    more = [turn["tool_calls"] for turn in conversation.turns if turn.get("tool_calls")]
+    more = [turn[name] for turn in conversation.turns for name in ("tool_calls", "reasoning_content") if turn.get(name)]
     return "\n".join([*lines, *([repr((more, conversation.tools))] if more or conversation.tools else [])])
 
 
@@ -118,7 +124,8 @@ def reads(values: Mapping[str, Any], column: str | None = None) -> list[str]:
     else:
         single = (_first(values, PROMPT_COLUMNS), _first(values, ANSWER_COLUMNS), "history")
         fields = [*(n for n in single if n is not None and n in values), *_present(values, MATTER_COLUMNS)]
-    return [*fields, *_present(values, ("system", *TOOLS_COLUMNS))]
+    rated = [name for name in RATING_COLUMNS if _rating(values.get(name)) is not None]
+    return [*fields, *rated, *_present(values, ("system", *TOOLS_COLUMNS))]
 
 
 def field_names(values: Mapping[str, Any], column: str) -> list[str]:
@@ -158,7 +165,33 @@ def tools(values: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
     for tool in wrapped:
         if not isinstance(tool["function"], Mapping) or not isinstance(tool["function"].get("name"), str):
             raise ValueError(f"column {name!r}: found a tool {describe(tool)}, expected a function with a name")
+        for parameter, schema in _parameters(tool).items():
+            if schema is None:
+                raise ValueError(
+                    f"column {name!r}: found null for parameter {parameter!r} of {tool['function']['name']!r}"
+                    f" ({FILLED_UP}); expected its schema: leave out what is null, or give tools as JSON text"
+                )
     return wrapped
+
+
+def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of each parameter of a tool, as far as it has them."""
+    found: Any = tool["function"].get("parameters")
+    found = found.get("properties") if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _require_own_arguments(turns: list[Turn], offered: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError for an argument that is null and that its tool does not have."""
+    tools = {tool["function"]["name"]: tool for tool in offered}
+    for i, turn in enumerate(turns):
+        for call in (call["function"] for call in turn.get("tool_calls", ()) if call["function"]["name"] in tools):
+            for argument, value in call["arguments"].items():
+                if value is None and argument not in _parameters(tools[call["name"]]):
+                    raise ValueError(
+                        f"message {i + 1}: found null for {argument!r}, which {call['name']!r} does not take"
+                        f" ({FILLED_UP}); expected its own arguments: leave out what is null, or give them as JSON text"
+                    )
 
 
 def question(values: Mapping[str, Any], prompt_column: str) -> Turn:
@@ -206,6 +239,23 @@ def _require_something(turns: list[Turn], learnt: tuple[int, ...]) -> None:
         raise ValueError("found no message to learn: each of the assistant's has weight 0 or train false; expected one")
     if not any(turns[i]["content"].strip() or turns[i].get("tool_calls") for i in learnt):
         raise ValueError("found only empty assistant messages, expected text to learn from")
+
+
+def _require_wanted(values: Mapping[str, Any]) -> None:
+    """Raise ValueError where the row says that its answer is not to be learnt, as half of those for KTO do."""
+    name = next((name for name in RATING_COLUMNS if _rating(values.get(name)) is False), None)
+    if name is not None:
+        raise ValueError(
+            f"column {name!r}: found {describe(values[name])}, an answer that is not wanted (KTO's format); expected"
+            " answers to learn: if it means something else, drop the column"
+        )
+
+
+def _rating(value: Any) -> bool | None:
+    """What a table or JSON says with true and false; None for anything else."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
 
 
 def _messages_column(values: Mapping[str, Any]) -> str | None:

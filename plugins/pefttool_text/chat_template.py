@@ -21,6 +21,12 @@ from pefttool_text.chat_turns import Turn
 
 #: Text of so many characters stands in a rendered conversation by its own doing, and not by chance.
 EVIDENT = 16
+#: A conversation that every template is tried with.
+ANSWERED = "what is answered there"
+TRIED: tuple[Turn, ...] = (
+    {"role": "user", "content": "what is asked here"},
+    {"role": "assistant", "content": ANSWERED},
+)
 CLOCK = "strftime_now"
 #: The date in a format that the template names; transformers takes it from the clock, and takes no other function.
 ASKED = re.compile(CLOCK + r"""\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
@@ -55,6 +61,25 @@ def require(processor: Any) -> None:
             f"this model's chat template calls {CLOCK} with a format that is worked out, so that the date of a run"
             " cannot be kept: write the format into the template"
         )
+
+
+def require_prompt(processor: Any) -> None:
+    """Raise ModelError for a chat template that writes who answers in front of an answer, and never asks with it: the
+    model would have to write it, and every answer would begin with it."""
+    template = Template(processor, datetime.date(2000, 1, 1), "a try")
+    try:
+        prompt, answered = template.text(TRIED[:1], prompt=True), template.text(TRIED)
+        asks = prompt != template.text(TRIED[:1])
+    except DataError:
+        return  # rows that it takes will tell
+    header = answered.removeprefix(prompt).partition(ANSWERED)[0]
+    if asks or not answered.startswith(prompt) or not header.strip():
+        return
+    wanted = json.dumps(header.rstrip(" "), ensure_ascii=False)
+    raise ModelError(
+        f"this model's chat template writes {header!r} in front of an answer, but does not end a prompt with it: put"
+        f" {{% if add_generation_prompt %}}{{{{ {wanted} }}}}{{% endif %}} at its end"
+    )
 
 
 def tells_time(processor: Any) -> bool:

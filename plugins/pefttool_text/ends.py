@@ -10,8 +10,6 @@ from typing import Any
 
 from pefttool import DataError
 
-ASKED, ANSWERED = "what is asked here", "what is answered there"
-
 
 def note(processor: Any, folder: Path, config: Any) -> None:
     """Let `of` know, by the files of a model, where its answers end."""
@@ -46,13 +44,12 @@ def _stored(folder: Path) -> list[int]:
 
 def _closing(processor: Any) -> list[int]:
     """The special token with which the template closes an answer, where it has one."""
-    from pefttool_text.chat_template import Template
+    from pefttool_text.chat_template import ANSWERED, TRIED, Template
 
     if not getattr(processor, "chat_template", None):
         return []
-    turns = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]
     try:
-        text = Template(processor, datetime.date(2000, 1, 1), "a try").text(turns)
+        text = Template(processor, datetime.date(2000, 1, 1), "a try").text(TRIED)
     except DataError:
         return []
     behind = text.rpartition(ANSWERED)[2].lstrip()

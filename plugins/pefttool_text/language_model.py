@@ -80,13 +80,16 @@ class LanguageModel(Task):
     ) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
+    def stops(self, processor: Any) -> Sequence[int]:
+        return sorted(ends.of(processor))
+
     @abstractmethod
     def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:
         """The tokens that the model is asked to continue."""
 
     @abstractmethod
     def answer(self, row: Row, text: str) -> dict[str, Any]:
-        """The JSON object for one generated continuation."""
+        """The JSON object for one generated continuation, with the blanks around it."""
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
@@ -113,8 +116,8 @@ class LanguageModel(Task):
         cut = sum(len(prompt) > setting.sequence_length for prompt in whole)
         cuts.tell(cut, cuts.unended(new, model, generation.get("max_new_tokens"), stops))
         return [
-            self.answer(row, processor.decode(tokens, skip_special_tokens=True).strip())
-            for row, tokens in zip(rows, new, strict=True)
+            self.answer(row, _continuation(prompt, tokens.tolist(), processor))
+            for row, prompt, tokens in zip(rows, prompts, new, strict=True)
         ]
 
     def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
@@ -160,6 +163,15 @@ def _from_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     targets = targets[:, kept]
     trained = targets != IGNORE
     return cross_entropy(output.logits[trained].float(), targets[trained], reduction="sum")
+
+
+def _continuation(prompt: list[int], tokens: list[int], processor: Any) -> str:
+    """The text of `tokens` behind a prompt. Alone, many tokenizers write a first one without its blank."""
+    before = processor.decode(prompt, skip_special_tokens=True)
+    whole = processor.decode([*prompt, *tokens], skip_special_tokens=True)
+    if not whole.startswith(before):  # the prompt ends within a character
+        return str(processor.decode(tokens, skip_special_tokens=True))
+    return str(whole[len(before) :])
 
 
 def counted(ids: list[int], labels: list[int], truncated: bool) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import Facts, Loss, Problem, Row, Setting
+from pefttool import DataError, Facts, Loaded, Loss, Problem, Row, Setting
 from pefttool_text import chat_masks, chat_rows, chat_template, packed, preference_rows
 from pefttool_text.batching import IGNORE, attention_mask, pad, pad_id
+from pefttool_text.borders import Tokens, opening
 from pefttool_text.chat_rows import Conversation
 from pefttool_text.chat_template import Template, TemplateOptions
 from pefttool_text.chat_turns import Turn
@@ -43,6 +44,7 @@ class PreferenceTuning(LanguageModel):
     """Prefer one answer to another (DPO): rows with a prompt, a chosen and a rejected answer."""
 
     name = "preference"
+    converses = True
     Options = PreferenceOptions
     primary = ("loss", "min")
     #: Published recipes go ten to fifty times slower than the same adapter does on the answers themselves.
@@ -55,6 +57,12 @@ class PreferenceTuning(LanguageModel):
         if any(self.check_row(values, PreferenceOptions()) is not None for values in sample):
             return None
         return "a chosen and a rejected answer to each prompt"
+
+    def load(self, source: Any, setting: Setting) -> Loaded:
+        loaded = super().load(source, setting)
+        if getattr(loaded.processor, "chat_template", None):
+            chat_template.require_prompt(loaded.processor)
+        return loaded
 
     def check(self, options: PreferenceOptions, facts: Facts) -> list[Problem]:
         problems = super().check(options, facts)
@@ -111,10 +119,15 @@ class PreferenceTuning(LanguageModel):
             halves.append(counted(ids[:most], labels[:most], truncated=len(ids) > most))
         return _pair(*halves)
 
+    def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
+        if not example["truncated"]:
+            return "one of its answers is empty, or both are the same in tokens"
+        return f"train.sequence_length={setting.sequence_length} cuts off an answer, or where the two differ"
+
     def filler(self, length: int, setting: Setting) -> dict[str, Any]:
         half = max(2, length // 2)
         one = counted([0] * half, [0] * half, truncated=False)
-        return {**_pair(one, one), **dict.fromkeys(REFERENCE, 0.0)}
+        return {**_pair(one, one), "weight": 1, **dict.fromkeys(REFERENCE, 0.0)}
 
     def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting) -> dict[str, Any]:
         """Two sequences for each row, one behind the other; `reference` is `[B, 2]`, of the base."""
@@ -180,12 +193,12 @@ class PreferenceTuning(LanguageModel):
     def prompt_ids(self, row: Row, processor: Any, setting: Setting) -> list[int]:
         prompt, plain = self._question(row.values, setting.options)
         if plain and not getattr(processor, "chat_template", None):
-            return list(processor(prompt.turns[0]["content"])["input_ids"])
+            return opening(processor, prompt.turns[0]["content"])
         text = chat_template.written(processor, prompt, setting.options.date, row.place)
         return list(processor(text, add_special_tokens=False)["input_ids"])
 
     def answer(self, row: Row, text: str) -> dict[str, Any]:
-        return {"answer": text}
+        return {"answer": text.strip()}
 
     def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
         halves = ({**half, "truncated": example["truncated"]} for half in _halves([example]))
@@ -206,24 +219,27 @@ def _tokens(
     """
     if preference.plain and not getattr(processor, "chat_template", None):
         before, text = preference.prompt[0]["content"], answer["content"]
-        encoded = processor(f"{before}{text}", return_offsets_mapping=True)
-        ids = list(encoded["input_ids"])
-        own = set(chat_masks.inside(encoded["offset_mapping"], (len(before), len(before) + len(text))))
-        labels = [i if k in own else IGNORE for k, i in enumerate(ids)]
-        end = processor.eos_token_id
-        return (ids, labels) if end is None or ids[-1:] == [end] else ([*ids, end], [*labels, end])
+        tokens, end = Tokens(processor, f"{before}{text}", special=True), processor.eos_token_id
+        try:
+            start = tokens.start(len(before))
+        except ValueError as error:
+            raise DataError(f"{place}: {error}") from error
+        ids = tokens.ids if end is None or tokens.ids[-1:] == [end] else [*tokens.ids, end]
+        return ids, [*[IGNORE] * start, *ids[start:]]
     template = Template(processor, date, place, preference.tools)
     ids, labels, _ = chat_masks.masked(template, preference.answered(answer))
     return ids, labels
 
 
 def _pair(chosen: Mapping[str, Any], rejected: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, one behind the other. Where what was left of them is the same, there is nothing to prefer."""
+    trained = (chosen["trained"], rejected["trained"])
     return {
         **{name: [*chosen[name], *rejected[name]] for name in COLUMNS},
         "chosen": len(chosen["input_ids"]),
         "length": chosen["length"] + rejected["length"],
-        "trained": chosen["trained"] + rejected["trained"],
-        "weight": int(chosen["trained"] > 0 and rejected["trained"] > 0),
+        "trained": sum(trained),
+        "weight": int(0 not in trained and chosen["input_ids"] != rejected["input_ids"]),
         "truncated": chosen["truncated"] or rejected["truncated"],
     }
 

@@ -38,4 +38,11 @@ def family(name: str, folder: Path) -> None:
     llama(folder, chat_tokenizer(special, template, bos, eos, "<pad>"), stops)
 
 
-MAKERS = {"chatml": chatml, **{name: partial(family, name) for name in FAMILIES}}
+def unasked(folder: Path) -> None:
+    """Its template writes who answers, but does not end a prompt with it."""
+    special = ["<pad>", "<|im_start|>", "<|im_end|>"]
+    template = CHATML.partition("{% if add_generation_prompt %}")[0]
+    llama(folder, chat_tokenizer(special, template, "<|im_start|>", "<|im_end|>", "<pad>"))
+
+
+MAKERS = {"chatml": chatml, "chatml-unasked": unasked, **{name: partial(family, name) for name in FAMILIES}}
