@@ -91,7 +91,7 @@ class Seq2Seq(Task):
                 " none: use --task chat or causal-lm with a decoder"
             )
         tokenizer = source.processor(AutoTokenizer)
-        languages.tell(tokenizer, setting.options.source_lang, setting.options.target_lang, not source.abstract)
+        languages.tell(tokenizer, setting.options.source_lang, setting.options.target_lang, source.for_rows)
         return Loaded(source.model(AutoModelForSeq2SeqLM, **_special_tokens(source.config, tokenizer)), tokenizer)
 
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
