@@ -94,7 +94,7 @@ def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
             counts = f"({len(train)} train, {len(held_out)} eval{lone})"
             raise DataError(f"data.{name}: no rows are left {counts}: {remedy}")
     labels = task.labels(train, options)
-    notices += class_names.alike(labels)
+    notices += class_names.alike(labels) + class_names.absent(labels)
     notices += task.remarks(train, options)
     _check_labels(recipe, task, options, train, held_out, labels)
     sides = [(train, held_out), *([(found.train, found.eval)] if arranged is not None and found.eval else [])]

@@ -370,6 +370,12 @@ class Pretrained(ABC):
     config: Any
     #: Rows will be encoded. False: a plan without data, which need not know what only rows need (a language).
     for_rows: bool = True
+    #: The model has no data, only shapes.
+    abstract: bool = False
+    #: Parameters of the model that the folder lacks, so that they start new; known once `model` has been called.
+    missing: tuple[str, ...] = ()
+    #: What the user should know of the model.
+    notices: tuple[str, ...] = ()
 
     @abstractmethod
     def model(self, auto_class: Any, **overrides: Any) -> nn.Module:

@@ -20,6 +20,16 @@ def separator_of(line: str) -> str | None:
     return found["mark"] if found is not None else None
 
 
+def mark_as_text(record: Sequence[str], quote: str) -> str | None:
+    """What is said of a record with a value in marks behind a space, `, "a"`: the reader takes the marks for text."""
+    for value in record:
+        inside = value.strip()
+        if value[:1].isspace() and len(inside) > 1 and inside[0] == inside[-1] == quote:
+            shown = value if len(value) <= 40 else value[:37] + "..."
+            return f"found a space before the quotation mark of {shown!r}, expected the mark behind the separator"
+    return None
+
+
 @dataclass(frozen=True)
 class Header:
     """The names of all columns, in their order; '' where one has none. Such a column is no part of a row."""

@@ -98,11 +98,20 @@ def choose(found: Sequence[Window], answer: Span | None, *parts: object) -> tupl
     if answer is None:
         fitting = [(window, (window.null, window.null)) for window in found]
     else:
-        fitting = [(w, positions) for w in found if (positions := w.positions(answer)) is not None]
+        standing = _standing(found, answer)
+        fitting = [(w, positions) for w in found if (positions := w.positions(standing)) is not None]
     if not fitting:
         return None
     digest = hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogatepass")).digest()
     return fitting[int.from_bytes(digest[:8], "big") % len(fitting)]
+
+
+def _standing(found: Sequence[Window], answer: Span) -> Span:
+    """The answer without what no token stands for at its ends: accents that are stripped, marks without a width."""
+    places = [p for w in found for p in w.offsets if p and p[0] < answer[1] and p[1] > answer[0]]
+    if not places:
+        return answer
+    return max(answer[0], min(place[0] for place in places)), min(answer[1], max(place[1] for place in places))
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task, class_names
+from pefttool import DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task, class_names
 from pefttool.interfaces import Direction
 from pefttool.named_columns import describe, find_column, missing_column
-from pefttool_text import encoder, label_kinds, text_columns
+from pefttool_text import encoder, label_kinds, text_columns, written_lists
 from pefttool_text.batching import kind_of
 from pefttool_text.label_kinds import KINDS, MULTI, SINGLE, LabelKind, MultiHot, MultiLabel
 from pefttool_text.text_columns import PAIRS, TEXT_COLUMNS
@@ -97,6 +97,11 @@ class TextClassification(Task):
         if column is None:
             return missing_column(values, options.label_column, LABEL_COLUMNS, "label_column")
         kinds, value = _possible(options), values[column]
+        if options.kind != SINGLE.name and written_lists.is_written(value):
+            return (
+                f"column {column!r}: found a list written as text, expected a list, which tables cannot hold: give JSON"
+                f" Lines, or say -o task.kind={SINGLE.name} where this is the name of a class"
+            )
         if any(kind.fits(value) for kind in kinds):
             return None
         told = next((told for kind in kinds if (told := kind.complaint(value)) is not None), None)
@@ -155,6 +160,9 @@ class TextClassification(Task):
         names = kind.names([self._label(row.values, options) for row in rows])
         return label_kinds.require_classes(self.name, names) if _has_classes(kind) else names
 
+    def remarks(self, rows: Sequence[Row], options: ClassificationOptions) -> Sequence[str]:
+        return text_columns.absent([text for row in rows for text in text_columns.texts(row.values, options)])
+
     def fit(self, rows: Sequence[Row], options: ClassificationOptions) -> Mapping[str, Any]:
         return _kind(options).fit([self._label(row.values, options) for row in rows])
 
@@ -184,6 +192,11 @@ class TextClassification(Task):
         kind = _kind(setting.options)
         names = _outputs(kind, setting)
         described = {"problem_type": kind.problem_type}
+        if not self._mean_pooling(setting) and _reads_last(source.config):
+            raise ModelError(
+                f"model {source.path}: its head reads the last position, where shorter texts of a batch are padded: say"
+                " -o task.pooling=mean, or use another model"
+            )
         if self._mean_pooling(setting):
             from pefttool_text.pooling import MeanPooled
 
@@ -192,9 +205,13 @@ class TextClassification(Task):
         else:
             loaded = encoder.load(source, AutoModelForSequenceClassification, names, **described)
         if kind.exact:
-            from pefttool_text import exact_output
+            from pefttool_text import exact_output, units
 
-            exact_output.install(loaded.model, self.head_modules(loaded.model), len(names))
+            heads = self.head_modules(loaded.model)
+            exact_output.install(loaded.model, heads, len(names))
+            if setting.fitted and not source.abstract and not self._mean_pooling(setting):
+                told = units.keep(loaded.model, heads, source.missing, units.of(source.path), setting.fitted)
+                source.notices += (told,) if told is not None else ()
         return loaded
 
     @staticmethod
@@ -281,6 +298,11 @@ def _possible(options: ClassificationOptions) -> Sequence[LabelKind]:
         return (*KINDS.values(), MultiHot(options.classes))
     kind = _kind(options)
     return (kind, MultiHot()) if kind is MULTI else (kind,)
+
+
+def _reads_last(config: Any) -> bool:
+    """XLNet's head takes the last position, padding or not: its texts are padded at the front."""
+    return config.model_type == "xlnet" and getattr(config, "summary_type", None) == "last"
 
 
 def _has_classes(kind: LabelKind) -> bool:

@@ -22,9 +22,10 @@ from pydantic import Field
 from pefttool import DataError, DataFormat, Options, Row
 from pefttool.file_kinds import start_of
 from pefttool.quiet import quiet_datasets
-from pefttool.separated import Header, separator_of
+from pefttool.separated import Header, mark_as_text, separator_of
 from pefttool.text_files import head, is_packed, lines, shown_suffix, suffix
 from pefttool.values import DataProblem
+from pefttool_text.class_columns import class_columns, named_classes
 from pefttool_text.conll import Conll
 from pefttool_text.parallel import ParallelText
 from pefttool_text.reading import StrictJson, short, skip, text_of
@@ -220,7 +221,7 @@ class Csv(DataFormat):
                 if header is None:
                     header = Header.of(str(path), start, record)
                 else:
-                    yield self._row(header, record, str(path), start)
+                    yield self._row(header, record, str(path), start, quote)
             yield from bad  # and not the row that these bytes belong to
             bad.clear()
 
@@ -234,8 +235,8 @@ class Csv(DataFormat):
         return DataProblem(file, start, f"found a malformed record, expected separated values ({span}{error})")
 
     @staticmethod
-    def _row(header: Header, record: list[str], file: str, line: int) -> Row | DataProblem:
-        complaint = header.complaint(record)
+    def _row(header: Header, record: list[str], file: str, line: int, quote: str | None) -> Row | DataProblem:
+        complaint = header.complaint(record) or (None if quote is None else mark_as_text(record, quote))
         if complaint is not None:
             return DataProblem(file, line, complaint)
         return Row({header.names[i]: record[i] for i in header.named}, file, line)
@@ -252,8 +253,10 @@ class Parquet(DataFormat):
         return f"suffix {path.suffix}" if path.suffix.lower() == ".parquet" else None
 
     def read(self, path: Path, options: Any) -> Iterator[Row | DataProblem]:
+        named = class_columns(path)
         for number, values in enumerate(_load("parquet", path), 1):
-            yield Row({k: _drop(v) for k, v in values.items()}, str(path), number)
+            row = {k: _drop(v) for k, v in values.items()}
+            yield Row({k: named_classes(v, named[k]) if k in named else v for k, v in row.items()}, str(path), number)
 
 
 class TextOptions(Options):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttool import DataError
-from pefttool.class_names import in_order
+from pefttool.class_names import in_order, name_of
 from pefttool.interfaces import Direction
 from pefttool.majority import most
 from pefttool.named_columns import describe
@@ -112,7 +112,7 @@ class SingleLabel(LabelKind):
         return is_class(value) or (isinstance(value, float) and value.is_integer() and abs(value) < LARGEST_NUMBER)
 
     def read(self, value: Any) -> str:
-        return str(int(value) if isinstance(value, float) else value)
+        return name_of(int(value) if isinstance(value, float) else value)
 
     def stratum(self, label: str) -> str:
         return label
@@ -173,7 +173,7 @@ class MultiLabel(LabelKind):
         return isinstance(value, list) and all(map(is_class, value))
 
     def read(self, value: Any) -> tuple[str, ...]:
-        return tuple(sorted(set(map(str, value))))
+        return tuple(sorted(set(map(name_of, value))))
 
     def stratum(self, label: Sequence[str]) -> str:
         # One class of several: most combinations are of a row or two, and none of those would be held out, or half.
@@ -266,7 +266,7 @@ class Regression(LabelKind):
 
     def fits(self, value: Any) -> bool:
         try:
-            is_number = not isinstance(value, bool) and isinstance(value, str | int | float)
+            is_number = not isinstance(value, bool) and isinstance(value, str | int | float) and "_" not in str(value)
             return is_number and abs(float(value)) < LARGEST
         except (ValueError, OverflowError):
             return False

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
-from pefttool_text import pair_rows, text_columns, text_scores
+from pefttool_text import languages, pair_rows, text_columns, text_scores
 from pefttool_text.batching import IGNORE, attention_mask, kind_of, pad, pad_id
 from pefttool_text.text_scores import METRICS, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+#: Characters that a warning names.
+SHOWN = 5
 
 
 class Seq2SeqOptions(Options):
@@ -23,7 +26,7 @@ class Seq2SeqOptions(Options):
     source_lang: str | None = Field(
         None,
         description="language to read, as the column (or the key in `translation`) is called; default: the first of"
-        " two. Multilingual tokenizers are told, where they know it by this name",
+        " two. Multilingual tokenizers are told: they have to know it by this name, or by one that begins so (en_XX)",
     )
     target_lang: str | None = Field(None, description="language to write, likewise; default: the other of two")
     prefix: str = Field("", description="text put before every source, such as `summarize: ` for T5")
@@ -88,7 +91,7 @@ class Seq2Seq(Task):
                 " none: use --task chat or causal-lm with a decoder"
             )
         tokenizer = source.processor(AutoTokenizer)
-        _tell_languages(tokenizer, setting.options)
+        languages.tell(tokenizer, setting.options.source_lang, setting.options.target_lang, source.for_rows)
         return Loaded(source.model(AutoModelForSeq2SeqLM, **_special_tokens(source.config, tokenizer)), tokenizer)
 
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -104,11 +107,12 @@ class Seq2Seq(Task):
         text = f"{setting.options.prefix}{pair.source}"
         ids, labels = list(processor(text)["input_ids"]), _target_ids(str(pair.target), processor)
         broken = "\n" in pair.target and "\n" not in processor.decode(labels)
+        unknown = _unknown(str(pair.target), labels, processor)
         truncated = len(ids) + len(labels) > room
         if truncated:
-            labels = labels[: max(room - len(ids), room // 2)]
+            labels = _cut(labels, max(room - len(ids), room // 2), processor)
             ids = list(processor(text, truncation=True, max_length=max(1, room - len(labels)))["input_ids"])
-        return {**_counted(ids, labels, truncated), "loses_breaks": broken}
+        return {**_counted(ids, labels, truncated), "loses_breaks": broken, "unknown": unknown}
 
     def filler(self, length: int, setting: Setting) -> dict[str, Any]:
         half = max(1, length // 2)
@@ -125,16 +129,15 @@ class Seq2Seq(Task):
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
         """Sum of cross-entropies (float32, nothing smoothed) over the target's tokens; labels are `[B, T]`.
 
-        The decoder reads the labels as the model's own `shift` has them: start token first, padding for -100.
+        The decoder reads the labels as the model itself shifts them: start token first, padding for -100.
         """
         from torch.nn.functional import cross_entropy
 
         labels = batch["labels"]
-        shift = getattr(_bare(model), "prepare_decoder_input_ids_from_labels")  # noqa: B009
         logits = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            decoder_input_ids=shift(labels=labels),
+            decoder_input_ids=_shifted(model, labels),
             use_cache=False,
         ).logits
         summed = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum")
@@ -171,21 +174,28 @@ class Seq2Seq(Task):
 
     def check_encoded(self, example: Mapping[str, Any], processor: Any) -> str | None:
         end = _end_of(processor)
-        if end is not None and not example["truncated"] and example["labels"][-1] != end:
+        if end is not None and not example["truncated"] and not languages.target_end(example["labels"], end, processor):
             last = processor.decode([example["labels"][-1]])
             return f"the target's last token is {last!r}, not the one that ends texts: the model would not stop"
         return None
 
     def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
-        """T5's tokenizer makes spaces of line breaks: no answer will have any."""
-        count = sum(bool(example["loses_breaks"]) for example in examples)
-        if not count:
-            return ()
-        return (
-            f"warning: {count} of {len(examples)} training targets have line breaks, which this model's tokenizer"
-            " drops: answers will be in one line; write breaks as a mark of your own, such as ' | ', or use a model"
-            " that knows them",
-        )
+        """T5's tokenizer makes spaces of line breaks, and does not know `{` and `<`: no answer will have any."""
+        notes, of = [], f"of {len(examples)} training targets have"
+        broken = sum(bool(example["loses_breaks"]) for example in examples)
+        if broken:
+            notes.append(
+                f"warning: {broken} {of} line breaks, which this model's tokenizer drops: answers will be in one line;"
+                " write breaks as a mark of your own, such as ' | ', or use a model that knows them"
+            )
+        unknown = [chr(example["unknown"]) for example in examples if example["unknown"]]
+        if unknown:
+            shown = ", ".join(map(repr, sorted(set(unknown))[:SHOWN]))
+            notes.append(
+                f"warning: {len(unknown)} {of} characters that this model's tokenizer does not know, such as {shown}:"
+                " answers will not have them; write others in their place, or use a model that knows them"
+            )
+        return tuple(notes)
 
     def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
         """Answers end at `max_new_tokens`, and are then compared with targets that do not."""
@@ -228,14 +238,36 @@ def _end_of(processor: Any) -> int | None:
 def _target_ids(text: str, processor: Any) -> list[int]:
     """The target's tokens as its side of the tokenizer makes them (Marian has two vocabularies), its end marked."""
     ids, end = list(processor(text_target=text)["input_ids"]), _end_of(processor)
-    return ids if end is None or ids[-1:] == [end] else [*ids, end]
+    return ids if end is None or languages.target_end(ids, end, processor) else [*ids, end]
 
 
-def _bare(model: Any) -> Any:
-    """The model beneath a wrapper for several processes."""
-    while not hasattr(model, "prepare_decoder_input_ids_from_labels") and hasattr(model, "module"):
-        model = model.module
-    return model
+def _unknown(text: str, labels: Sequence[int], processor: Any) -> int:
+    """The first character that was lost of a target with tokens for what is unknown; 0 where nothing was."""
+    if getattr(processor, "unk_token_id", None) not in labels:
+        return 0
+    known = {*processor.decode(labels, skip_special_tokens=True).casefold()}
+    lost = (c for c in text if not c.isspace() and c.casefold() not in known)
+    return ord(next(lost, processor.unk_token[0]))
+
+
+def _cut(labels: list[int], most: int, processor: Any) -> list[int]:
+    """A target that is too long loses its end mark, too, unless languages are told: mBART starts with its last one."""
+    end = _end_of(processor)
+    kept = languages.target_end(labels, end, processor) if end is not None and languages.codes(processor) else 0
+    return [*labels[: max(1, most - kept)], *labels[len(labels) - kept :]]
+
+
+def _shifted(model: Any, labels: Tensor) -> Tensor:
+    """What the decoder reads while it is trained to write `labels` `[B, T]`: the same, one place later."""
+    bare = model
+    while not hasattr(bare, "config") and hasattr(bare, "module"):  # beneath a wrapper for several processes
+        bare = bare.module
+    own = getattr(bare, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        read: Tensor = own(labels=labels)
+        return read
+    start, filled = bare.config.decoder_start_token_id, labels.masked_fill(labels == IGNORE, bare.config.pad_token_id)
+    return filled.roll(1, dims=1).index_fill(1, labels.new_zeros(1), start)  # M2M100 and NLLB have no method for it
 
 
 def _special_tokens(config: Any, tokenizer: Any) -> dict[str, int]:
@@ -251,15 +283,6 @@ def _special_tokens(config: Any, tokenizer: Any) -> dict[str, int]:
     return {n: value for n, value in known.items() if value is not None and getattr(config, n, None) is None}
 
 
-def _tell_languages(tokenizer: Any, options: Seq2SeqOptions) -> None:
-    """mBART, NLLB and M2M100 write the language before the text, where they know it by the name that is given."""
-    for attribute, language in (("src_lang", options.source_lang), ("tgt_lang", options.target_lang)):
-        if language is not None and hasattr(tokenizer, attribute):
-            known = tokenizer.convert_tokens_to_ids(language) not in (None, tokenizer.unk_token_id)
-            if known or language in getattr(tokenizer, "lang_code_to_token", {}):
-                setattr(tokenizer, attribute, language)
-
-
 def _generation(model: Any, processor: Any, setting: Setting) -> dict[str, Any]:
     """What `generate` is called with: the run's settings, and the special tokens that the model is configured with."""
     given = dict(setting.generation)
@@ -268,11 +291,14 @@ def _generation(model: Any, processor: Any, setting: Setting) -> dict[str, Any]:
     for name in ("decoder_start_token_id", "eos_token_id"):
         if getattr(model.generation_config, name, None) is None and getattr(model.config, name, None) is not None:
             given[name] = getattr(model.config, name)
-    target = setting.options.target_lang
-    if target is not None and getattr(processor, "tgt_lang", None) == target:
-        given["forced_bos_token_id"] = (
-            processor.get_lang_id(target)
-            if hasattr(processor, "get_lang_id")
-            else processor.convert_tokens_to_ids(target)
-        )
+    if languages.codes(processor):
+        given["decoder_start_token_id"] = _start(model, processor)
+        given |= languages.first_token(processor, setting.options.target_lang, given["decoder_start_token_id"])
     return {**given, "pad_token_id": pad_id(processor)}
+
+
+def _start(model: Any, processor: Any) -> int:
+    """The token that the decoder is shown first in training."""
+    import torch
+
+    return int(_shifted(model, torch.tensor([_target_ids("a", processor)]))[0, 0])

@@ -14,14 +14,20 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
+from pefttool.class_names import Numbered, in_order
 from pefttool.majority import most
 
 Scheme = Literal["bio", "plain"]
 #: The tag of a word that belongs to no entity.
 OUTSIDE = "O"
 BIO = re.compile(r"[BI]-.+", re.DOTALL)
-#: Other ways of writing entities down, whose tags would be taken for plain ones.
-OTHER_SCHEMES = re.compile(r"[ESLU]-.+", re.DOTALL)
+#: Letters of other schemes (BIOES, BMES, BILOU), whose tags would be taken for plain ones.
+OTHER_LETTERS = re.compile(r"[ESLUMW]-.+", re.DOTALL)
+#: Entities in whatever scheme and hand: also without a type (`B`), with another mark (`B_PER`), in small letters, or
+#: with the letter behind (`PER-B`).
+OTHER_SCHEMES = re.compile(
+    rf"{OTHER_LETTERS.pattern}|[BIESLUMW]([_:/].+)?|[biesluw][-_:/].+|.+[-_:/][BIESLUMW]", re.DOTALL
+)
 
 
 class Entity(NamedTuple):
@@ -53,21 +59,27 @@ def scheme_of(tags: Iterable[str]) -> Scheme | None:
 
     Where a clear majority is of BIO, the few others are mistyped: they do not make all of them plain.
     """
-    named = Counter(tag for tag in tags if tag != OUTSIDE)
+    named = Counter(tags)
+    outside = named.pop(OUTSIDE, 0)
     odd = [tag for tag in named if not BIO.fullmatch(tag)]
     total = named.total()
     usual = total - sum(named[tag] for tag in odd)
-    if odd and usual and all(map(OTHER_SCHEMES.fullmatch, odd)):
+    if odd and usual and all(map(OTHER_LETTERS.fullmatch, odd)):
         return None
-    return "bio" if most(usual, total) else "plain"
+    if most(usual, total):
+        return "bio"
+    return None if odd and (outside or usual) and all(map(OTHER_SCHEMES.fullmatch, odd)) else "plain"
 
 
 def tag_names(tags: set[str], scheme: Scheme) -> tuple[str, ...]:
-    """The classes of the head. In BIO what begins can go on: B- and I- of every type, behind `O`."""
+    """The classes of the head. In BIO what begins can go on: B- and I- of every type, behind `O`. An order that the
+    file has comes first."""
     if scheme == "plain":
-        return tuple(sorted(tags))
+        return in_order(tags)
     types = sorted({tag.partition("-")[2] for tag in tags - {OUTSIDE}})
-    return (OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI"))
+    every = (OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in "BI"))
+    own = in_order(tags) if all(isinstance(tag, Numbered) for tag in tags) else ()
+    return (*own, *(tag for tag in every if tag not in own))
 
 
 def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[int | None]:

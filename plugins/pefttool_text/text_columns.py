@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from pefttool.class_names import stands_for_nothing
 from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text.encoder import TYPES
 
@@ -68,6 +69,17 @@ def _missing_half(values: Mapping[str, Any], options: TextOptions) -> str | None
             if present in values:
                 return f"{missing_column(values, absent, (), option)} beside {present!r}"
     return None
+
+
+def absent(given: Sequence[str]) -> list[str]:
+    """A warning where texts are only what programs write for a missing value."""
+    found = [text for text in given if stands_for_nothing(text)]
+    if not found:
+        return []
+    return [
+        f"warning: {len(found)} of {len(given)} texts of the training rows are only {found[0].strip()!r} or so, as"
+        " programs write a missing value: leave such rows out"
+    ]
 
 
 def texts(values: Mapping[str, Any], options: TextOptions) -> tuple[str, ...]:

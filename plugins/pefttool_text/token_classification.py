@@ -109,7 +109,7 @@ class TokenClassification(Task):
                 (row.place, tag)
                 for row in rows
                 for tag in self._tags(row.values, options)
-                if tagging.OTHER_SCHEMES.fullmatch(tag)
+                if tag != tagging.OUTSIDE and not tagging.BIO.fullmatch(tag)
             )
             raise DataError(
                 f"{place}: tag {odd!r} is of another scheme than BIO (B-type, I-type, O): convert the tags"
@@ -148,7 +148,9 @@ class TokenClassification(Task):
 
     @staticmethod
     def _tags(values: Mapping[str, Any], options: TokenClassificationOptions) -> list[str]:
-        return [str(tag) for tag in values[find_column(values, options.tags_column, TAG_COLUMNS) or "tags"]]
+        return [
+            class_names.name_of(tag) for tag in values[find_column(values, options.tags_column, TAG_COLUMNS) or "tags"]
+        ]
 
     def load(self, source: Any, setting: Setting) -> Loaded:
         from transformers import AutoModelForTokenClassification

@@ -32,6 +32,16 @@ def nli(folder: Path) -> None:
     classifier(folder, NLI, (-2.0, -2.0, 2.0))
 
 
+def similarity(folder: Path) -> None:
+    """A BERT that answers with a number, as cross-encoders for similarity do."""
+    classifier(folder, ("LABEL_0",), (0.5,))
+
+
+def nli_unnamed(folder: Path) -> None:
+    """The same kind of model, whose config does not say what its outputs are."""
+    classifier(folder, [f"LABEL_{i}" for i in range(3)], (1.0, 0.0, -1.0))
+
+
 def posneg(folder: Path) -> None:
     classifier(folder, ("pos", "neg"), (1.0, -1.0))
 
@@ -46,6 +56,15 @@ def tagger(folder: Path) -> None:
     with torch.no_grad():
         model.classifier.bias.copy_(torch.tensor([-1.0, 0.5, 1.0, 0.0, -0.5]))
     store(folder, model, tokenizer)
+
+
+def xlnet(folder: Path) -> None:
+    """Its texts are padded at the front, and the last position tells their class."""
+    from transformers import XLNetConfig, XLNetForSequenceClassification
+
+    tokenizer = word_pieces()
+    config = XLNetConfig(vocab_size=len(tokenizer), d_model=32, n_layer=1, n_head=2, d_inner=64, pad_token_id=0)
+    store(folder, XLNetForSequenceClassification(config), tokenizer)
 
 
 def resnet(folder: Path) -> None:
@@ -82,4 +101,13 @@ def breakless_t5(folder: Path) -> None:
     store(folder, T5ForConditionalGeneration(config), tokenizer)
 
 
-MAKERS = {"breakless-t5": breakless_t5, "nli": nli, "posneg": posneg, "tagger": tagger, "resnet-animals": resnet}
+MAKERS = {
+    "breakless-t5": breakless_t5,
+    "nli": nli,
+    "nli-unnamed": nli_unnamed,
+    "posneg": posneg,
+    "similarity": similarity,
+    "tagger": tagger,
+    "resnet-animals": resnet,
+    "xlnet": xlnet,
+}
