@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,10 @@ from pefttool_audio.listener import IGNORE, Listener, as_weights, padded
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Of an encoded row: the characters of its transcript that are heard, and that the model has no token for.
+UNWRITTEN = "unwritten"
+#: Punctuation that changes how a word is written.
+APOSTROPHES = "'\N{RIGHT SINGLE QUOTATION MARK}"
 log = logging.getLogger(__name__)
 
 
@@ -49,10 +54,20 @@ class Ctc(Listener):
             found = f"its tokenizer pads with id {blank}, its config with {config.pad_token_id}"
             raise ModelError(f"{found}; expected one id, that of the blank")
 
-    def written(self, text: str) -> dict[str, list[int]]:
-        ids = self.tokenizer(self._in_its_case(" ".join(text.split())), add_special_tokens=False)["input_ids"]
+    def written(self, text: str) -> dict[str, Any]:
+        """`labels`, and the letters and digits that there is no label for; punctuation is not heard."""
+        text = self._in_its_case(" ".join(text.split()))
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         left_out = {self.tokenizer.unk_token_id, self.tokenizer.pad_token_id}
-        return {"labels": [i for i in ids if i not in left_out]}
+        return {"labels": [i for i in ids if i not in left_out], UNWRITTEN: self._unwritten(text, left_out)}
+
+    def _unwritten(self, text: str, left_out: set[int]) -> str:
+        heard = {c for c in text if unicodedata.category(c)[0] in "LMN" or c in APOSTROPHES}
+        missed = {c for c in heard if not left_out.isdisjoint(self.tokenizer(c, add_special_tokens=False)["input_ids"])}
+        return "".join(c for c in text if c in missed)
+
+    def shown(self, labels: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(labels, group_tokens=False))
 
     def _in_its_case(self, text: str) -> str:
         """The text in capitals where the model knows no others, or in small letters where it knows none but those."""

@@ -45,8 +45,12 @@ class Listener(ABC):
     def save_pretrained(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
 
+    def shown(self, labels: Sequence[int]) -> str:
+        """The text that labels of one row stand for."""
+        return str(self.tokenizer.decode(labels))
+
     @abstractmethod
-    def written(self, text: str) -> dict[str, list[int]]:
+    def written(self, text: str) -> dict[str, Any]:
         """What the model is to write for this transcript: its `labels`, and what it is given beside the recording."""
 
     @abstractmethod

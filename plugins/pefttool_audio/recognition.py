@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 AUDIO_COLUMNS = ("audio", "path", "file", "file_name", "audio_path", "audio_file", "recording")
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence")
+#: Characters that a warning lists.
+SHOWN = 5
 #: What Whisper hears at a time.
 WINDOW = 30.0
 WHISPER_POSITIONS = 1500 + 448
@@ -120,7 +123,7 @@ class SpeechRecognition(Task):
         return (self._audio(values, options),)
 
     def key(self, values: Mapping[str, Any], options: RecognitionOptions) -> str:
-        return self._audio(values, options)
+        return recordings.content_key(self._audio(values, options))
 
     def _audio(self, values: Mapping[str, Any], options: RecognitionOptions) -> str:
         return str(values[find_column(values, options.audio_column, AUDIO_COLUMNS) or "audio"])
@@ -191,6 +194,20 @@ class SpeechRecognition(Task):
         unfit: str | None = processor.unfit(example["audio"], example["labels"])
         return unfit
 
+    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
+        """A warning of letters and digits that a CTC model has no token for: it learns transcripts without them."""
+        missed = Counter("".join(example.get(ctc.UNWRITTEN, "") for example in examples))
+        if not missed:
+            return ()
+        rows = sum(bool(example.get(ctc.UNWRITTEN)) for example in examples)
+        shown = ", ".join(f"{character!r} ({count})" for character, count in missed.most_common(SHOWN))
+        more = f" and {len(missed) - SHOWN} more" if len(missed) > SHOWN else ""
+        return (
+            f"warning: data: {rows} of {len(examples)} transcripts are learnt without characters that the model has no"
+            f" token for: {shown}{more}: write numbers as words and letters as the model has them, or use a model of"
+            " the language",
+        )
+
     def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
         why: str = processor.unlearnable(example["audio"], example["labels"])
         return why
@@ -229,7 +246,7 @@ class SpeechRecognition(Task):
         }
 
     def preview(self, example: Mapping[str, Any], processor: Any) -> str:
-        trained = processor.tokenizer.decode([label for label in example["labels"] if label != IGNORE])
+        trained = processor.shown([label for label in example["labels"] if label != IGNORE])
         return f"{Path(example['audio']).name} -> «{trained}»"
 
 

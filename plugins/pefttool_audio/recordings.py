@@ -7,17 +7,25 @@ went with its version 2.9, and what replaced them needs an installed ffmpeg.
 from __future__ import annotations
 
 import importlib.util
+import re
 from functools import lru_cache
 from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import DataError, Problem
+from pefttool.rows import fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
+#: What is written for a length that is not known yet, as where a WAV is piped; more is no length.
+UNKNOWN_SIZE = 0x7FFF0000
+#: How libsndfile notes a file that was cut off. Of MP3 it tells the length that a header says, which is nearly exact.
+CUT_SIZE = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+CUT_OGG = "Last page lacks an end-of-stream bit"
+MOST_OF_IT = 0.95
 INSTALL = 'pip install "pefttool[audio]"'
 #: What reads recordings, and what measures how well they were understood.
 NEEDED = ("jiwer", "scipy", "soundfile")
@@ -60,6 +68,14 @@ def _damage(path: str, modified: int) -> str | None:
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
     return None
+
+
+def content_key(path: str) -> str:
+    """The same for the same bytes, under whatever name."""
+    try:
+        return fingerprint([Path(path)])
+    except DataError:
+        return path
 
 
 def seconds(path: str) -> float:
@@ -115,13 +131,27 @@ def _decoded(path: str) -> tuple[np.ndarray[Any, Any], int]:
     import soundfile
 
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
+            cut = _cut(len(samples), file.frames, file.extra_info)
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         raise DataError(f"{path}: cannot be read to its end ({_reason(error)}): is the file complete?") from error
+    if cut is not None:
+        raise DataError(f"{path}: cannot be read to its end ({cut}): is the file complete?")
     mono = samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise DataError(f"{path}: holds samples that are not numbers: write the recording again")
     return mono, int(rate)
+
+
+def _cut(read: int, said: int, log: str) -> str | None:
+    """What shows that a file ends before its recording does, which libsndfile takes as it is and notes in its log."""
+    if read < MOST_OF_IT * said:
+        return f"{read} of its {said} samples are there"
+    sizes = CUT_SIZE.search(log)
+    if sizes is not None and 0 < int(sizes[1]) < UNKNOWN_SIZE and int(sizes[2]) < int(sizes[1]):
+        return f"{sizes[2]} of its {sizes[1]} bytes are there"
+    return "its last page is not there" if CUT_OGG in log else None
 
 
 def _reason(error: BaseException) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 Normalize = Literal["basic", "english", "none"]
 
 
 def normalizer(kind: Normalize) -> Callable[[str], str]:
-    """What is done to both texts before they are compared; these are the normalisers that Whisper was published with.
+    """What is done to both texts before they are compared: by the normalisers that Whisper was published with, but for
+    marks, which its basic one removes: they are vowels in the scripts of India, Thailand and others.
 
     basic    lower case; punctuation, symbols and what stands in brackets removed
-    english  the same, and contractions, titles and numbers spelt in one way (`don't` and `do not`, `two` and `2`)
+    english  the same, without diacritics, and contractions, titles and numbers spelt in one way (`don't` and `do not`,
+             `two` and `2`)
     none     texts as they are, but for white space
     """
     if kind == "none":
@@ -21,8 +24,16 @@ def normalizer(kind: Normalize) -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
     # British and American spellings come from a list that models carry, and few do: they are left as they are.
-    made = EnglishTextNormalizer({}) if kind == "english" else BasicTextNormalizer()
+    made: Any = EnglishTextNormalizer({}) if kind == "english" else BasicTextNormalizer()
+    if kind == "basic":
+        made.clean = _without_symbols
     return lambda text: " ".join(made(text).split())
+
+
+def _without_symbols(text: str) -> str:
+    """Punctuation and symbols as spaces; marks stay with their letters."""
+    composed = unicodedata.normalize("NFKC", text)
+    return "".join(" " if unicodedata.category(c)[0] in "SP" else c for c in composed)
 
 
 def error_rates(truth: Sequence[str], given: Sequence[str], kind: Normalize) -> tuple[float, float]:

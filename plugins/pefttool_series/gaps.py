@@ -58,7 +58,9 @@ def steps(values: Mapping[str, Any]) -> Steps | None:
     times = values.get(TIMES)
     if not isinstance(times, list | tuple) or len(times) < 3:
         return None
-    found = [moments.seconds(str(time)) for time in times]
+    texts = list(map(str, times))
+    dates = moments.compact(texts)
+    found = [moments.seconds(text) for text in texts] if dates is None else dates
     known = [moment for moment in found if moment is not None]
     each = [after - before for before, after in itertools.pairwise(known)]
     if len(known) < len(found) or min(each) <= 0:
@@ -70,8 +72,8 @@ def steps(values: Mapping[str, Any]) -> Steps | None:
         long = []
     at = max(range(len(each)), key=each.__getitem__)
     after = tuple(i + 1 for i in long)
-    dates = moments.number(str(times[0])) is None
-    return Steps(after, usual, each[at], str(times[at]), uneven - len(long), len(each), dates)
+    dated = dates is not None or moments.number(texts[0]) is None
+    return Steps(after, usual, each[at], texts[at], uneven - len(long), len(each), dated)
 
 
 def stretches(values: Mapping[str, Any], length: int) -> list[tuple[int, int]]:

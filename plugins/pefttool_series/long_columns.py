@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pefttool import DataError
+from pefttool import DataError, moments
 from pefttool.separated import Header
 from pefttool_series.csv_records import DECIMAL_COMMA, is_number, no_number, short
 
@@ -56,7 +57,8 @@ def choose(where: str, header: Header, rows: Sequence[Sequence[str]], options: S
     text = {i: first for i in values if (first := _text_of(rows, i)) is not None}
     if which is None and options.id_column == ID[0] and not options.value_columns and len(text) == 1:
         (only,) = text
-        if names[only] not in TIME and len({row[only] for row in rows}) < len(rows):
+        repeats = len({row[only] for row in rows}) < len(rows)
+        if names[only] not in TIME and repeats and not _one_order(rows, only, time):
             which, text, values = only, {}, [i for i in values if i != only]
     for i, first in text.items():
         if DECIMAL_COMMA.fullmatch(first):
@@ -71,6 +73,19 @@ def choose(where: str, header: Header, rows: Sequence[Sequence[str]], options: S
     if not values:
         raise DataError(f"{found}, expected one with values, too: add one")
     return Columns(header, values, which, time, label)
+
+
+def _one_order(rows: Sequence[Sequence[str]], which: int, time: int | None) -> bool:
+    """Whether the lines are in order of time across what this column says, though it changes to and fro: then it may
+    be a text that is measured, too (the weather of each day), and only its user knows."""
+    if time is None:
+        return False
+    blocks = 1 + sum(row[which] != before[which] for before, row in pairwise(rows))
+    if blocks == len({row[which] for row in rows}):
+        return False
+    found = [moments.seconds(row[time].strip()) for row in rows]
+    known = [moment for moment in found if moment is not None]
+    return len(known) == len(rows) and all(before < after for before, after in pairwise(known))
 
 
 def _text_of(rows: Sequence[Sequence[str]], place: int) -> str | None:

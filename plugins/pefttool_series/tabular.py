@@ -132,11 +132,12 @@ class TabularClassification(Task):
         return class_names.in_order(labels)
 
     def remarks(self, rows: Sequence[Row], options: TabularOptions) -> Sequence[str]:
-        """Warnings of quantities as classes, and of identities among the features."""
+        """Warnings of quantities as classes, and of identities and dates among the features."""
         label = self._label_column(rows[0].values, options) or LABEL_COLUMNS[0]
         found = [doubts.quantity(label, self.labels(rows, options), len(rows))]
         for name in dict.fromkeys(name for row in rows for name in self._features(row.values, options)):
-            found.append(doubts.identity(name, [row.values.get(name) for row in rows]))
+            values = [row.values.get(name) for row in rows]
+            found += [doubts.identity(name, values), doubts.dates(name, values)]
         return [remark for remark in found if remark is not None]
 
     def fit(self, rows: Sequence[Row], options: TabularOptions) -> Mapping[str, Any]:

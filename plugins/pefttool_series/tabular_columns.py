@@ -9,18 +9,25 @@ more index for what is missing, or was never seen.
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool import DataError, Row
+from pefttool import DataError, Row, class_names
 from pefttool.errors import suggest
 from pefttool_series.csv_records import DECIMAL_COMMA
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 #: More different texts than this in one column are names or sentences, and no categories.
 MOST_CATEGORIES = 100
+#: So many values of a file are no chance; half as many different numbers in one column are a quantity.
+MANY = 20
+#: Texts beside numbers that stand for what is missing: no more than these.
+FEW = 2
+#: Numbers as people write them, which are none to a program: $1,234.50, 17 %, 12€.
+DRESSED = re.compile(r"[+-]?[$€£¥]?\s?[+-]?(\d{1,3}([, ']\d{3})+|\d+)(\.\d+)?\s?[%$€£¥]?")
 #: Words in one value; what has more is a sentence.
 MOST_WORDS = 6
 #: How far outside its training range a number is still told apart, in widths of the outermost bin.
@@ -75,14 +82,35 @@ class Column:
         if is_missing(value):
             return self.size - 1, 1.0
         if self.categories:
-            text = str(value)
-            return (self.categories.index(text) if text in self.categories else self.size - 1), 1.0
+            known = self._category(value)
+            return (self.size - 1 if known is None else known), 1.0
         number = as_number(value)
         if number is None:
             raise ValueError("expected a number, as in the training rows")
         index = min(max(bisect_right(self.edges, number) - 1, 0), self.bins - 1)
         low, high = self.edges[index], self.edges[index + 1]
         return index, min(max((number - low) / (high - low), -OVERSHOOT), 1 + OVERSHOOT)
+
+    def _category(self, value: Any) -> int | None:
+        """Which category this is; of one that was never seen the only one that differs in capitals or spaces alone, as
+        `True` of Python from `true` of JSON."""
+        text = str(value)
+        if text in self.categories:
+            return self.categories.index(text)
+        alike = [i for i, name in enumerate(self.categories) if name.strip().casefold() == text.strip().casefold()]
+        return alike[0] if len(alike) == 1 else None
+
+    def unknown(self, values: Sequence[Any]) -> str | None:
+        """What is wrong with a file's values of this column where none of many is a category of it, or None."""
+        present = [value for value in values if not is_missing(value)]
+        if not self.categories or len(present) < MANY or len(set(map(str, present))) < 2:
+            return None
+        if any(self._category(value) is not None for value in present):
+            return None
+        return (
+            f"column {self.name!r}: found {present[0]!r}, and none of its {len(present)} values is one of the training"
+            f" rows' ({class_names.listed(self.categories)}): write them as there"
+        )
 
     def as_json(self) -> dict[str, Any]:
         held = {"edges": list(self.edges)} if self.edges else {"categories": list(self.categories)}
@@ -135,14 +163,16 @@ def place(columns: Sequence[Column], values: Mapping[str, Any]) -> tuple[list[in
 
 
 def lacking(columns: Sequence[Column], rows: Sequence[Row]) -> str | None:
-    """What is wrong with rows of another file, none of which has some of these columns, or None.
+    """What is wrong with rows of another file, none of which has some of these columns, or a category of one, or None.
 
-    A value that a single row lacks is missing; a column that all lack has another name there.
+    A value that a single row lacks is missing; a column that all lack has another name there, and where no value is
+    known, values have other names.
     """
     there = {name for row in rows for name in row.values}
     gone = [column.name for column in columns if not column.optional and column.name not in there]
     if not gone:
-        return None
+        found = (column.unknown([row.values.get(column.name) for row in rows]) for column in columns)
+        return next((complaint for complaint in found if complaint is not None), None)
     others = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
     hint = suggest(gone[0], there - {column.name for column in columns}, "found besides")
     return f"no row has the training rows' column {gone[0]!r}{others}: {hint}: name it so, or add it"
@@ -209,6 +239,20 @@ def _fit(name: str, rows: Sequence[Row], bins: int, tails: int) -> Column | None
             " expected a number: write decimal points (or leave it out with task.ignore)"
         )
     categories = sorted({str(value) for _, value in present})
+    texts = {str(value) for (_, value), number in zip(present, numbers, strict=True) if number is None}
+    dressed = [text for text in texts if DRESSED.fullmatch(text.strip())]
+    if len(dressed) > MANY / 2 and len(dressed) + len(set(known)) > len(categories) / 2:
+        raise DataError(
+            f"{present[0][0].place}: column {name!r}: found {present[0][1]!r}, a number with a sign or separator,"
+            " expected a plain number: write 1234.5 for $1,234.50 and 17 for 17% (or leave it out with task.ignore)"
+        )
+    if len(texts) <= FEW and len(set(known)) > MANY / 2:
+        shown = " and ".join(map(repr, sorted(texts)))
+        raise DataError(
+            f"{present[0][0].place}: column {name!r}: found {shown} in {len(present) - len(known)} rows, expected a"
+            f" number as in the {len(known)} others: leave it empty where it is unknown (or leave the column out with"
+            " task.ignore)"
+        )
     if len(categories) > MOST_CATEGORIES:
         raise DataError(
             f"{present[0][0].place}: column {name!r}: {len(categories)} different texts in {len(present)} rows, such as"

@@ -1,4 +1,5 @@
-"""What a table says of itself that is no mistake and seldom meant: quantities as classes, identities as features."""
+"""What a table says of itself that is no mistake and seldom meant: quantities as classes, identities and dates as
+features."""
 
 from __future__ import annotations
 
@@ -16,7 +17,19 @@ ROWS = 20
 ID_PARTS = re.compile(
     r"(^|[_\W\d])(id|ids|pid|uid|uuid|no|nr|num|number|key|index|idx|row)($|[_\W\d])|num$", re.IGNORECASE
 )
+#: A date as text, whichever of its numbers is the month, perhaps with a time.
+DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?")
 CAMEL_ID = re.compile(r"[a-z](Id|ID)$")
+
+
+def dates(column: str, values: Sequence[Any]) -> str | None:
+    """A warning where this feature holds dates, or None: each is a category, and a later one was never seen."""
+    texts = [value.strip() for value in values if isinstance(value, str) and not is_missing(value)]
+    if not texts or sum(DATE.fullmatch(text) is not None for text in texts) <= len(texts) / 2:
+        return None
+    found = f"column {column!r} holds dates such as {texts[0]!r}, and each of {len(set(texts))} is a category apart"
+    way_out = f"write what counts of them as numbers (month, days since), or leave it out with -o task.ignore={column}"
+    return f"warning: {found}, so that of another date nothing is known: {way_out}"
 
 
 def quantity(column: str, labels: Sequence[str], rows: int) -> str | None:

@@ -98,8 +98,13 @@ def outside(column: str, value: Any, width: int, height: int) -> str | None:
 
 
 def box_outside(box: Sequence[float], width: int, height: int) -> str | None:
-    """How one box leaves a picture of this size, or None."""
+    """How one box leaves a picture of this size, or None. One within the first pixel is in parts of the picture."""
     x, y, w, h = box
+    if x + w <= 1 and y + h <= 1 and max(width, height) > 1:
+        return (
+            f"found {describe(list(box))}, less than a pixel, expected [left, top, width, height] in pixels: multiply"
+            f" parts of the picture by its width and height ({width}, {height})"
+        )
     if x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
         return (
             f"found {describe(list(box))}, expected a box inside the picture of {width} x {height} pixels"
