@@ -190,6 +190,7 @@ class TextClassification(Task):
             loaded = encoder.load(source, AutoModel, names, **described)
             loaded = Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
         else:
+            encoder.require_first(source.config)
             loaded = encoder.load(source, AutoModelForSequenceClassification, names, **described)
         if kind.exact:
             from pefttool_text import exact_output

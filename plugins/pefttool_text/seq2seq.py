@@ -123,18 +123,14 @@ class Seq2Seq(Task):
         }
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
-        """Sum of cross-entropies (float32, nothing smoothed) over the target's tokens; labels are `[B, T]`.
-
-        The decoder reads the labels as the model's own `shift` has them: start token first, padding for -100.
-        """
+        """Sum of cross-entropies (float32, nothing smoothed) over the target's tokens; labels are `[B, T]`."""
         from torch.nn.functional import cross_entropy
 
         labels = batch["labels"]
-        shift = getattr(_bare(model), "prepare_decoder_input_ids_from_labels")  # noqa: B009
         logits = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            decoder_input_ids=shift(labels=labels),
+            decoder_input_ids=_shifted(model, labels),
             use_cache=False,
         ).logits
         summed = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum")
@@ -231,11 +227,20 @@ def _target_ids(text: str, processor: Any) -> list[int]:
     return ids if end is None or ids[-1:] == [end] else [*ids, end]
 
 
-def _bare(model: Any) -> Any:
-    """The model beneath a wrapper for several processes."""
-    while not hasattr(model, "prepare_decoder_input_ids_from_labels") and hasattr(model, "module"):
+def _shifted(model: Any, labels: Tensor) -> Tensor:
+    """What the decoder reads of labels `[B, T]`: the start token first, padding for -100; int64 `[B, T]`.
+
+    By the model's own rule. M2M100, NLLB and Blenderbot have none but in their `forward`, which is this one.
+    """
+    while not hasattr(model, "config") and hasattr(model, "module"):  # a wrapper for several processes
         model = model.module
-    return model
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is not None:
+        ids: Tensor = shift(labels=labels.clone())  # FSMT's rule writes into what it is given
+        return ids
+    ids = labels.roll(1, dims=1)
+    ids[:, 0] = model.config.decoder_start_token_id
+    return ids.masked_fill(ids == IGNORE, model.config.pad_token_id)
 
 
 def _special_tokens(config: Any, tokenizer: Any) -> dict[str, int]:
