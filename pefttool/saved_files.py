@@ -80,10 +80,10 @@ def _stored(folder: Path) -> dict[str, tuple[Reader, str]]:
 
 
 def _lacking(stored: dict[str, tuple[Reader, str]], tensors: dict[str, Tensor], root: str) -> dict[str, Tensor]:
-    """Those of `tensors` that are stored under none of their names, bit for bit."""
+    """Those of `tensors`, by plain name, that are stored under none of their names, bit for bit."""
 
     def held(name: str, value: Tensor) -> bool:
-        places = (stored[key] for key in _names(name, root) if key in stored)
+        places = (stored[key] for key in (*_names(name, root), f"{root}{name}") if key in stored)
         return any(_same(reader.tensor(own), value.detach().cpu()) for reader, own in places)
 
     return {name: value for name, value in tensors.items() if not held(name, value)}

@@ -153,7 +153,9 @@ def _forward(
     with low_rank.without_autocast(x.device):
         u = None if a is None else low_rank.project(rows, a.t(), scaling)
         output = backends.forward(chosen, rows, weight, bias, u, None if b is None else b.float())
-    return output.view(*x.shape[:-1], weight.out_features)
+    # As torch's own linear does: of a view that a Function made, autograd refuses what a model does in place.
+    shaped: Tensor = torch.ops.aten._unsafe_view(output, [*x.shape[:-1], weight.out_features])
+    return shaped
 
 
 def _backward(g: Tensor, weight: Weight, left: Tensor | None, a: Tensor | None, requested: str) -> Tensor:

@@ -192,17 +192,13 @@ class TextClassification(Task):
         kind = _kind(setting.options)
         names = _outputs(kind, setting)
         described = {"problem_type": kind.problem_type}
-        if not self._mean_pooling(setting) and _reads_last(source.config):
-            raise ModelError(
-                f"model {source.path}: its head reads the last position, where shorter texts of a batch are padded: say"
-                " -o task.pooling=mean, or use another model"
-            )
         if self._mean_pooling(setting):
             from pefttool_text.pooling import MeanPooled
 
             loaded = encoder.load(source, AutoModel, names, **described)
             loaded = Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
         else:
+            encoder.require_first(source.config)
             loaded = encoder.load(source, AutoModelForSequenceClassification, names, **described)
         if kind.exact:
             from pefttool_text import exact_output, units
@@ -298,11 +294,6 @@ def _possible(options: ClassificationOptions) -> Sequence[LabelKind]:
         return (*KINDS.values(), MultiHot(options.classes))
     kind = _kind(options)
     return (kind, MultiHot()) if kind is MULTI else (kind,)
-
-
-def _reads_last(config: Any) -> bool:
-    """XLNet's head takes the last position, padding or not: its texts are padded at the front."""
-    return config.model_type == "xlnet" and getattr(config, "summary_type", None) == "last"
 
 
 def _has_classes(kind: LabelKind) -> bool:

@@ -11,6 +11,8 @@ from pefttool_text.batching import attention_mask, kind_of, pad, pad_id
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+#: Models whose head for classes reads what `summary_type` of their config says.
+SUMMARISED = ("flaubert", "xlm", "xlnet")
 #: Which of two texts a token belongs to; only some models have embeddings for it.
 TYPES = "token_type_ids"
 
@@ -61,6 +63,15 @@ def load(source: Any, auto_class: Any, names: Sequence[str] = (), **more: Any) -
     if getattr(tokenizer, "pad_token", "") is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return Loaded(source.model(auto_class, **described), tokenizer)
+
+
+def require_first(config: Any) -> None:
+    """Raise ModelError where the model's own head would read padding: batches are padded behind a text."""
+    if config.model_type in SUMMARISED and config.summary_type in ("last", "cls_index"):
+        raise ModelError(
+            f"the head of a {config.model_type!r} model reads a text's last position, where batches are padded: use"
+            " -o task.pooling=mean"
+        )
 
 
 def require_offsets(task: Task, loaded: Loaded) -> Loaded:

@@ -127,10 +127,7 @@ class Seq2Seq(Task):
         }
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor], setting: Setting) -> Loss:
-        """Sum of cross-entropies (float32, nothing smoothed) over the target's tokens; labels are `[B, T]`.
-
-        The decoder reads the labels as the model itself shifts them: start token first, padding for -100.
-        """
+        """Sum of cross-entropies (float32, nothing smoothed) over the target's tokens; labels are `[B, T]`."""
         from torch.nn.functional import cross_entropy
 
         labels = batch["labels"]
@@ -258,16 +255,19 @@ def _cut(labels: list[int], most: int, processor: Any) -> list[int]:
 
 
 def _shifted(model: Any, labels: Tensor) -> Tensor:
-    """What the decoder reads while it is trained to write `labels` `[B, T]`: the same, one place later."""
-    bare = model
-    while not hasattr(bare, "config") and hasattr(bare, "module"):  # beneath a wrapper for several processes
-        bare = bare.module
-    own = getattr(bare, "prepare_decoder_input_ids_from_labels", None)
-    if own is not None:
-        read: Tensor = own(labels=labels)
-        return read
-    start, filled = bare.config.decoder_start_token_id, labels.masked_fill(labels == IGNORE, bare.config.pad_token_id)
-    return filled.roll(1, dims=1).index_fill(1, labels.new_zeros(1), start)  # M2M100 and NLLB have no method for it
+    """What the decoder reads of labels `[B, T]`: the start token first, padding for -100; int64 `[B, T]`.
+
+    By the model's own rule. M2M100, NLLB and Blenderbot have none but in their `forward`, which is this one.
+    """
+    while not hasattr(model, "config") and hasattr(model, "module"):  # a wrapper for several processes
+        model = model.module
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is not None:
+        ids: Tensor = shift(labels=labels.clone())  # FSMT's rule writes into what it is given
+        return ids
+    ids = labels.roll(1, dims=1)
+    ids[:, 0] = model.config.decoder_start_token_id
+    return ids.masked_fill(ids == IGNORE, model.config.pad_token_id)
 
 
 def _special_tokens(config: Any, tokenizer: Any) -> dict[str, int]:

@@ -220,3 +220,13 @@ def test_the_view_of_an_8_bit_layer_survives_bitsandbytes_first_use():
     after = modules.view(layer)
     assert isinstance(after, EightBitWeight)
     assert torch.equal(before.values, after.values) and torch.equal(before.scales, after.scales)
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_what_comes_out_can_be_changed_in_place(make):
+    layer = make()
+    layer.__class__ = modules.FUSED[type(layer)]
+    x = torch.randn(2, 3, 128, dtype=torch.bfloat16, requires_grad=True)
+    (doubled,) = torch.autograd.grad(layer(x).mul_(2).sum(), x)
+    (expected,) = torch.autograd.grad((layer(x) * 2).sum(), x)
+    assert torch.equal(doubled, expected) and doubled.any()

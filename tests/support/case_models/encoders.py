@@ -29,4 +29,16 @@ def bert(folder: Path) -> None:
     store(folder, BertModel(bert_config(tokenizer)), tokenizer)
 
 
-MAKERS = {"bert": bert}
+def xlnet(folder: Path) -> None:
+    """Its head for classes reads the last position."""
+    from transformers import XLNetConfig, XLNetModel
+
+    tokenizer = word_pieces()
+    store(
+        folder,
+        XLNetModel(XLNetConfig(vocab_size=len(tokenizer), d_model=32, n_layer=2, n_head=4, d_inner=48)),
+        tokenizer,
+    )
+
+
+MAKERS = {"bert": bert, "xlnet": xlnet}

@@ -58,15 +58,6 @@ def tagger(folder: Path) -> None:
     store(folder, model, tokenizer)
 
 
-def xlnet(folder: Path) -> None:
-    """Its texts are padded at the front, and the last position tells their class."""
-    from transformers import XLNetConfig, XLNetForSequenceClassification
-
-    tokenizer = word_pieces()
-    config = XLNetConfig(vocab_size=len(tokenizer), d_model=32, n_layer=1, n_head=2, d_inner=64, pad_token_id=0)
-    store(folder, XLNetForSequenceClassification(config), tokenizer)
-
-
 def resnet(folder: Path) -> None:
     """A small ResNet that tells three animals apart, its head two modules deep (`classifier.1`)."""
     from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
@@ -109,5 +100,4 @@ MAKERS = {
     "similarity": similarity,
     "tagger": tagger,
     "resnet-animals": resnet,
-    "xlnet": xlnet,
 }

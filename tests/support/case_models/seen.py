@@ -40,6 +40,15 @@ def resnet(folder: Path) -> None:
     _processor(folder, "ViTImageProcessor", {"height": 32, "width": 32})
 
 
+def levit(folder: Path) -> None:
+    from transformers import LevitConfig, LevitModel
+
+    stages = {"hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 3, 4], "depths": [1, 1, 1], "key_dim": [8, 8, 8]}
+    ratios = {"mlp_ratio": [2, 2, 2], "attention_ratio": [2, 2, 2]}
+    store(folder, LevitModel(LevitConfig(image_size=64, **stages, **ratios)))
+    _processor(folder, "ViTImageProcessor", {"height": 64, "width": 64})
+
+
 def yolos(folder: Path) -> None:
     from transformers import YolosConfig, YolosForObjectDetection
 
@@ -50,4 +59,4 @@ def yolos(folder: Path) -> None:
     _processor(folder, "YolosImageProcessor", edges, do_pad=True, format="coco_detection")
 
 
-MAKERS = {"vit": vit, "resnet": resnet, "yolos": yolos}
+MAKERS = {"vit": vit, "levit": levit, "resnet": resnet, "yolos": yolos}
