@@ -91,7 +91,8 @@ class Seq2Seq(Task):
                 " none: use --task chat or causal-lm with a decoder"
             )
         tokenizer = source.processor(AutoTokenizer)
-        languages.tell(tokenizer, setting.options.source_lang, setting.options.target_lang, source.for_rows)
+        asked = not source.abstract  # in a plan rows have not been looked at yet, which may say it
+        languages.tell(tokenizer, setting.options.source_lang, setting.options.target_lang, asked)
         return Loaded(source.model(AutoModelForSeq2SeqLM, **_special_tokens(source.config, tokenizer)), tokenizer)
 
     def split(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:

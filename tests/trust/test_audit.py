@@ -159,7 +159,7 @@ def test_no_file_of_a_run_is_a_pickle(run: tuple[Watched, Path]) -> None:
     files = [path for path in (run[1] / "out").rglob("*") if path.is_file()]
     assert len(files) > 10
     for path in files:
-        assert path.suffix in (".safetensors", ".json", ".jsonl", ".yaml", ".py", ".jinja", ".txt", ""), path
+        assert path.suffix in (".safetensors", ".json", ".jsonl", ".yaml", ".py", ".jinja", ".txt", ".md", ""), path
         assert not path.read_bytes().startswith((b"\x80", b"PK", b"\x1f\x8b")), path
 
 
