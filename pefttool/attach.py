@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
 
-#: Elements of a buffer up to which it may be a statistic of training, and not something that was loaded.
+#: Elements up to which a buffer of the base may be a statistic of training.
 STATISTIC = 1 << 20
 
 
@@ -121,13 +121,16 @@ def attach(model: nn.Module, adapter: Adapter, options: Any, facts: Facts) -> Ad
     tensors = [*named.items(), *attached.model.named_buffers()]
     base = tuple(name for name, tensor in tensors if id(tensor) in own and not tensor.requires_grad)
     still = () if adapter.trains_base else frozen_norms(attached.model)
-    before = {name: buffer.clone() for name, buffer in small_buffers(attached.model).items()}
+    before = {name: buffer.clone() for name, buffer in small_buffers(attached.model, own).items()}
     return Adapted(attached.model, order, head, attached.identity_at_init, still, base, before)
 
 
-def small_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers that may be statistics of training, by their size (not a quantised base's), with data."""
-    return {name: b for name, b in model.named_buffers() if b.numel() <= STATISTIC and not b.is_meta}
+def small_buffers(model: nn.Module, loaded: Collection[int] | None = None) -> dict[str, Tensor]:
+    """Buffers that may be statistics of training, with data: by their size (not a quantised base's), and an adapter's
+    own of any size, which are those whose `id` is not among the `loaded` ones."""
+    own = set() if loaded is None else {id(b) for b in model.buffers()} - set(loaded)
+    named = model.named_buffers()
+    return {name: b for name, b in named if (b.numel() <= STATISTIC or id(b) in own) and not b.is_meta}
 
 
 def training_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import agreement, clean_process, held_out, observe, peft_folder, peft_versions, reload, sizes
+from pefttool import (
+    agreement,
+    clean_process,
+    held_out,
+    observe,
+    peft_folder,
+    peft_versions,
+    reload,
+    sizes,
+    witness_file,
+)
 from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.artefacts import write_json
 from pefttool.errors import ModelError, PefttoolError, RunError, UsageError
@@ -95,13 +105,16 @@ def check(
 ) -> Checked:
     """Reload the adapter of a run or adapter folder, here and in a process without pefttool, and compare.
 
-    `trained` is what the model that was saved answered. Raises ModelError with what is wrong: a damaged file, a missing
+    `trained` is what the model that was saved answered; by default what waits in the run's folder, if anything does,
+    unless `data` or `dtype` ask for other answers. Raises ModelError with what is wrong: a damaged file, a missing
     or strange key, a missing head, another base, fields that peft does not know, an adapter that changes nothing,
     answers that differ.
     """
     opened = reload.open_folder(run, registry, device, dtype, None, trust_remote_code)
     if opened.adapter is None:
         raise UsageError(f"{run} is merged, and holds no adapter: check the run that it was made from")
+    if trained is None and data is None and dtype is None:
+        trained = witness_file.kept(run, opened.choice.device)
     since = _format(opened) if (opened.folder / peft_folder.CONFIG).is_file() else None
 
     def chosen(loaded: Reloaded) -> Sequence[Row]:
@@ -184,12 +197,16 @@ def _after_run(run: Path, registry: Registry, recipe: Recipe, trained: Witness |
     needed, free = _size(opened), _free(opened.choice.device)
     if needed > free:
         return later.format(f"that takes {sizes.show(needed)} of memory, and {sizes.show(free)} are free")
-    if recipe.check == "files":
-        return (
-            _loaded_again(opened, trained) if trained is not None else later.format("nothing is known of its answers")
-        )
-    found = check(run, registry, recipe.device, None, None, None, AFTER_RUN, recipe.trust_remote_code, trained)
-    write_json(run / CHECK, found.as_json())
+    trained = trained or witness_file.kept(run, opened.choice.device)
+    found: Checked | str
+    if recipe.check == "process":
+        found = check(run, registry, recipe.device, None, None, None, AFTER_RUN, recipe.trust_remote_code, trained)
+        write_json(run / CHECK, found.as_json())
+    elif trained is None:
+        return later.format("nothing is known of its answers")
+    else:
+        found = _loaded_again(opened, trained)
+    witness_file.forget(run)
     return found
 
 

@@ -95,16 +95,18 @@ class Live:
 class Beside:
     """What else a checkpoint holds.
 
-    best      parameters and changed buffers of the best evaluation, where they are not the present ones
-    buffers   of the model, those that training changed
-    adapter   the adapter's own state: nested mappings and lists of tensors and plain values
-    random    a generator's state for each rank
-    identity  what the run depends on (resuming.py): plain values
+    best          parameters and changed buffers of the best evaluation, where they are not the present ones
+    buffers       of the model, those that training changed
+    adapter       the adapter's own state: nested mappings and lists of tensors and plain values
+    best_adapter  the same at the best evaluation, where that is not the present one
+    random        a generator's state for each rank
+    identity      what the run depends on (resuming.py): plain values
     """
 
     best: Mapping[str, Tensor] = field(default_factory=dict)
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     adapter: Any = None
+    best_adapter: Any = None
     random: Sequence[str] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
 
@@ -164,6 +166,7 @@ def save(folder: Path, progress: Progress, live: Live, beside: Beside = Beside()
         "scheduler": live.scheduler.state_dict(),
         "scaler": live.scaler.state_dict(),
         "adapter": beside.adapter,
+        "best_adapter": beside.best_adapter,
     }
     tensors, skeleton = flatten(state)
     document = {
@@ -245,7 +248,9 @@ def load(folder: Path, live: Live, rank: int = 0) -> tuple[Progress, Beside]:
             live.scaler.load_state_dict(state["scaler"])
         random = document["random"]
         random_state.restore(random[rank if rank < len(random) else 0])
-        beside = Beside(files[BEST], files[BUFFERS], state["adapter"], random, document["identity"])
+        beside = Beside(
+            files[BEST], files[BUFFERS], state["adapter"], state["best_adapter"], random, document["identity"]
+        )
         return Progress(**progress), beside
     except (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -150,8 +150,12 @@ def answers(
 def predict(
     model: nn.Module, task: Task, rows: Sequence[Row], processor: Any, setting: Setting, choice: Choice
 ) -> list[dict[str, Any]]:
-    """The task's answers to these rows (one batch)."""
+    """The task's answers to these rows (one batch). Where they are drawn at random, the run's seed decides: training,
+    `eval` and `predict` draw the same."""
+    import torch
+
     with inference(model, choice):
+        torch.manual_seed(setting.seed)
         return task.predict(model, rows, processor, setting)
 
 

@@ -18,6 +18,7 @@ from pefttool import (
     saved_files,
     verdict,
     witness,
+    witness_file,
 )
 from pefttool.attach import Adapted
 from pefttool.base import Base
@@ -118,7 +119,7 @@ def finish(
 
     trained = None
     if writes:
-        trained = steps.take("what the check compares with", lambda: witness.hear(plan, base, adapted, held_out), None)
+        trained = steps.take("what the check compares with", lambda: _hear(folder, plan, base, adapted, held_out), None)
         steps.take("the adapter", lambda: artefacts.save_adapter(folder, plan, base, adapted), target)
         if "the adapter" not in steps.failed:
             steps.take("the saved files", lambda: saved_files.report(target, adapted, plan.recipe.check, emit), None)
@@ -158,6 +159,13 @@ def finish(
         )
     error = _error(folder, steps) if steps.failed else None
     return Brought(target, metrics, after, samples, improved, trained, error)
+
+
+def _hear(folder: Path, plan: Plan, base: Base, adapted: Adapted, held_out: Encoded) -> Witness | None:
+    """The trained model's answers, which wait in the run's folder, too: the check may be another process's."""
+    trained = witness.hear(plan, base, adapted, held_out)
+    witness_file.keep(folder, trained, plan.choice.device)
+    return trained
 
 
 def _error(folder: Path, steps: Steps) -> RunError:

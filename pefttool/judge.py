@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pefttool import added_positions, batches, observe
-from pefttool.observe import Call, Spilled
+from pefttool import added_positions, agreement, batches, observe
+from pefttool.errors import ModelError
+from pefttool.observe import Call, Outputs, Spilled
 from pefttool.recovery import release
 from pefttool.reload import Opened, Reloaded
 from pefttool.values import Row
+from pefttool.witness import ROUNDING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: Rows that are compared, where nothing else is said.
 ROWS = 16
@@ -38,8 +44,15 @@ class Judge:
 
         `look` is called while it is there.
         """
-        loaded = opened.model(quantized)
-        model, choice, adapter = loaded.model, loaded.choice, opened.adapter
+        choice, adapter = opened.choice, opened.adapter
+        plain: list[Spilled] = []
+
+        def before(model: nn.Module) -> None:
+            plain.append(Spilled(self.folder, f"{name}-plain", observe.made(model, self.calls, choice)))
+
+        known = self.calls and adapter is not None and adapter.switches_off
+        loaded = opened.model(quantized, before if known else None)
+        model = loaded.model
         self.classes = observe.exclusive(model)
         if not self.calls:
             self._record(loaded)
@@ -48,6 +61,8 @@ class Judge:
         if adapter is not None and adapter.switches_off:
             with added_positions.disabled(adapter, model):
                 base = Spilled(self.folder, f"{name}-base", observe.made(model, self.calls, choice))
+            for own in plain:
+                require_off(own, base, opened)
         look(loaded)
         del loaded, model
         release(choice.device)
@@ -67,3 +82,15 @@ class Judge:
         # Rows that a run leaves out tell nothing of two models.
         encoded = loaded.prepared(batches.encode(rows, task, processor, setting, bad_rows=lambda problems, good: None))
         self.calls = observe.calls(loaded.model, task, encoded.examples, processor, setting, loaded.choice)
+
+
+def require_off(plain: Iterable[Outputs], off: Iterable[Outputs], opened: Opened) -> None:
+    """Raise ModelError where an adapter that is switched `off` does not answer as the `plain` base: what a run says of
+    the model before training is what it answers then."""
+    assert opened.adapter is not None
+    found = agreement.compare(plain, off)
+    if not found.typical <= ROUNDING[opened.choice.autocast or opened.choice.dtype]:
+        raise ModelError(
+            f"adapter {opened.adapter.name!r}: switched off, it does not answer as its base ({found}): the metrics"
+            " before training are not the base's, and nothing else that is compared with it; mend its disabled()"
+        )

@@ -93,6 +93,7 @@ class Keeper:
         )
         beside = Beside(
             best=loop.best_state if loop.best.step != progress.step else {},
+            best_adapter=loop.best_adapter if loop.best.step != progress.step else None,
             buffers=loop.adapted.changed_buffers(),
             adapter=loop.plan.adapter.training_state(loop.adapted.model),
             random=random,
@@ -138,9 +139,9 @@ class Keeper:
         loop.watch.resumed(progress.watched)
         if progress.rehearsed is not None:
             loop.rehearsed = Rehearsed(tuple(progress.rehearsed["rows"]), progress.rehearsed["peak_bytes"])
-        loop.best_state = dict(beside.best)
+        loop.best_state, loop.best_adapter = dict(beside.best), beside.best_adapter
         if not beside.best and loop.settings.keep_best and progress.best.step == progress.step < loop.total_steps:
-            loop.best_state = loop.adapted.state()
+            loop.remember()
         self.newest = progress.step
         loop.emit.step = progress.step
         loop.emit(Resumed(checkpoint=str(loop.resume)))

@@ -141,10 +141,16 @@ class Opened:
             model.get_submodule(name).float()
         return (*own, *lacked)
 
-    def model(self, quantized: bool = True) -> Reloaded:
-        """Base, head and adapter. Raises ModelError if the adapter's files are damaged or do not fit the base."""
+    def model(self, quantized: bool = True, look: Callable[[nn.Module], object] | None = None) -> Reloaded:
+        """Base, head and adapter. Raises ModelError if the adapter's files are damaged or do not fit the base.
+
+        `look` is called with the base in its trained head, before the adapter is loaded onto it.
+        """
         model, processor, _ = self.base(quantized)
         heads = self.heads(model)
+        if look is not None:
+            load_head(model, heads, peft_folder.read_head(self.folder), self.folder)
+            look(model.eval())
         if self.adapter is not None:
             model = self.adapter.load(model, self.folder)
             added_positions.install(model, self.added_positions)

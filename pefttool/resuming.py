@@ -43,13 +43,14 @@ def find(folder: Path, registry: Registry, allow_changed: bool = False) -> tuple
 
 def unchecked(folder: Path, registry: Registry) -> Recipe | None:
     """The recipe of a finished run that ends with a check which has not been made; None where there is none to make."""
-    if not run_folder.is_finished(folder) or (folder / run_folder.CHECK).is_file():
+    waits = (folder / run_folder.WITNESS).is_file()
+    if not run_folder.is_finished(folder) or ((folder / run_folder.CHECK).is_file() and not waits):
         return None
     try:
         resolved = _recipe(folder, registry)
     except (UsageError, Refused):
         return None  # whoever goes on with the run is told
-    return resolved if resolved.check == "process" else None
+    return resolved if resolved.check == "process" or (waits and resolved.check == "files") else None
 
 
 def _recipe(folder: Path, registry: Registry) -> Recipe:

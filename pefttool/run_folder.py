@@ -24,7 +24,7 @@ RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK = (
 )
 #: In the metrics: what failed after the last step, and why.
 UNFINISHED = "unfinished"
-CHECKPOINTS, LOCK, REHEARSAL = "checkpoints", ".lock", ".rehearsal"
+CHECKPOINTS, LOCK, REHEARSAL, WITNESS = "checkpoints", ".lock", ".rehearsal", ".witness"
 #: What a run writes, beside hidden files that it works in: a folder that holds anything else is not only a run's.
 OURS = {RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK, CHECKPOINTS}
 
@@ -114,7 +114,7 @@ def forget(folder: Path) -> None:
 
 def _is_aside(name: str) -> bool:
     """What a run works in and takes away again."""
-    return name.startswith(".") and (name == REHEARSAL or name.endswith(PARTIAL))
+    return name.startswith(".") and (name in (REHEARSAL, WITNESS) or name.endswith(PARTIAL))
 
 
 def way_on(folder: Path) -> str:

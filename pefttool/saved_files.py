@@ -90,11 +90,11 @@ def _lacking(stored: dict[str, tuple[Reader, str]], tensors: dict[str, Tensor], 
 
 
 def _names(name: str, root: str) -> list[str]:
-    """What a live parameter may be called in a file: as it is, without peft's name for the adapter, without the name
-    of the model's only part, or plainly; `root` is what peft put before all names of this model."""
+    """What a live parameter, or a base's by its plain name, may be called in a file: as it is, without peft's name for
+    the adapter, without the name of the model's only part, or plainly; `root` is what peft puts before all names."""
     plain = name.replace(".default.", ".").removesuffix(".default")
     bare = peft_folder.plain_name(name, root)
-    inside = [bare, f"{root}{bare}"] if bare else []
+    inside = [bare, f"{root}{bare}"] if bare else [f"{root}{name}"]
     return [name, plain, plain.removesuffix(".weight"), name.partition(".")[2], *inside]
 
 

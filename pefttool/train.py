@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -115,6 +116,7 @@ class Loop:
         check_rates(self.scheduler, self.settings, self.total_steps)
         self.scaler = grad_scaler(plan.choice)
         self.best, self.best_state, self.metrics = Best(), {}, {}  # type: tuple[Best, dict[str, Tensor], Mapping[str, float]]
+        self.best_adapter: Any = None
         self.halvings, self.rehearsed = 0, None  # type: int, Rehearsed | None
         self.watch = Watch(adapted, self.optimizer, self._warn, plan.adapter.trains_base)
         self.non_finite = NonFinite(adapted.model, data.rows, self.settings, accelerator.process_index, self._warn)
@@ -366,10 +368,17 @@ class Loop:
         if better or not self.settings.keep_best:
             self.best = Best(step, value)
             self.metrics = metrics
-            self.best_state = self.adapted.state() if self.settings.keep_best and step < self.total_steps else {}
+            self.best_state, self.best_adapter = {}, None
+            if self.settings.keep_best and step < self.total_steps:
+                self.remember()
         else:
             self.best = replace(self.best, since=self.best.since + 1)
         self.emit(Evaluated(metrics=metrics, primary=name, best=better))
+
+    def remember(self) -> None:
+        """Keep the model that the evaluation of now judged: its tensors, and what its adapter goes by besides."""
+        self.best_state = self.adapted.state()
+        self.best_adapter = copy.deepcopy(self.plan.adapter.training_state(self.adapted.model))
 
     @property
     def fewer_rows(self) -> Callable[[str], object] | None:
@@ -381,6 +390,7 @@ class Loop:
         if self.best.step == step or not self.best_state:
             return self.best.step
         self.adapted.put_back(self.best_state)
+        self.plan.adapter.restore_training_state(self.adapted.model, self.best_adapter)
         metric, _ = self.plan.task.judge(self.base.setting)
         self.emit(Notice(text=f"the adapter of step {self.best.step} is delivered: it has the best {metric}"))
         return self.best.step

@@ -1,0 +1,79 @@
+"""What a trained model answered, as a hidden file of its run: it waits there until the adapter was loaded again, and
+found to answer alike. So a run that was killed before, or whose adapter failed, is judged by the same answers later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pefttool import checkpoint, durable
+from pefttool.errors import RunError
+from pefttool.observe import Call
+from pefttool.run_folder import ADAPTER, WITNESS
+from pefttool.witness import Witness
+
+#: The file's metadata holds JSON under this name, which refers to the tensors.
+DOCUMENT = "witness"
+
+
+def keep(run: Path, trained: Witness | None, device: str) -> None:
+    """Write it into the run's folder; what an earlier attempt at the same end left there goes. Raises OSError.
+
+    A task that calls its model with what safetensors and JSON cannot hold leaves none.
+    """
+    from safetensors.torch import save
+
+    forget(run)
+    if trained is None:
+        return
+    state = {
+        "calls": [dict(call.arguments) for call in trained.calls],
+        "answers": list(trained.answers),
+        "values": dict(trained.values),
+        "dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in trained.dtypes.items()},
+        "precision": trained.precision,
+        "compiled": trained.compiled,
+        "device": device,
+    }
+    try:
+        tensors, skeleton = checkpoint.flatten(state)
+    except RunError:
+        return
+    content = save({name: t.clone() for name, t in tensors.items()}, metadata={DOCUMENT: json.dumps(skeleton)})
+    durable.replace(run / WITNESS, content)
+
+
+def kept(run: Path, device: str) -> Witness | None:
+    """The one that waits in this run's folder (or that of this adapter folder), if it was asked on such a device.
+
+    Raises RunError where the file is damaged.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    path = (run.resolve().parent if run.resolve().name == ADAPTER else run) / WITNESS
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            state: dict[str, Any] = checkpoint.unflatten(json.loads(file.metadata()[DOCUMENT]), tensors)
+        found = Witness(
+            [Call(arguments) for arguments in state["calls"]],
+            state["answers"],
+            {name: (first, second) for name, (first, second) in state["values"].items()},
+            {name: getattr(torch, dtype) for name, dtype in state["dtypes"].items()},
+            state["precision"],
+            state["compiled"],
+            elsewhere=True,
+        )
+        return found if torch.device(state["device"]).type == torch.device(device).type else None
+    except (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunError(f"{path} is damaged ({reason}): remove it, then `pefttool check {run}`") from error
+
+
+def forget(run: Path) -> None:
+    """Once the adapter has answered as the trained model did. Raises OSError."""
+    (run / WITNESS).unlink(missing_ok=True)
