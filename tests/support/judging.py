@@ -69,3 +69,11 @@ def require_equal(judged: Mapping[str, float], found: Mapping[str, Any]) -> None
     for name, value in judged.items():
         apart = abs(found[name] - value)
         assert apart <= ROUNDING * max(1.0, abs(value)), f"{name}: {value} judged, {found[name]} found"
+
+
+def in_this_process(bench: Any, run: Any) -> dict[str, float]:
+    """What `pefttool eval` finds of a run's own held-out rows."""
+    answer = bench.pefttool("eval", run.folder, "--json")
+    assert answer.code == 0, answer.text
+    found = json.loads(answer.out)
+    return {name: found[name] for name in run.after}
