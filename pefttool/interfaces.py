@@ -344,17 +344,18 @@ class Task(ABC):
         """What is wrong with an encoded row (a double BOS, a missing EOS), or None."""
         return None
 
-    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
-        """What the user should know of the encoded training rows: lines as those of `remarks`."""
+    def noted(
+        self, train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], setting: Setting
+    ) -> Sequence[str]:
+        """What the user should know of the encoded rows before anything trains: lines as those of `remarks`.
+
+        Such as that the held-out rows will not be judged fairly in this setting, and what to change.
+        """
         return ()
 
     def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
         """Why there is nothing to train in this encoded row (its `weight` is 0), and what would change that."""
         return f"it is empty, or train.sequence_length={setting.sequence_length} cuts it off"
-
-    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
-        """Why these encoded rows will not be judged fairly in this setting, and what to change; or None: a warning."""
-        return None
 
 
 class Pretrained(ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,5 +146,5 @@ def _use(plain: Any, base: Base) -> str:
         labels=list(base.setting.labels) or ["value"],
         more="".join(f", {name}={value!r}" for name, value in more.items()),
         prompt=CHAT if chats else PROMPT,
-        generation=json.dumps(dict(base.setting.generation)).replace("false", "False").replace("true", "True"),
+        generation=dict(base.setting.generation),
     )

@@ -188,14 +188,8 @@ class TextClassification(Task):
             from pefttool_text.pooling import MeanPooled
 
             loaded = encoder.load(source, AutoModel, names, **described)
-            loaded = Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
-        else:
-            loaded = encoder.load(source, AutoModelForSequenceClassification, names, **described)
-        if kind.exact:
-            from pefttool_text import exact_output
-
-            exact_output.install(loaded.model, self.head_modules(loaded.model), len(names))
-        return loaded
+            return Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
+        return encoder.load(source, AutoModelForSequenceClassification, names, **described)
 
     @staticmethod
     def _mean_pooling(setting: Setting) -> bool:

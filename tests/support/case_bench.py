@@ -17,10 +17,10 @@ from pefttool.cli import entry
 from pefttool.plugins import ALLOW_LIST
 
 CASES = Path(__file__).parents[1] / "cases"
-#: Four steps on the rows of a small file, and nothing that only a longer run needs.
+#: Four steps on the rows of a small file, short answers, and nothing that only a longer run needs.
 QUICK = (
     *("-o", "train.max_steps=4", "-o", "train.batch_size=4", "-o", "train.rehearse=false"),
-    *("-o", "data.eval_fraction=0.25", "-o", "check=files"),
+    *("-o", "data.eval_fraction=0.25", "-o", "check=files", "-o", "generation.max_new_tokens=8"),
 )
 
 
