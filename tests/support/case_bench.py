@@ -99,6 +99,13 @@ class Run:
     def after(self) -> Mapping[str, float]:
         return dict(self.json("metrics.json")["after"])
 
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """The held-out rows that were answered, one at least."""
+        found: list[dict[str, Any]] = self.json("metrics.json")["samples"]
+        assert found, "nothing was answered"
+        return found
+
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The events of this type, such as DataReady, in their order."""
         lines = (self.folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
