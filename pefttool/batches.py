@@ -78,6 +78,9 @@ def encode(
         examples, problems = _encode(rows, task, processor, setting, progress, bad_rows is not None)
         if problems and bad_rows is not None:
             bad_rows(list(problems.values()), len(examples))
+            if not examples:
+                first = next(iter(problems.values()))
+                raise DataError(f"none of the {len(rows)} rows can be used; mend them, the first: {first}")
             rows = [row for i, row in enumerate(rows) if i not in problems]
             store = None  # what is kept has every row
         packed = columns.pack(examples) if store is not None and key is not None else None

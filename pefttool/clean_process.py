@@ -126,7 +126,8 @@ def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
     arguments: dict[str, Any] = {"dtype": choice.dtype}
     if (adapter / peft_folder.CONFIG).is_file() and theirs:
         quantised = _write_config(base, folder, opened.quantizer is not None and opened.quantizer.stored_already)
-        arguments |= quantised and {**quantised, "device_map": {"": choice.device}}
+        if quantised:
+            arguments |= {**quantised, "device_map": {"": choice.device}}
         made = PEFT.format(
             folder=str(folder),
             name=name,

@@ -21,6 +21,8 @@ from pefttool.values import DataProblem, Row
 
 #: Bad rows that an error lists; the rest are counted.
 SHOWN = 2
+#: The next step where a task takes no row.
+COLUMNS = "mend them, or say what each column is"
 
 
 @dataclass(frozen=True)
@@ -222,20 +224,24 @@ def same_complaint(problems: Sequence[DataProblem], good: int) -> str | None:
     return f"{problems[0]} (and so all {len(problems)} rows)"
 
 
-def no_way_on(hint: str | None) -> str:
+def no_way_on(hint: str | None, way_out: str = COLUMNS) -> str:
     """What is said of data of which nothing is left."""
-    way_out = "mend them, or say what each column is" if hint is None else f"is it {hint}?"
-    return f"no row can be used: {way_out}"
+    return f"no row can be used: {way_out if hint is None else f'is it {hint}?'}"
 
 
 def bad_rows(
-    problems: Sequence[DataProblem], good: int, skip: bool, rejects: Path | None, hint: str | None = None
+    problems: Sequence[DataProblem],
+    good: int,
+    skip: bool,
+    rejects: Path | None,
+    hint: str | None = None,
+    way_out: str = COLUMNS,
 ) -> str:
     """The notice that these are left out, beside `good` ones, after adding them to `rejects`; unless they are to be
-    skipped, raises DataError with the first of them."""
+    skipped, or nothing is left, raises DataError with the first of them."""
     if not good and (hint is not None or same_complaint(problems, good) is not None):
         shared = same_complaint(problems, good)
-        raise DataError("\n".join([*([shared] if shared else map(str, problems[:SHOWN])), no_way_on(hint)]))
+        raise DataError("\n".join([*([shared] if shared else map(str, problems[:SHOWN])), no_way_on(hint, way_out)]))
     if not skip:
         shown = [str(problem) for problem in problems[:SHOWN]]
         more = f"; the first {SHOWN} are shown, `pefttool data check` shows more" if len(problems) > SHOWN else ""

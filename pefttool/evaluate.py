@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pefttool import random_state
 from pefttool.batches import collate, loss_of, to_device
 from pefttool.errors import DataError, RunError
 from pefttool.interfaces import Task
 from pefttool.precision import autocast
+from pefttool.random_state import forked
 from pefttool.recovery import halves, out_of_memory, release
 from pefttool.values import Row, Setting
 
@@ -29,7 +29,7 @@ def inference(model: nn.Module, choice: Choice) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with fork_rng(choice), torch.no_grad(), autocast(choice):
+        with forked(choice.device), torch.no_grad(), autocast(choice):
             yield
     finally:
         for module, training in modes.items():
@@ -54,11 +54,6 @@ def text_alone(text: str, options: Any) -> Row:
 def takes_text(task: Task, options: Any) -> bool:
     """Whether `pefttool predict --text` can be had with it: a text alone is a row that it takes."""
     return not task.check_input(text_alone("hello", options).values, options)
-
-
-def fork_rng(choice: Choice) -> AbstractContextManager[None]:
-    """Whatever draws within, the random state is as before afterwards."""
-    return random_state.forked(choice.device)
 
 
 def evaluate(

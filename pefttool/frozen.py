@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from pefttool import peft_folder
 from pefttool.batches import FEATURES, Encoded, loss_of, to_device, two_short
 from pefttool.compiling import eagerly
-from pefttool.evaluate import fork_rng, inference
+from pefttool.evaluate import inference
 from pefttool.precision import autocast
+from pefttool.random_state import forked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -134,7 +135,7 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
     batch = to_device(plan.task.collate(examples, base.processor, base.setting), plan.choice.device)
 
     def loss(**more: Any) -> Loss:
-        with fork_rng(plan.choice), autocast(plan.choice), eagerly(plan.recipe.train.compile):
+        with forked(plan.choice.device), autocast(plan.choice), eagerly(plan.recipe.train.compile):
             return loss_of(plan.task, model, {**batch, **more}, base.setting)
 
     modes = {module: module.training for module in model.modules()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from pefttool.interfaces import Task
@@ -29,7 +30,7 @@ def columns(task: Task, options: Any, rows: Sequence[Row], labelled: bool = Fals
             continue
         tried = options.model_copy(update={key: found[key] for key in keys})
         if all(task.check_row(task.locate(row, tried).values, tried) is None for row in sample):
-            said = " ".join(f"-o {_quoted(f'task.{key}={found[key]}')}" for key in keys)
+            said = " ".join(f"-o {quote(f'task.{key}={found[key]}')}" for key in keys)
             return f"--task {task.name} {said}{f' ({values} values)' if LABEL in keys else ''}"
     return None
 
@@ -64,7 +65,3 @@ def _text(rows: Sequence[Row], label: str | None) -> str | None:
 def _columns(rows: Sequence[Row]) -> list[str]:
     """Those that all rows have."""
     return [name for name in (rows[0].values if rows else ()) if all(name in row.values for row in rows)]
-
-
-def _quoted(text: str) -> str:
-    return f"'{text}'" if any(not (c.isalnum() or c in "._=-") for c in text) else text

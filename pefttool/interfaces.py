@@ -346,8 +346,13 @@ class Task(ABC):
         """What is wrong with an encoded row (a double BOS, a missing EOS), or None."""
         return None
 
-    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
-        """What the user should know of the encoded training rows: lines as those of `remarks`."""
+    def noted(
+        self, train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], setting: Setting
+    ) -> Sequence[str]:
+        """What the user should know of the encoded rows before anything trains: lines as those of `remarks`.
+
+        Such as that the held-out rows will not be judged fairly in this setting, and what to change.
+        """
         return ()
 
     def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:
@@ -357,10 +362,6 @@ class Task(ABC):
     def stops(self, processor: Any) -> Sequence[int]:
         """The tokens at which an answer ends, in ascending order; none: those that the model's settings name."""
         return ()
-
-    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
-        """Why these encoded rows will not be judged fairly in this setting, and what to change; or None: a warning."""
-        return None
 
 
 class Pretrained(ABC):

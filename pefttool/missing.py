@@ -14,9 +14,9 @@ from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import Encoded, loss_of, to_device, two_short
 from pefttool.errors import ModelError
-from pefttool.evaluate import fork_rng
 from pefttool.plan import Plan
 from pefttool.precision import autocast
+from pefttool.random_state import forked
 from pefttool.values import Facts
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _used(plan: Plan, base: Base, data: Encoded) -> list[str]:
     try:
         for name, parameter in named.items():
             parameter.requires_grad_(name in asked)
-        with fork_rng(plan.choice), torch.enable_grad(), autocast(plan.choice):
+        with forked(plan.choice.device), torch.enable_grad(), autocast(plan.choice):
             loss = loss_of(plan.task, model, batch, base.setting).sum
         if not loss.requires_grad:
             return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ def _use(plain: Any, task: Task, base: Base) -> str:
         labels=list(base.setting.labels) or ["value"],
         more="".join(f", {name}={value!r}" for name, value in more.items()),
         prompt=CHAT if chats else PROMPT,
-        generation=json.dumps(generation).replace("false", "False").replace("true", "True"),
+        generation=generation,
     )
 
 

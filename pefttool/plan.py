@@ -66,6 +66,11 @@ class Plan:
         return self.adapter.added_positions(self.recipe.adapter_options, self.facts)
 
     @property
+    def positions_taken(self) -> int:
+        """Those of the model's that the adapter takes from a row's tokens."""
+        return self.adapter.positions_taken(self.recipe.adapter_options, self.facts)
+
+    @property
     def rows_apart(self) -> bool:
         """The adapter keeps rows in one sequence apart: what it puts in front of the first, the others lack."""
         return not self.added_positions and self.adapter.keeps_rows_apart(self.recipe.adapter_options, self.facts)
@@ -184,7 +189,7 @@ def _without_the_examples_quantizer(plan: Plan) -> Plan:
 def _within_positions(plan: Plan) -> Plan:
     """The plan with rows as long as the model has positions for, where the usual length is more and nobody gave one."""
     usual, longest = plan.recipe.train.sequence_length, plan.facts.positions
-    room = longest - plan.adapter.positions_taken(plan.recipe.adapter_options, plan.facts)
+    room = longest - plan.positions_taken
     given = "sequence_length" in (plan.recipe.given.get("train") or {})
     if given or not longest or not plan.task.truncates or not 0 < room < usual:
         return plan
@@ -249,12 +254,12 @@ def recognise_model(given: Recipe, registry: Registry, config: Any) -> tuple[Rec
 def check(plan: Plan) -> list[Problem]:
     """Everything that can be known to go wrong without weights and without data."""
     resolved, problems = plan.recipe, []
-    longest, added = plan.facts.positions, plan.added_positions
-    if longest and plan.task.truncates and resolved.train.sequence_length + added > longest:
-        more = f" and the {added} that adapter {plan.adapter.name!r} adds are" if added else " is"
+    longest, taken = plan.facts.positions, plan.positions_taken
+    if longest and plan.task.truncates and resolved.train.sequence_length + taken > longest:
+        more = f" and the {taken} that adapter {plan.adapter.name!r} takes are" if taken else " is"
         message = (
             f"{resolved.train.sequence_length}{more} longer than the model's {longest} positions;"
-            f" use at most {longest - added}"
+            f" use at most {longest - taken}"
         )
         problems.append(Problem("train.sequence_length", message))
     fits, longest_row = resolved.train.batch_tokens, resolved.train.sequence_length
@@ -267,6 +272,7 @@ def check(plan: Plan) -> list[Problem]:
             " `pefttool plan --budget` chooses into the recipe"
         )
         problems.append(Problem("memory.budget", message))
+    added = plan.added_positions
     if added and not plan.task.allows_added_positions:
         allowed = [name for name, task in plan.registry.tasks.items() if task.allows_added_positions]
         message = (

@@ -196,7 +196,8 @@ def _notices(emit: Emitter, texts: Sequence[str]) -> None:
 
 
 def _bad_rows(emit: Emitter, skip: bool, rejects: Path | None, problems: Sequence[DataProblem], good: int) -> None:
-    emit(Notice(text=corpus.bad_rows(problems, good, skip, rejects)))
+    way_out = "mend them, or use a model that takes them"  # what columns are is settled by now
+    emit(Notice(text=corpus.bad_rows(problems, good, skip, rejects, way_out=way_out)))
 
 
 def _warn(emit: Emitter, text: str | None) -> None:
@@ -239,8 +240,7 @@ def _encode(
     for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
         if part.dropped:
             emit(Notice(text=batches.left_out(part, which, purpose), level="warning"))
-    _notices(emit, planned.task.noted(data.examples, setting))
-    _warn(emit, planned.task.doubt(held_out.examples, setting))
+    _notices(emit, planned.task.noted(data.examples, held_out.examples, setting))
     emit(
         DataReady(
             train_rows=len(data.examples),

@@ -52,10 +52,6 @@ class Header:
         """Places of the columns with a name."""
         return [i for i, name in enumerate(self.names) if name]
 
-    @property
-    def numbers_rows(self) -> bool:
-        return not self.names[0]
-
     def complaint(self, record: Sequence[str]) -> str | None:
         """What is wrong with a record: another number of values, or one in a column that has no name."""
         if len(record) != len(self.names):

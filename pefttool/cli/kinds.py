@@ -42,6 +42,10 @@ def _of_task(task: Any) -> dict[str, Any]:
     return {"primary": metric, "direction": direction, "generative": task.generative}
 
 
+def _of_quantizer(quantizer: Any) -> dict[str, Any]:
+    return {"options_in_recipes": False}  # a recipe names a quantizer, and takes its defaults
+
+
 def _of_source(source: Any) -> dict[str, Any]:
     return {"references": dict(source.references())}
 
@@ -98,6 +102,6 @@ def _print_entry(entry: dict[str, Any]) -> None:
 
 adapters = listing("adapters", "adapters", _of_adapter)
 tasks = listing("tasks", "tasks", _of_task)
-quantizers = listing("quantizers", "quantizers")
+quantizers = listing("quantizers", "quantizers", _of_quantizer)
 formats = listing("formats", "data formats")
 sources = listing("sources", "sources of models and data", _of_source)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pefttool import strict_json
 from pefttool.cli.common import current_registry
 from pefttool.errors import DataError, Refused, UsageError
+
+if TYPE_CHECKING:
+    from pefttool.reload import Reloaded
+    from pefttool.values import Row
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
@@ -52,6 +57,15 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
     raise Refused(complaints)
 
 
+def _tell_unused(command: str, rows: Sequence[Row], loaded: Reloaded) -> None:
+    """Say what of these rows the task does not use, if there is anything."""
+    from pefttool import unused
+
+    left = unused.line(rows, loaded.task, loaded.setting.options)
+    if left is not None:
+        click.echo(f"{command}: {left}", err=True)
+
+
 @click.command("eval")
 @RUN
 @click.option("--data", "data", default=None, help="Rows with answers; default: the run's own held-out rows.")
@@ -73,14 +87,13 @@ def evaluate(
 ) -> None:
     """Held-out metrics of a finished run."""
     registry = current_registry()
-    from pefttool import batches, delivered, held_out, unused
+    from pefttool import batches, delivered, held_out
     from pefttool.reload import reload
 
     loaded = reload(run, registry, device, dtype, None, trust_remote_code)
     chosen = held_out.of(run, registry, loaded, data, data_format)
-    left = None if data is None else unused.line(chosen, loaded.task, loaded.setting.options)
-    if left is not None:
-        click.echo(f"eval: {left}", err=True)
+    if data is not None:
+        _tell_unused("eval", chosen, loaded)
     # Of the own rows the run left the bad ones out, too; of other rows none may be bad.
     bad_rows = (lambda problems, good: None) if data is None else None
     metrics, encoded = delivered.measure(loaded, chosen, batch_size, bad_rows)
@@ -119,7 +132,7 @@ def predict(
     if (data is None) == (not texts):
         raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
     registry = current_registry()
-    from pefttool import cuts, delivered, held_out, rows, unused
+    from pefttool import cuts, delivered, held_out, rows
     from pefttool.evaluate import text_alone
     from pefttool.reload import reload
 
@@ -128,9 +141,7 @@ def predict(
     if data is not None:
         path, check = rows.resolve(data, registry), loaded.task.check_input
         chosen = held_out.given(path, registry, loaded, check, data_format)
-        left = unused.line(chosen, loaded.task, loaded.setting.options)
-        if left is not None:
-            click.echo(f"predict: {left}", err=True)
+        _tell_unused("predict", chosen, loaded)
     else:
         chosen = tuple(text_alone(text, loaded.setting.options) for text in texts)
         for row in chosen:

@@ -194,16 +194,18 @@ class SpeechRecognition(Task):
         unfit: str | None = processor.unfit(example["audio"], example["labels"])
         return unfit
 
-    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
+    def noted(
+        self, train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], setting: Setting
+    ) -> Sequence[str]:
         """A warning of letters and digits that a CTC model has no token for: it learns transcripts without them."""
-        missed = Counter("".join(example.get(ctc.UNWRITTEN, "") for example in examples))
+        missed = Counter("".join(example.get(ctc.UNWRITTEN, "") for example in train))
         if not missed:
             return ()
-        rows = sum(bool(example.get(ctc.UNWRITTEN)) for example in examples)
+        rows = sum(bool(example.get(ctc.UNWRITTEN)) for example in train)
         shown = ", ".join(f"{character!r} ({count})" for character, count in missed.most_common(SHOWN))
         more = f" and {len(missed) - SHOWN} more" if len(missed) > SHOWN else ""
         return (
-            f"warning: data: {rows} of {len(examples)} transcripts are learnt without characters that the model has no"
+            f"warning: data: {rows} of {len(train)} transcripts are learnt without characters that the model has no"
             f" token for: {shown}{more}: write numbers as words and letters as the model has them, or use a model of"
             " the language",
         )

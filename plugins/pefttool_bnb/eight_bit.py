@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 class Int8(Quantizer):
+    """8 bits a weight: integers, and a scale for each row of a matrix (LLM.int8(), arXiv:2208.07339)."""
+
     name = "int8"
     Options = EightBitOptions
     streams = True

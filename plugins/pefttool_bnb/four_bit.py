@@ -95,8 +95,12 @@ class FourBit(Quantizer):
 
 
 class NF4(FourBit):
+    """4 bits a weight: 16 values that are spaced for normally distributed weights (QLoRA, arXiv:2305.14314)."""
+
     name = "nf4"
 
 
 class FP4(FourBit):
+    """4 bits a weight: 16 floating-point values, as bitsandbytes has them."""
+
     name = "fp4"

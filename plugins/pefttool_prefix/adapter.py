@@ -44,13 +44,7 @@ class PrefixAdapter(Adapter):
         return GENERATIVE if task.generative else OTHER
 
     def check(self, options: PrefixOptions, facts: Facts) -> list[Problem]:
-        found = refused(options, facts)
-        taken = self.positions_taken(options, facts)
-        room = facts.positions - taken
-        if facts.positions and taken and facts.sequence_length > room:
-            message = f"{facts.sequence_length} and {taken} virtual tokens are more than the"
-            found.append(Problem("train.sequence_length", f"{message} model's {facts.positions} positions; use {room}"))
-        return found
+        return refused(options, facts)
 
     def attach(self, model: nn.Module, options: PrefixOptions, facts: Facts, name: str = "default") -> Attached:
         through = chosen(options, facts)

@@ -247,16 +247,19 @@ class NextItem(Task):
         found = ranks([items for items, _ in judged], [str(item) for _, item in judged])
         return {f"ndcg@{JUDGED}": ndcg(found, JUDGED), f"hr@{JUDGED}": hit_rate(found, JUDGED), "loss": loss}
 
-    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
+    def noted(
+        self, train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], setting: Setting
+    ) -> Sequence[str]:
         """What a model that knows items knows of these rows' items, where it is not nearly all."""
         items = {item for example in held_out for item in example["seen"]}
         known = int(held_out[0].get("known", 0)) if held_out else 0
         new = sum(not 0 < item <= known for item in items)
         if not known or new < STRANGE * len(items):
-            return None
+            return ()
         return (
-            f"{new} of the {len(items)} items of held-out rows are not among the {known} that the model knows: what"
-            " follows them is learnt from the training rows alone; see that items are called as the model calls them"
+            f"warning: {new} of the {len(items)} items of held-out rows are not among the {known} that the model knows:"
+            " what follows them is learnt from the training rows alone; see that items are called as the model calls"
+            " them",
         )
 
     def preview(self, example: Mapping[str, Any], processor: Catalogue) -> str:

@@ -99,9 +99,11 @@ class Chat(LanguageModel):
         ids, labels, rewritten = chat_masks.masked(template, conversation, options.train_turns)
         return {**counted(ids[:most], labels[:most], len(ids) > most), REWRITTEN: rewritten}
 
-    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
-        count = sum(example.get(REWRITTEN, 0) for example in examples)
-        rows = sum(example.get(REWRITTEN, 0) > 0 for example in examples)
+    def noted(
+        self, train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], setting: Setting
+    ) -> Sequence[str]:
+        count = sum(example.get(REWRITTEN, 0) for example in train)
+        rows = sum(example.get(REWRITTEN, 0) > 0 for example in train)
         if not count:
             return ()
         return (

@@ -148,7 +148,7 @@ class Template:
             for call in turn.get("tool_calls", ()):
                 arguments = call["function"]["arguments"]
                 if arguments and isinstance(arguments, Mapping) and str(arguments) in text:
-                    raise self._left_out(f"the arguments of message {i + 1} as JSON")
+                    raise self._left_out(f"JSON for the arguments of message {i + 1}: use a model that calls tools")
         if self._tools is not None and text == self._text(turns, prompt, None):
             raise self._left_out("tools: use a model that calls tools, or remove them")
         marked, marks = _marked(turns, text)

@@ -196,18 +196,15 @@ class TextClassification(Task):
             from pefttool_text.pooling import MeanPooled
 
             loaded = encoder.load(source, AutoModel, names, **described)
-            loaded = Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
-        else:
-            encoder.require_first(source.config)
-            loaded = encoder.load(source, AutoModelForSequenceClassification, names, **described)
-        if kind.exact:
-            from pefttool_text import exact_output, units
+            return Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
+        encoder.require_first(source.config)
+        loaded = encoder.load(source, AutoModelForSequenceClassification, names, **described)
+        if kind.exact and setting.fitted and not source.abstract:
+            from pefttool_text import units
 
             heads = self.head_modules(loaded.model)
-            exact_output.install(loaded.model, heads, len(names))
-            if setting.fitted and not source.abstract and not self._mean_pooling(setting):
-                told = units.keep(loaded.model, heads, source.missing, units.of(source.path), setting.fitted)
-                source.notices += (told,) if told is not None else ()
+            told = units.keep(loaded.model, heads, source.missing, units.of(source.path), setting.fitted)
+            source.notices += (told,) if told is not None else ()
         return loaded
 
     @staticmethod

@@ -43,8 +43,6 @@ class LabelKind(ABC):
     problem_type: ClassVar[str]
     primary: ClassVar[tuple[str, Direction]]
     expected: ClassVar[str]
-    #: The head's outputs are read in float32, for it matters how close two of them are.
-    exact: ClassVar[bool] = False
 
     @abstractmethod
     def fits(self, value: Any) -> bool:
@@ -262,7 +260,6 @@ class Regression(LabelKind):
     problem_type = "regression"
     primary = ("pearson", "max")
     expected = "a number"
-    exact = True
 
     def fits(self, value: Any) -> bool:
         try:

@@ -177,35 +177,34 @@ class Seq2Seq(Task):
             return f"the target's last token is {last!r}, not the one that ends texts: the model would not stop"
         return None
 
-    def noted(self, examples: Sequence[Mapping[str, Any]], setting: Setting) -> Sequence[str]:
-        """T5's tokenizer makes spaces of line breaks, and does not know `{` and `<`: no answer will have any."""
-        notes, of = [], f"of {len(examples)} training targets have"
-        broken = sum(bool(example["loses_breaks"]) for example in examples)
+    def noted(
+        self, train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]], setting: Setting
+    ) -> Sequence[str]:
+        """T5's tokenizer makes spaces of line breaks, and does not know `{` and `<`: no answer will have any. And
+        answers end at `max_new_tokens`, and are then compared with targets that do not."""
+        found, of = [], f"of {len(train)} training targets have"
+        broken = sum(bool(example["loses_breaks"]) for example in train)
         if broken:
-            notes.append(
+            found.append(
                 f"warning: {broken} {of} line breaks, which this model's tokenizer drops: answers will be in one line;"
                 " write breaks as a mark of your own, such as ' | ', or use a model that knows them"
             )
-        unknown = [chr(example["unknown"]) for example in examples if example["unknown"]]
+        unknown = [chr(example["unknown"]) for example in train if example["unknown"]]
         if unknown:
             shown = ", ".join(map(repr, sorted(set(unknown))[:SHOWN]))
-            notes.append(
+            found.append(
                 f"warning: {len(unknown)} {of} characters that this model's tokenizer does not know, such as {shown}:"
                 " answers will not have them; write others in their place, or use a model that knows them"
             )
-        return tuple(notes)
-
-    def doubt(self, held_out: Sequence[Mapping[str, Any]], setting: Setting) -> str | None:
-        """Answers end at `max_new_tokens`, and are then compared with targets that do not."""
         most, lengths = int(setting.generation["max_new_tokens"]), [int(e["trained"]) for e in held_out]
         longer, longest = sum(length > most for length in lengths), max(lengths, default=0)
-        if not longer:
-            return None
-        return (
-            f"{longer} of {len(lengths)} held-out targets are longer than answers may be (the longest has {longest}"
-            f" tokens, generation.max_new_tokens is {most}): answers are cut there, and judged as they are; raise it"
-            f" with -o generation.max_new_tokens={longest}"
-        )
+        if longer:
+            found.append(
+                f"warning: {longer} of {len(lengths)} held-out targets are longer than answers may be (the longest has"
+                f" {longest} tokens, generation.max_new_tokens is {most}): answers are cut there, and judged as they"
+                f" are; raise it with -o generation.max_new_tokens={longest}"
+            )
+        return found
 
     def preview(self, example: Mapping[str, Any], processor: Any) -> str:
         """The source as the model reads it, and what it is trained to write between guillemets."""

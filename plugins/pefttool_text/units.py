@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pefttool_text.exact_output import ExactLinear
-
 #: What a folder of ours says of its model, the units of its numbers among it.
 FACTS = "pefttool.json"
 NO_BIAS = (
@@ -41,7 +39,7 @@ def keep(
         (f"{head}.{name}" if name else head, layer)
         for head in heads
         for name, layer in model.get_submodule(head).named_modules()
-        if isinstance(layer, ExactLinear)
+        if isinstance(layer, nn.Linear) and layer.out_features == 1
     ]
     trained = [layer.float() for name, layer in layers if f"{name}.weight" not in missing]
     if own == (mean, std) or not trained:

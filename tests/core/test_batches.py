@@ -137,3 +137,10 @@ def test_rows_that_cannot_be_encoded_are_told_and_left_out_where_that_is_allowed
     assert [str(problem) for problem in problems] == ["d.jsonl:2: an odd one", "d.jsonl:4: an odd one"] and good == 3
     with pytest.raises(DataError, match=r"d\.jsonl:2: an odd one"):
         encode(rows, Picky(), None, Setting(None))
+
+
+def test_where_no_row_can_be_encoded_the_first_is_named():
+    told = []
+    with pytest.raises(DataError, match=r"none of the 2 rows can be used; mend them, the first: a\.jsonl:1: it shouts"):
+        encode(rows("a!", "b!"), Words(), None, Setting(None), bad_rows=lambda problems, good: told.append(good))
+    assert told == [0]

@@ -49,13 +49,6 @@ def test_a_column_without_a_name_but_a_number_is_named_by_it(registry: Registry)
     assert again(found, registry).data == found.data
 
 
-@pytest.mark.parametrize("value", ["yes", "no", "on", "true"])
-def test_a_word_that_yaml_makes_a_truth_value_is_asked_for_in_quotes(value: str) -> None:
-    assert only(f"task.column={value}").endswith(
-        "is not allowed: expected a string, and YAML reads yes, no, on, off, true and false as none: put it in quotes"
-    )
-
-
 @pytest.mark.parametrize(("given", "name"), [("City", "City"), ("[City]", "City"), ("7", "7")])
 def test_a_list_of_one_may_be_written_as_its_one_value(given: str, name: str, registry: Registry) -> None:
     found = resolve(f"task.ignore={given}", registry=registry, adapter="lora", task="tabular-classification")

@@ -90,15 +90,15 @@ def test_items_that_a_model_of_items_does_not_know_are_told():
 
     def said(*histories):
         catalogue = Catalogue.of(config, None, sorted({str(item) for items in histories for item in items}))
-        return TASK.doubt([TASK.encode(row, catalogue, setting) for row in users(*histories)], setting)
+        return TASK.noted([], [TASK.encode(row, catalogue, setting) for row in users(*histories)], setting)
 
-    assert said("123", "45678") is None
+    assert said("123", "45678") == ()
     assert said("123", "ab4") == (
-        "2 of the 6 items of held-out rows are not among the 8 that the model knows: what follows them is learnt from"
-        " the training rows alone; see that items are called as the model calls them"
+        "warning: 2 of the 6 items of held-out rows are not among the 8 that the model knows: what follows them is"
+        " learnt from the training rows alone; see that items are called as the model calls them",
     )
     words = Catalogue.of(type("Config", (), {"vocab_size": 3}), None, ("a", "b"))
-    assert TASK.doubt([TASK.encode(users("ab")[0], words, setting)], setting) is None
+    assert TASK.noted([], [TASK.encode(users("ab")[0], words, setting)], setting) == ()
 
 
 def loaded(rows: list[Row], **options):

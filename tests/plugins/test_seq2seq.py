@@ -146,13 +146,13 @@ def test_targets_that_answers_may_not_be_as_long_as_are_counted_before_training(
     examples = [TASK.encode(row, tiny_tokenizer(), setting()) for row in ROWS]
     lengths = [len(example["labels"]) for example in examples]
     longest = max(lengths)
-    assert TASK.doubt([e for e in examples if len(e["labels"]) <= 4], setting()) is None
-    doubt = TASK.doubt(examples, setting())
-    assert doubt is not None and doubt.startswith(f"{sum(n > 4 for n in lengths)} of 3 held-out targets are longer")
-    assert f"the longest has {longest} tokens, generation.max_new_tokens is 4" in doubt
-    assert doubt.endswith(f"raise it with -o generation.max_new_tokens={longest}")
+    assert TASK.noted([], [e for e in examples if len(e["labels"]) <= 4], setting()) == []
+    (told,) = TASK.noted([], examples, setting())
+    assert told.startswith(f"warning: {sum(n > 4 for n in lengths)} of 3 held-out targets are longer")
+    assert f"the longest has {longest} tokens, generation.max_new_tokens is 4" in told
+    assert told.endswith(f"raise it with -o generation.max_new_tokens={longest}")
     enough = Setting(PLAIN, generation={"max_new_tokens": longest})
-    assert TASK.doubt(examples, enough) is None
+    assert TASK.noted([], examples, enough) == []
 
 
 @pytest.mark.parametrize("name", ALL)

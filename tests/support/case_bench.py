@@ -17,10 +17,10 @@ from pefttool.cli import entry
 from pefttool.plugins import ALLOW_LIST
 
 CASES = Path(__file__).parents[1] / "cases"
-#: Four steps on the rows of a small file, and nothing that only a longer run needs.
+#: Four steps on the rows of a small file, short answers, and nothing that only a longer run needs.
 QUICK = (
     *("-o", "train.max_steps=4", "-o", "train.batch_size=4", "-o", "train.rehearse=false"),
-    *("-o", "data.eval_fraction=0.25", "-o", "check=files"),
+    *("-o", "data.eval_fraction=0.25", "-o", "check=files", "-o", "generation.max_new_tokens=8"),
 )
 
 
@@ -102,6 +102,13 @@ class Run:
     @cached_property
     def after(self) -> Mapping[str, float]:
         return dict(self.json("metrics.json")["after"])
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """The held-out rows that were answered, one at least."""
+        found: list[dict[str, Any]] = self.json("metrics.json")["samples"]
+        assert found, "nothing was answered"
+        return found
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """The events of this type, such as DataReady, in their order."""

@@ -21,8 +21,12 @@ def check(bench: Bench) -> None:
 
     for name in ("base-gpt2", "base-llama-other-padding"):
         for adapter in ("lora", "head") if name == "base-gpt2" else ("lora",):
-            data = bench.input()
-            run = bench.run("--adapter", adapter, "--model", bench.model(name), "--data", data, *TASK)
+            lines = bench.input().read_text(encoding="utf-8").splitlines()
+            train, held_out = bench.folder / "train.jsonl", bench.folder / "held_out.jsonl"
+            train.write_text("\n".join(lines[6:]))
+            held_out.write_text("\n".join(lines[:6]))
+            data = ("--data", train, "--eval-data", held_out)
+            run = bench.run("--adapter", adapter, "--model", bench.model(name), *data, *TASK)
             folder, merged = run.folder / "adapter", run.folder / "merged"
             answer = bench.pefttool("merge", run.folder)
             assert answer.code == 0, answer.text
@@ -30,9 +34,8 @@ def check(bench: Bench) -> None:
             for place, model in zip((folder, merged), models, strict=True):
                 _same(model.eval(), AutoTokenizer.from_pretrained(place))
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            found = json.loads(bench.pefttool("eval", run.folder, "--data", data, "--json").out)
             labels = json.loads((folder / "pefttool.json").read_text())["labels"]
-            assert found["loss"] == pytest.approx(_loss(models[0], tokenizer, data, labels), abs=1e-5)
+            assert run.after["loss"] == pytest.approx(_loss(models[0], tokenizer, held_out, labels), abs=1e-5)
 
 
 def _adapted(base: Path, folder: Path) -> Any:

@@ -10,6 +10,6 @@ def check(bench: Bench) -> None:
     data = bench.write("rows.jsonl", *({**row, "label": row["label"].title()} for row in rows))
     model = bench.model("posneg")
     run = bench.run("--adapter", "lora", "--model", model, "--data", data, "-o", "dtype=float32")
-    for sample in run.json("metrics.json")["samples"]:
+    for sample in run.samples:
         plain = {name.title(): score for name, score in scores(model, sample["row"]["text"]).items()}
         assert sample["before"]["scores"] == approx(plain, abs=1e-5)

@@ -8,6 +8,6 @@ def check(bench: Bench) -> None:
     run = bench.run("--adapter", "lora", "--model", model, "--data", bench.input(), "-o", "dtype=float32")
     assert run.before["accuracy"] == 0.75
     assert "those of the training rows' classes are taken by name" in run.answer.text
-    for sample in run.json("metrics.json")["samples"]:
+    for sample in run.samples:
         row = sample["row"]
         assert sample["before"]["scores"] == approx(scores(model, row["premise"], row["hypothesis"]), abs=1e-5)

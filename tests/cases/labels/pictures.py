@@ -17,7 +17,7 @@ def check(bench: Bench) -> None:
     options = ("--task", "image-classification", "-o", "dtype=float32", "-o", "task.top_k=4")
     run = bench.run("--adapter", "full", "--model", model, "--data", bench.folder / "pictures", *options)
     assert "owl starts new" in run.answer.text
-    for sample in run.json("metrics.json")["samples"]:
+    for sample in run.samples:
         found = sample["before"]["scores"]
         known = sum(found[name] for name in ("ant", "cat", "dog"))
         plain = scores(model, Path(sample["row"]["image"]))

@@ -13,14 +13,14 @@ def check(bench: Bench) -> None:
     model = bench.model("nli")
     run = bench.run("--adapter", "lora", "--model", model, "--data", data, "-o", "dtype=float32")
     assert "unrelated starts new" in run.answer.text
-    for sample in run.json("metrics.json")["samples"]:
+    for sample in run.samples:
         row = sample["row"]
         plain = among(KNOWN, scores(model, row["premise"], row["hypothesis"]))
         assert among(KNOWN, sample["before"]["scores"]) == approx(plain, abs=1e-5)
 
     fewer = bench.write("fewer.jsonl", *(row for row in rows if row["label"] in KNOWN))
     run = bench.run("--adapter", "lora", "--model", model, "--data", fewer, "-o", "dtype=float32")
-    for sample in run.json("metrics.json")["samples"]:
+    for sample in run.samples:
         row = sample["row"]
         plain = among(KNOWN, scores(model, row["premise"], row["hypothesis"]))
         assert sample["before"]["scores"] == approx(plain, abs=1e-5)

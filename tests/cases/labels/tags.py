@@ -14,7 +14,7 @@ def check(bench: Bench) -> None:
     model = bench.model("tagger")
     data = bench.write("rows.jsonl", *rows)
     run = bench.run("--adapter", "lora", "--model", model, "--data", data, "-o", "dtype=float32")
-    for sample in run.json("metrics.json")["samples"]:
+    for sample in run.samples:
         tags, shares = plain(model, sample["row"]["tokens"])
         assert sample["before"]["tags"] == tags
         assert sample["before"]["scores"] == approx(shares, abs=1e-5)

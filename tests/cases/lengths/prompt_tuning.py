@@ -44,7 +44,8 @@ def check(bench: Bench) -> None:
     assert abs(run.before["loss"] - before) < 1e-5 * before, (run.before, before)
     evaluated = bench.pefttool("eval", run.folder, "--json")
     assert abs(json.loads(evaluated.out)["loss"] - expected) < 1e-5 * expected
-    assert not any("packed" in text for text in run.notices), "padded: rows behind the first have no prompt"
+    stored = json.loads((run.folder / "adapter" / "pefttool.json").read_text(encoding="utf-8"))
+    assert stored["packing"] is False, "packed, the rows behind the first would have no prompt"
 
 
 def plain_loss(model: Any, rows: list[list[int]], added: int = TOKENS) -> torch.Tensor:

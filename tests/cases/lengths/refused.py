@@ -11,5 +11,5 @@ def check(bench: Bench) -> None:
     assert "allowed: causal-lm, chat, preference" in answer.text, answer.text
     more = ("--model", bench.model("chatml"), "--task", "causal-lm")
     answer = bench.pefttool(*command, *more, "-o", "train.sequence_length=512", "-o", "train.packing=true")
-    assert answer.code == 2 and "512 and the 5 that adapter 'prompt-tuning' adds are longer" in answer.text
+    assert answer.code == 2 and "512 and the 5 that adapter 'prompt-tuning' takes are longer" in answer.text
     assert "use at most 507" in answer.text and "'prompt-tuning' does not keep rows apart" in answer.text, answer.text

@@ -13,6 +13,7 @@ def check(bench: Any) -> None:
     train, others = bench.write("train.jsonl", *texts[:12]), bench.write("others.jsonl", *texts[12:])
     strange = bench.write("strange.jsonl", *({"text": f"are you sure? {i} and {i}"} for i in range(12)))
     common = ("--adapter", "lora", "--model", bench.model("chatml"), "--task", "causal-lm", "-o", f"data.train={train}")
+    common = (*common, "-o", "check=none")
     hard = ("-o", "train.learning_rate=0.03", "-o", "train.max_steps=24", "-o", "train.evaluate_every=24")
     worse = bench.run(*common, "-o", f"data.eval={strange}", *hard)
     assert worse.after["loss"] > worse.before["loss"], (
@@ -26,7 +27,7 @@ def check(bench: Any) -> None:
     assert better.after["loss"] < better.before["loss"] and SENTENCE not in better.answer.text
     assert better.json("metrics.json")["improved"] is True
     answer = bench.pefttool(
-        *("run", "--out", "as-json", "--json", *common, "-o", f"data.eval={strange}", *hard, "-o", "check=none"),
+        *("run", "--out", "as-json", "--json", *common, "-o", f"data.eval={strange}", *hard),
         *("-o", "train.rehearse=false"),
     )
     assert json.loads(answer.out)["improved"] is False
