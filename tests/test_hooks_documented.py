@@ -47,3 +47,8 @@ def test_a_hook_has_a_test_of_its_own(name: str) -> None:
 def test_a_generated_page_is_up_to_date(page: str) -> None:
     written = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert written == generate.pages()[page], "run `make docs`"
+
+
+def test_the_number_of_cases_is_told_where_it_matters() -> None:
+    count = re.search(r"^\d+ cases of \d+ kinds", generate.cases_page(), re.MULTILINE)
+    assert count is not None and count[0] in (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
