@@ -75,7 +75,11 @@ class Keeper:
         try:
             yield
         except Exception:
-            if self.loop.ranks == 1 and self.save(progress):
+            try:
+                saved = self.loop.ranks == 1 and self.save(progress)
+            except RunError:  # the frozen base has changed: nothing is kept, and what failed first is told
+                saved = False
+            if saved:
                 text = f"step {progress.step} is kept: go on with `pefttool resume {self.loop.folder}`"
                 self.loop.emit(Notice(text=text, level="warning"))
             raise

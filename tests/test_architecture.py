@@ -34,6 +34,7 @@ PARTS = {
     "verdict": "train",
     "watch": "train",
     "witness": "train",
+    "witness_file": "train",
     "frozen": "train",
     "optimisation": "train",
     "packing": "train",

@@ -199,7 +199,7 @@ class TextClassification(Task):
             return Loaded(MeanPooled(loaded.model, len(names)), loaded.processor)
         encoder.require_first(source.config)
         loaded = encoder.load(source, AutoModelForSequenceClassification, names, **described)
-        if kind.exact and setting.fitted and not source.abstract:
+        if setting.fitted and not source.abstract:  # numbers
             from pefttool_text import units
 
             heads = self.head_modules(loaded.model)

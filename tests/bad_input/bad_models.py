@@ -118,12 +118,7 @@ def _of_config() -> Iterator[Entry]:
     yield spoilt("a kernel of the hub", config(**kernels), "'acme/kernels'", "compiled code", "remove that key")
     yield spoilt("a kernel within", config(text_config=kernels), "'acme/kernels'", "remove that key")
     gptq = {"quant_method": "gptq", "bits": 4}
-    yield spoilt(
-        "quantised in another way",
-        config(quantization_config=gptq),
-        "'gptq'",
-        "give the 16-bit model that it was made from",
-    )
+    yield spoilt("quantised in another way", config(quantization_config=gptq), "stored by 'gptq'", "the 16-bit model")
     yield spoilt("quantised in words", config(quantization_config="4 bits"), "config.json")
 
 

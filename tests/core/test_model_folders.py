@@ -159,8 +159,8 @@ def test_sources(tmp_path: Path) -> None:
     ("reference", "words"),
     [
         ("", "no such folder"),
+        ("mistral", "nor ORG/NAME"),
         ("gpt2", "on the hub it is openai-community/gpt2: use that"),
-        ("gpt-x", "nor ORG/NAME"),
         ("./missing", "no such folder"),
         ("/no/such/folder", "no such folder"),
         ("~/no-such-folder/x", "no such folder"),
