@@ -102,7 +102,8 @@ class LanguageModel(Task):
         # Generation continues at the right edge, so prompts are padded on the left.
         ids = pad([p[::-1] for p in prompts], pad_id(processor), multiple=1).flip(1).to(device)
         mask = attention_mask(prompts, multiple=1).flip(1).to(device)
-        generation = {
+        generation: dict[str, Any] = {"max_length": None}  # the model's own, which transformers would warn of
+        generation |= {
             k: v
             for k, v in setting.generation.items()
             if k not in ("temperature", "top_p") or setting.generation.get("do_sample")

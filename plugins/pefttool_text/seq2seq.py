@@ -294,7 +294,7 @@ def _generation(model: Any, processor: Any, setting: Setting) -> dict[str, Any]:
     if languages.codes(processor):
         given["decoder_start_token_id"] = _start(model, processor)
         given |= languages.first_token(processor, setting.options.target_lang, given["decoder_start_token_id"])
-    return {**given, "pad_token_id": pad_id(processor)}
+    return {**given, "pad_token_id": pad_id(processor), "max_length": None}  # the model's own, which would be warned of
 
 
 def _start(model: Any, processor: Any) -> int:
