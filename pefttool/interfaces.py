@@ -104,9 +104,11 @@ class Adapter(ABC):
         """Called after every optimiser step (AdaLoRA reallocates ranks here)."""
 
     def training_state(self, model: nn.Module) -> Any:
-        """What `after_step` goes by and no parameter or buffer holds: nested dicts and lists of tensors, numbers, text.
+        """What `after_step` or the forward pass goes by and no parameter or buffer holds: nested dicts and lists of
+        tensors, numbers, text.
 
-        It is stored in every checkpoint; a resumed run gives it to `restore_training_state`.
+        It is stored in every checkpoint, and kept with the best evaluation's parameters: a resumed run, and one that
+        delivers an earlier step, give it to `restore_training_state`.
         """
         return None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool import checkpoint, measure, packing
+from pefttool.attach import small_buffers
 from pefttool.batches import FEATURES, Batches, Position, by_length
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
@@ -158,7 +159,8 @@ def undisturbed(loop: Loop) -> Iterator[None]:
     random = RandomState(loop.plan.choice.device)
     parameters = {name: p.detach().to("cpu", copy=True) for name, p in loop.parameters.items()}
     live = dict(loop.adapted.model.named_buffers())
-    buffers = [(live[name], live[name].clone()) for name in loop.adapted.buffers]
+    changing = {*small_buffers(loop.adapted.model), *loop.adapted.buffers}
+    buffers = [(live[name], live[name].clone()) for name in changing]
     own = loop.optimizer, loop.scaler, loop.non_finite.in_a_row
     loop.optimizer = make_optimizer(loop.adapted, loop.plan.adapter, loop.settings)
     loop.scaler = grad_scaler(loop.plan.choice)

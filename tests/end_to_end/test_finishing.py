@@ -132,7 +132,9 @@ def test_a_check_that_fails_is_made_again(
     assert "held-out accuracy" in out and adapter(folder) == adapter(undisturbed)
     assert not (folder / "check.json").exists()
     assert entry.execute(["resume", str(folder)]) == 0
-    assert "is finished; checked: the saved adapter answers alike without pefttool" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is finished; checked: the saved adapter is whole, and answers as the trained model did" in said
+    assert "it answers alike without pefttool" in said
     assert json.loads((folder / "check.json").read_text())["clean_process"]
     assert entry.execute(["resume", str(folder)]) == 2
 
