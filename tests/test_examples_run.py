@@ -23,6 +23,8 @@ import results  # noqa: E402
 import run as runner  # noqa: E402
 
 CASES = [(name, found) for name in experiments.examples() for found in experiments.load(name)]
+#: Models or tables so large that even in miniature they take a minute or more: `make test-all` runs them.
+LARGE = {"translation", "support", "next-film", "anomalies"}
 
 
 def in_this_process(document: Mapping[str, Any], out: Path) -> process.Run:
@@ -46,7 +48,11 @@ def need(example: str, recipe: str) -> None:
             pytest.skip(f"pefttool examples fetch {name}")
 
 
-@pytest.mark.parametrize(("example", "found"), CASES, ids=[f"{name}-{e.name}" for name, e in CASES])
+@pytest.mark.parametrize(
+    ("example", "found"),
+    [pytest.param(name, e, marks=[pytest.mark.slow] if e.name in LARGE else []) for name, e in CASES],
+    ids=[f"{name}-{e.name}" for name, e in CASES],
+)
 def test_in_miniature(example: str, found: experiments.Experiment) -> None:
     need(example, found.recipe)
     for run in runner.miniature(example, found, in_this_process).values():

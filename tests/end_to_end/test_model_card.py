@@ -43,9 +43,9 @@ def rows(task: str, folder: Path) -> Path:
     ("task", "model", "adapter"),
     [
         ("text-classification", "bert", "lora"),
-        ("text-classification", "bert", "head"),
-        ("text-classification", "bert", "full"),
-        ("token-classification", "bert", "lora"),
+        pytest.param("text-classification", "bert", "head", marks=pytest.mark.slow),
+        pytest.param("text-classification", "bert", "full", marks=pytest.mark.slow),
+        pytest.param("token-classification", "bert", "lora", marks=pytest.mark.slow),
         ("chat", "chatml", "lora"),
         ("image-classification", "vision", "lora"),
     ],

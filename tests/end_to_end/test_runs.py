@@ -115,7 +115,7 @@ def test_the_recipe_of_a_run_repeats_it_bit_for_bit(tmp_path: Path) -> None:
     assert recipes[0] == recipes[1]
 
 
-@pytest.mark.parametrize("adapter", ["head", "full"])
+@pytest.mark.parametrize("adapter", ["head", pytest.param("full", marks=pytest.mark.slow)])
 def test_the_last_layers_can_be_trained_alone(adapter: str, tmp_path: Path) -> None:
     small = run(tmp_path / "k", "--adapter", adapter, *CLASSIFY, *SMALL, "-o", "adapter.train_last_layers=1")
     (started,) = (e for e in small.events if e["type"] == "TrainStarted")
