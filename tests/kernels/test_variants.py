@@ -109,6 +109,8 @@ def launched(monkeypatch: pytest.MonkeyPatch, variant: Variant, dtype: torch.dty
 
 def shipped_and_tile() -> Iterator[Any]:
     for variant in shipped():
+        if variant.family == "probe":  # launched with triton's own defaults: tests/kernels/test_triton_dequantize.py
+            continue
         matches = [config for config in FORWARD if config.tile == variant.tile]
         yield pytest.param(variant, matches[0] if matches else FLAT, id=variant.name.replace(" ", "-"))
 
@@ -138,5 +140,5 @@ def test_a_variant_is_what_is_launched(monkeypatch: pytest.MonkeyPatch, variant:
 
 def test_every_tile_ships_in_every_kind() -> None:
     count = len(FORWARD) * 2 * 2 + len(BACKWARD) * 2 * 2 + 2 * 2 + len(FORWARD) * 2 + len(BACKWARD) * 2
-    count += 2 + 3  # a gradient's scaling, the loss
+    count += 2 + 3 + 1  # a gradient's scaling, the loss, the probe
     assert len({variant.name for variant in shipped()}) == len(shipped()) == count
