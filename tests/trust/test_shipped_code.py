@@ -47,6 +47,7 @@ class Use(NamedTuple):
 
 
 ALLOWED: dict[Use, str] = {
+    Use("pefttool/typed_text.py", "yaml.load"): "BaseLoader: every scalar stays text",
     Use("pefttool/yaml_text.py", "yaml.load"): "its loader is a SafeLoader that takes less",
     Use("plugins/pefttool_examples/datasets.py", "yaml.load"): "BaseLoader: every scalar stays text",
     Use("plugins/pefttool_examples/archives.py", "subprocess"): "pip and apt-get, for `pefttool examples fetch` alone",
