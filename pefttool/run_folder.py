@@ -90,12 +90,12 @@ def may_start(folder: Path) -> None:
         )
 
 
-def clear(folder: Path) -> bool:
-    """Remove what an unfinished run left; whether there was any. Only after `may_start`, and `locked`.
+def clear(folder: Path, *, but: str = "") -> bool:
+    """Remove what an unfinished run left, but for one name; whether there was any. After `may_start`, and `locked`.
 
     Hidden files that no run makes stay: somebody's notes, or their version control's.
     """
-    found = [path for path in folder.iterdir() if path.name in OURS or _is_aside(path.name)]
+    found = [path for path in folder.iterdir() if path.name != but and (path.name in OURS or _is_aside(path.name))]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -105,9 +105,14 @@ def clear(folder: Path) -> bool:
 
 
 def forget(folder: Path) -> None:
-    """Remove what a run left that was refused before it began, and the folder unless it holds anything else."""
+    """Remove what a run left that was refused before it began, and the folder unless it holds anything else.
+
+    The rows that were left out stay: the user was told to look there. The next run may start in this folder.
+    """
     with suppress(OSError):
-        clear(folder)
+        clear(folder, but=REJECTS)
+        if (folder / REJECTS).exists():
+            return
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
