@@ -102,8 +102,8 @@ def simulated(arguments: argparse.Namespace) -> dict[str, float]:
 def measured(arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step, those of them that the process was given by a busy machine, and of the first step."""
     from pefttool import allocator, attach, base, optimisation, packing, precision, simulate, techniques
+    from pefttool.api.values import Row
     from pefttool.batches import Encoded
-    from pefttool.values import Row
 
     allocator.keep_freed_memory()
     made = planned(arguments, "cpu")

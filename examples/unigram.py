@@ -32,7 +32,7 @@ def target_loss(model: str, train: Rows, held_out: Rows) -> float:
 
 
 def _task_loss(task: Any, model: str, train: Rows, held_out: Rows) -> float:
-    from pefttool.values import Row, Setting
+    from pefttool.api.values import Row, Setting
     from pefttool_text.batching import IGNORE
 
     processor = _tokenizer(model)

@@ -4,7 +4,7 @@ Plugin authors need only this module: `from pefttool import Adapter, Attached, O
 Importing it imports no torch.
 """
 
-from pefttool.errors import (
+from pefttool.api.errors import (
     DataError,
     ModelError,
     NotMergeable,
@@ -14,9 +14,9 @@ from pefttool.errors import (
     RunError,
     UsageError,
 )
-from pefttool.hookspecs import API_VERSION, hookimpl
-from pefttool.interfaces import Adapter, DataFormat, Quantizer, Source, Task
-from pefttool.values import Arranged, Attached, Facts, Loaded, Loss, Options, Problem, Row, Setting
+from pefttool.api.hookspecs import API_VERSION, hookimpl
+from pefttool.api.task import Adapter, DataFormat, Quantizer, Source, Task
+from pefttool.api.values import Arranged, Attached, Facts, Loaded, Loss, Options, Problem, Row, Setting
 
 __version__ = "0.1.0"
 __all__ = [

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pefttool import added_positions, peft_folder, random_state
-from pefttool.errors import PluginError
-from pefttool.interfaces import Adapter
+from pefttool.api.errors import PluginError
+from pefttool.api.task import Adapter
+from pefttool.api.values import Attached, Facts
 from pefttool.model_parts import passing_buffers
-from pefttool.values import Attached, Facts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool import facts, hub, stored_bases, streamed_base, vocabulary
-from pefttool.errors import ModelError
-from pefttool.interfaces import Quantizer, Task
+from pefttool.api.errors import ModelError
+from pefttool.api.task import Quantizer, Task
+from pefttool.api.values import Facts, Setting
 from pefttool.model_parts import transformers_part
 from pefttool.plan import Plan, decided
 from pefttool.precision import compute_in_float32, torch_dtype
 from pefttool.pretrained import LocalPretrained
-from pefttool.values import Facts, Setting
 
 if TYPE_CHECKING:
     from pathlib import Path

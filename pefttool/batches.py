@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttool import columns, fingerprint
-from pefttool.errors import DataError
-from pefttool.interfaces import Task
-from pefttool.values import DataProblem, Loss, Row, Setting
+from pefttool.api.errors import DataError
+from pefttool.api.task import Task
+from pefttool.api.values import DataProblem, Loss, Row, Setting
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pefttool import forecast, plan, sizes
-from pefttool.errors import UsageError
+from pefttool.api.errors import UsageError
 from pefttool.forecast import Forecast, Known
 from pefttool.plan import Plan
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import durable, random_state, tensor_file
+from pefttool.api.errors import RunError
 from pefttool.batches import Position
-from pefttool.errors import RunError
 
 if TYPE_CHECKING:
     import torch

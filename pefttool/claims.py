@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pefttool.errors import UsageError
+from pefttool.api.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn

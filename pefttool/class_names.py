@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pefttool.errors import DataError
-from pefttool.values import Row
+from pefttool.api.errors import DataError
+from pefttool.api.values import Row
 
 #: Names that an error lists.
 SHOWN = 10

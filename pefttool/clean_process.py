@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import added_positions, observe, peft_folder, plain_code
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 from pefttool.model_files import CONFIG, SINGLE
 from pefttool.reload import Opened
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from pefttool.api.events import Notice
+from pefttool.api.task import Adapter
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import FEATURES, Encoded, by_length
 from pefttool.evaluate import evaluate, predict
-from pefttool.events import Notice
-from pefttool.interfaces import Adapter
 from pefttool.observers import Emitter
 from pefttool.plan import Plan
 

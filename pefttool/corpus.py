@@ -13,11 +13,11 @@ from typing import Any
 
 from pefttool import class_names, guess, leaks, unused
 from pefttool import rows as reader
-from pefttool.errors import DataError
-from pefttool.interfaces import Task
+from pefttool.api.errors import DataError
+from pefttool.api.task import Task
+from pefttool.api.values import DataProblem, Row
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
-from pefttool.values import DataProblem, Row
 
 #: Bad rows that an error lists; the rest are counted.
 SHOWN = 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pefttool.values import Setting
+    from pefttool.api.values import Setting
 
 
 @dataclass

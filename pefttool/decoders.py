@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 
 #: Encoders in transformers' list of causal language models that have no masked output layer.
 UNMASKED = ("bert-generation", "xlnet")

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pefttool import batches, evaluate
+from pefttool.api.errors import DataError
+from pefttool.api.values import DataProblem, Row
 from pefttool.batches import Encoded
-from pefttool.errors import DataError
 from pefttool.reload import Reloaded
-from pefttool.values import DataProblem, Row
 
 
 def measure(

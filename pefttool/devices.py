@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from pefttool import sizes
-from pefttool.errors import UsageError, suggest
+from pefttool.api.errors import UsageError, suggest
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 DTYPES = ("auto", "bfloat16", "float16", "float32")

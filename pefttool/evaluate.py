@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pefttool.api.errors import DataError, RunError
+from pefttool.api.task import Task
+from pefttool.api.values import Row, Setting
 from pefttool.batches import collate, loss_of, to_device
-from pefttool.errors import DataError, RunError
-from pefttool.interfaces import Task
 from pefttool.precision import autocast
 from pefttool.random_state import forked
 from pefttool.recovery import halves, out_of_memory, release
-from pefttool.values import Row, Setting
 
 if TYPE_CHECKING:
     from torch import nn

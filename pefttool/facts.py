@@ -6,12 +6,12 @@ import inspect as introspection
 from typing import TYPE_CHECKING, Any
 
 from pefttool import key_values, recompute, weights
-from pefttool.values import Facts
+from pefttool.api.values import Facts
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pefttool.interfaces import Task
+    from pefttool.api.task import Task
 
 
 def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:

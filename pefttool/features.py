@@ -9,10 +9,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from pefttool import fingerprint, frozen
+from pefttool.api.events import Notice, Progress
 from pefttool.batches import FEATURES, Batches, Encoded, to_device
 from pefttool.compiling import eagerly
 from pefttool.evaluate import inference
-from pefttool.events import Notice, Progress
 from pefttool.frozen import BatchFeatures, Frontier
 from pefttool.recovery import halves, out_of_memory
 from pefttool.store import Unwritable

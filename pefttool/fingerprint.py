@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from pefttool.api.values import Row
 from pefttool.model_files import OTHER_WEIGHTS, TEMPLATES
-from pefttool.values import Row
 
 if TYPE_CHECKING:
     import torch

@@ -20,11 +20,11 @@ from pefttool import (
     witness,
     witness_file,
 )
+from pefttool.api.errors import PefttoolError, RunError
+from pefttool.api.events import Notice
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import Encoded
-from pefttool.errors import PefttoolError, RunError
-from pefttool.events import Notice
 from pefttool.observers import Emitter
 from pefttool.plan import Plan
 from pefttool.plugins import one_line

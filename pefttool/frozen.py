@@ -26,10 +26,10 @@ from pefttool.random_state import forked
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pefttool.api.values import Loss
     from pefttool.attach import Adapted
     from pefttool.base import Base
     from pefttool.plan import Plan
-    from pefttool.values import Loss
 
 ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 

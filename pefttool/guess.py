@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
-from pefttool.interfaces import Task
-from pefttool.values import Row
+from pefttool.api.task import Task
+from pefttool.api.values import Row
 
 #: The options that are guessed, as tasks call them.
 TEXT, LABEL = "text_column", "label_column"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import corpus, places, recipe, rows
+from pefttool.api.errors import DataError, UsageError
+from pefttool.api.values import Row
 from pefttool.artefacts import ADAPTER_FACTS
-from pefttool.errors import DataError, UsageError
 from pefttool.registry import Registry
 from pefttool.reload import Reloaded
 from pefttool.run_folder import ADAPTER, METRICS, RECIPE
-from pefttool.values import Row
 
 Complaint = Callable[[Mapping[str, Any], Any], str | None]
 

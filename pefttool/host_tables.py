@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pefttool import target
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor

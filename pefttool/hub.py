@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pefttool import hub_client, hub_store, model_files
-from pefttool.errors import ModelError, PefttoolError, suggest
+from pefttool.api.errors import ModelError, PefttoolError, suggest
 from pefttool.hub_client import Unreachable
 from pefttool.hub_store import Record
 from pefttool.registry import Registry

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 from pefttool.validation import short
 
 CHUNK = 1 << 20

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pefttool import hub_client
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 from pefttool.hub_client import CHUNK, SHA1, SHA256, Listing, RemoteFile, Unreachable, is_digest
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool import added_positions, agreement, batches, observe
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
+from pefttool.api.values import Row
 from pefttool.observe import Call, Outputs, Spilled
 from pefttool.recovery import release
 from pefttool.reload import Opened, Reloaded
-from pefttool.values import Row
 from pefttool.witness import ROUNDING
 
 if TYPE_CHECKING:

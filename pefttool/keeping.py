@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from pefttool import checkpoint, random_state
+from pefttool.api.errors import Interrupted, RunError
+from pefttool.api.events import Notice, Resumed, Saved
 from pefttool.checkpoint import Beside, Live, Progress
-from pefttool.errors import Interrupted, RunError
-from pefttool.events import Notice, Resumed, Saved
 from pefttool.rehearsal import Rehearsed
 from pefttool.run_folder import CHECKPOINTS
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool.errors import DataError
-from pefttool.interfaces import Task
+from pefttool.api.errors import DataError
+from pefttool.api.task import Task
+from pefttool.api.values import Row
 from pefttool.rows import fingerprint
-from pefttool.values import Row
 
 #: More than this share of the held-out rows among the training rows is refused.
 MOST = 0.5

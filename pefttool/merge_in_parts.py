@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import facts, peft_folder, tensor_file
-from pefttool.interfaces import Adapter
+from pefttool.api.task import Adapter
 from pefttool.model_files import INDEX, SINGLE, read_index
 from pefttool.model_parts import stored_by, transformers_part
 from pefttool.precision import torch_dtype

@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from pefttool import agreement, durable, facts, held_out, merge_in_parts, peft_folder, reload, tensor_file
 from pefttool.agreement import TOLERANCE, Agreement
+from pefttool.api.errors import NotMergeable, RunError, UsageError
+from pefttool.api.task import Quantizer
+from pefttool.api.values import Row
 from pefttool.artefacts import ADAPTER_FACTS, save_processor, write_json
-from pefttool.errors import NotMergeable, RunError, UsageError
 from pefttool.fingerprint import weight_files
-from pefttool.interfaces import Quantizer
 from pefttool.judge import Judge
 from pefttool.model_files import INDEX, SINGLE, read_index
 from pefttool.model_parts import dequantise, stored_by, transformers_part
@@ -26,7 +27,6 @@ from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained, quiet_loading
 from pefttool.registry import Registry
 from pefttool.reload import MERGED, Opened, Reloaded
-from pefttool.values import Row
 
 Into = Literal["trained-on", "original"]
 #: Below this share of the adapter's effect the merged model answers more as the base than as the adapter.

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pefttool import peft_folder
+from pefttool.api.errors import ModelError
+from pefttool.api.values import Facts
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import Encoded, loss_of, to_device, two_short
-from pefttool.errors import ModelError
 from pefttool.plan import Plan
 from pefttool.precision import autocast
 from pefttool.random_state import forked
-from pefttool.values import Facts
 
 if TYPE_CHECKING:
     from torch import nn

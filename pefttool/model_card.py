@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import __version__, durable, peft_folder, plain_code
+from pefttool.api.task import Task
 from pefttool.base import Base
-from pefttool.interfaces import Task
 from pefttool.model_files import CONFIG, SINGLE
 from pefttool.plan import Plan
 

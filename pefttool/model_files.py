@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 from pefttool.tensor_file import MAX_HEADER
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pefttool import weights
-from pefttool.values import Facts, Problem
+from pefttool.api.values import Facts, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pefttool.interfaces import Quantizer
+    from pefttool.api.task import Quantizer
 
 KEY = "adapter.train_last_layers"
 #: Between a parameter or module and a tensor that hangs on it (the scales of a quantised weight).

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pefttool.errors import RunError
+from pefttool.api.errors import RunError
+from pefttool.api.values import Row
 from pefttool.optimisation import StepResult
-from pefttool.values import Row
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import peft_folder
+from pefttool.api.errors import RunError
+from pefttool.api.task import Task
+from pefttool.api.values import Setting
 from pefttool.batches import collate, loss_of, to_device
-from pefttool.errors import RunError
 from pefttool.evaluate import inference
-from pefttool.interfaces import Task
-from pefttool.values import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from pefttool.events import Control, Event, Notice
+from pefttool.api.events import Control, Event, Notice
 from pefttool.plugins import Plugin, Plugins
 
 

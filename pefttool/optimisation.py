@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pefttool.api.errors import RunError
+from pefttool.api.task import Adapter, Task
+from pefttool.api.values import Setting
 from pefttool.batches import loss_of
-from pefttool.errors import RunError
-from pefttool.interfaces import Adapter, Task
 from pefttool.precision import autocast
 from pefttool.quiet import quiet_imports
-from pefttool.values import Setting
 
 if TYPE_CHECKING:
     import torch

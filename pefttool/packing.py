@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pefttool.api.errors import UsageError
 from pefttool.base import Base
 from pefttool.batches import FEATURES, Encoded, collate, loss_of, to_device, two_short
-from pefttool.errors import UsageError
 from pefttool.evaluate import inference
 from pefttool.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pefttool.values import Setting
+    from pefttool.api.values import Setting
 
 #: The loss of two rows may differ by this from that of each alone, relatively, where products are rounded so.
 ROUNDING = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import durable, peft_targets
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 from pefttool.model_parts import passing_buffers
 from pefttool.quiet import quiet_imports
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 
 #: The first version that passes over fields it does not know (with a warning); earlier ones raise TypeError, and every
 #: file has all fields of the version that wrote it.

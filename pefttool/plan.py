@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pefttool import devices, facts, hub, recipe, remote_code, stored_bases, weights
-from pefttool.errors import ModelError, Refused, UsageError, suggest
-from pefttool.interfaces import Adapter, Quantizer, Task
+from pefttool.api.errors import ModelError, Refused, UsageError, suggest
+from pefttool.api.task import Adapter, Quantizer, Task
+from pefttool.api.values import Facts, Problem, Setting
 from pefttool.model_parts import stored_by
 from pefttool.pretrained import LocalPretrained, WrongKind
 from pefttool.recipe import Recipe
 from pefttool.recognition import recognise_task as recognise_task
 from pefttool.registry import Registry
-from pefttool.values import Facts, Problem, Setting
 
 TRUSTED = "warning: {!r} comes with Python code, which runs, as trust_remote_code says"
 STORED = "{} is stored as {} already, and is trained on as it is"

@@ -16,9 +16,9 @@ from typing import Any
 
 import pluggy
 
-from pefttool import hookspecs
-from pefttool.errors import PluginError, suggest
-from pefttool.hookspecs import API_VERSION, PROJECT
+from pefttool.api import hookspecs
+from pefttool.api.errors import PluginError, suggest
+from pefttool.api.hookspecs import API_VERSION, PROJECT
 
 ALLOW_LIST = "PEFTTOOL_PLUGINS"
 #: Any value but an empty one or 0 leaves out every plugin that pefttool does not ship itself.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import head_rows, model_files
-from pefttool.errors import ModelError
-from pefttool.interfaces import Pretrained
+from pefttool.api.errors import ModelError
+from pefttool.api.task import Pretrained
 
 if TYPE_CHECKING:
     from torch import nn

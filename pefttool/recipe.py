@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel
 
 from pefttool import typed_text, yaml_text
-from pefttool.errors import PluginError, Refused, UsageError, suggest
+from pefttool.api.errors import PluginError, Refused, UsageError, suggest
+from pefttool.api.values import Options
 from pefttool.registry import Kind, Registry
 from pefttool.settings import (
     DataSettings,
@@ -22,7 +23,6 @@ from pefttool.settings import (
     TrainSettings,
 )
 from pefttool.validation import short, validate
-from pefttool.values import Options
 
 #: Bytes of a recipe file.
 LONGEST = 1 << 20

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import guess, recipe, rows
-from pefttool.errors import DataError, UsageError, suggest
-from pefttool.interfaces import Task
+from pefttool.api.errors import DataError, UsageError, suggest
+from pefttool.api.task import Task
+from pefttool.api.values import Row
 from pefttool.majority import most
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
-from pefttool.values import Row
 
 
 class _Data:

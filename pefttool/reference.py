@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool import fingerprint
+from pefttool.api.task import Task
+from pefttool.api.values import Setting
 from pefttool.batches import Encoded, by_length, collate, to_device
 from pefttool.evaluate import inference
-from pefttool.interfaces import Task
 from pefttool.recovery import halves, out_of_memory, release
-from pefttool.values import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool import checkpoint, measure, packing
+from pefttool.api.errors import RunError
+from pefttool.api.events import Notice
+from pefttool.api.events import Progress as Doing
 from pefttool.attach import small_buffers
 from pefttool.batches import FEATURES, Batches, Position, by_length
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
-from pefttool.errors import RunError
 from pefttool.evaluate import forward
-from pefttool.events import Notice
-from pefttool.events import Progress as Doing
 from pefttool.model_parts import held_by
 from pefttool.optimisation import make_optimizer
 from pefttool.precision import grad_scaler

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import added_positions, devices, facts, hub, peft_folder, places, reference, remote_code, stored_bases
+from pefttool.api.errors import ModelError, Refused, UsageError
+from pefttool.api.task import Adapter, Quantizer, Task
+from pefttool.api.values import Facts, Setting
 from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.batches import Encoded
-from pefttool.errors import ModelError, Refused, UsageError
 from pefttool.evaluate import inference
 from pefttool.fingerprint import weight_files
-from pefttool.interfaces import Adapter, Quantizer, Task
 from pefttool.model_files import check_folder
 from pefttool.named_columns import describe
 from pefttool.registry import Registry
 from pefttool.run_folder import ADAPTER
 from pefttool.validation import validate
-from pefttool.values import Facts, Setting
 
 if TYPE_CHECKING:
     from torch import nn

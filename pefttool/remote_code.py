@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import hub
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 from pefttool.model_files import CONFIG
 from pefttool.registry import Registry
 

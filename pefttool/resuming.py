@@ -10,8 +10,8 @@ from typing import Any
 
 from pefttool import artefacts, checkpoint, fingerprint, places, run_folder
 from pefttool import recipe as recipes
+from pefttool.api.errors import Refused, UsageError
 from pefttool.corpus import Corpus
-from pefttool.errors import Refused, UsageError
 from pefttool.plan import Plan
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry

@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pefttool.errors import DataError, UsageError, suggest
+from pefttool.api.errors import DataError, UsageError, suggest
+from pefttool.api.task import DataFormat
+from pefttool.api.values import DataProblem, Row
 from pefttool.file_kinds import identify
-from pefttool.interfaces import DataFormat
 from pefttool.registry import Registry
 from pefttool.validation import short
-from pefttool.values import DataProblem, Row
 
 #: `SOURCE:REFERENCE`; a single letter before the colon is a drive.
 SOURCE = re.compile(r"(?P<source>[A-Za-z0-9_\-]{2,}):(?P<reference>.+)")

@@ -35,15 +35,15 @@ from pefttool import (
     vocabulary,
     witness,
 )
+from pefttool.api.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
+from pefttool.api.events import DataReady, Notice, Progress, RunFinished, RunStarted
+from pefttool.api.values import DataProblem
 from pefttool.batches import Encoded
-from pefttool.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
-from pefttool.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.observers import Emitter
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.resuming import Resume
 from pefttool.store import Store
-from pefttool.values import DataProblem
 
 #: What the user has to mend before anything can train.
 REFUSED = (UsageError, Refused, PluginError, DataError, ModelError)

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pefttool import checkpoint
+from pefttool.api.errors import UsageError
 from pefttool.durable import PARTIAL
-from pefttool.errors import UsageError
 
 RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK = (
     "recipe.yaml",

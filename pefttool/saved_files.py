@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import peft_folder
+from pefttool.api.errors import RunError
+from pefttool.api.events import Notice
 from pefttool.attach import Adapted
-from pefttool.errors import RunError
-from pefttool.events import Notice
 from pefttool.observers import Emitter
 from pefttool.tensor_file import Reader
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pefttool.errors import PluginError
+from pefttool.api.errors import PluginError
+from pefttool.api.values import Options
 from pefttool.registry import Kind, Registry
 from pefttool.settings import Document
-from pefttool.values import Options
 
 
 def of_options(kind: Kind[Any], name: str) -> dict[str, Any]:

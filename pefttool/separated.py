@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
 
 #: Excel's first line `sep=;`, which is no header.
 SEPARATOR = re.compile(r"\s*\"?sep=(?P<mark>[^\"\r\n])\"?\s*", re.IGNORECASE)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from pefttool import sizes
-from pefttool.values import Section
+from pefttool.api.values import Section
 
 
 class DataSettings(Section):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool import attach, frozen, streaming, target, techniques
-from pefttool.errors import UsageError
+from pefttool.api.errors import UsageError
 from pefttool.model_parts import put_skeletons, replace_tensors, stored_by
 from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
 from pefttool.plan import Plan
@@ -24,10 +24,10 @@ from pefttool.pretrained import LocalPretrained
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pefttool.api.values import Setting
     from pefttool.attach import Adapted
     from pefttool.memory import Estimate, Recorder
     from pefttool.streaming import Slots
-    from pefttool.values import Setting
 
 
 def filler(plan: Plan, setting: Setting, rows: int, tokens: int) -> list[Mapping[str, Any]]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool.errors import ModelError, UsageError
+from pefttool.api.errors import ModelError, UsageError
+from pefttool.api.quantizer import Quantizer
 from pefttool.model_files import CONFIG, tensor_names
-from pefttool.quantizing import Quantizer
 
 #: Where config.json says how weights are stored; the second is compressed-tensors' older one.
 KEYS = ("quantization_config", "compression_config")

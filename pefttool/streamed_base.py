@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import fingerprint, hub, streaming, weights
-from pefttool.errors import ModelError
-from pefttool.interfaces import Quantizer, Task
+from pefttool.api.errors import ModelError
+from pefttool.api.task import Quantizer, Task
+from pefttool.api.values import Facts, Loaded, Setting
 from pefttool.model_parts import put_skeletons, replace_tensors, stored_by
 from pefttool.packed_file import PackedFile, Section, Unreadable, write
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
 from pefttool.streaming import Slots
-from pefttool.values import Facts, Loaded, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pefttool import corpus, plan, rows
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
+from pefttool.api.values import DataProblem, Row
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
-from pefttool.values import DataProblem, Row
 
 
 @dataclass(frozen=True)

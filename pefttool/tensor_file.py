@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pefttool import durable
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
+from pefttool.api.values import DataProblem
 from pefttool.file_kinds import GZIP, identify, start_of
-from pefttool.values import DataProblem
 
 HEAD = 4096
 #: A packed file may hold so many bytes, or so many times its own size if that is more: what unpacks to more is a bomb.

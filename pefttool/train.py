@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import interrupts, verdict
+from pefttool.api.errors import RunError
+from pefttool.api.events import Evaluated, Notice, StepDone, TrainFinished, TrainStarted
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
-from pefttool.errors import RunError
 from pefttool.evaluate import evaluate
-from pefttool.events import Evaluated, Notice, StepDone, TrainFinished, TrainStarted
 from pefttool.keeping import Keeper
 from pefttool.non_finite import NonFinite
 from pefttool.observers import Emitter

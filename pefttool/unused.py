@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pefttool.interfaces import Task
-from pefttool.values import Row
+from pefttool.api.task import Task
+from pefttool.api.values import Row
 
 #: Names that are listed; the rest are counted.
 SHOWN = 10

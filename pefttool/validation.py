@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pefttool.errors import suggest
+from pefttool.api.errors import suggest
 
 Model = TypeVar("Model", bound=BaseModel)
 

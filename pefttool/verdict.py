@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from pefttool.events import Notice
-from pefttool.interfaces import Direction
+from pefttool.api.events import Notice
+from pefttool.api.task import Direction
 from pefttool.observers import Emitter
 
 #: What ties are broken by: every task's metrics have it, and lower is better.

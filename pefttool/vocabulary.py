@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttool.errors import DataError, ModelError
+from pefttool.api.errors import DataError, ModelError
+from pefttool.api.values import Row
 from pefttool.model_parts import transformers_part
-from pefttool.values import Row
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttool import fingerprint
+from pefttool.api.errors import RunError
 from pefttool.attach import Adapted, training_buffers
 from pefttool.checkpoint import Watched
-from pefttool.errors import RunError
 from pefttool.model_parts import CARRIED, passing_buffers, tensors_of
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from pefttool import agreement, fingerprint, observe
 from pefttool.agreement import Agreement
+from pefttool.api.errors import ModelError, RunError
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import FEATURES, Encoded
-from pefttool.errors import ModelError, RunError
 from pefttool.plan import Plan
 
 if TYPE_CHECKING:

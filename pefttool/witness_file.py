@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import checkpoint, durable
-from pefttool.errors import RunError
+from pefttool.api.errors import RunError
 from pefttool.observe import Call
 from pefttool.run_folder import ADAPTER, WITNESS
 from pefttool.witness import Witness

@@ -6,8 +6,8 @@ from collections.abc import Container, Mapping
 
 import click
 
+from pefttool.api.errors import PluginError
 from pefttool.cli.common import session
-from pefttool.errors import PluginError
 from pefttool.plugins import Plugin, Plugins, one_line
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pefttool import plugins as plugin_loader
+from pefttool.api.errors import UsageError
 from pefttool.cli.output import plain_line
-from pefttool.errors import UsageError
 
 if TYPE_CHECKING:
     from pefttool.plugins import Plugins

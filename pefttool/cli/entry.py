@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import click
 
+from pefttool.api.errors import Interrupted, PefttoolError
 from pefttool.cli.group import cli
 from pefttool.cli.output import plain_line
-from pefttool.errors import Interrupted, PefttoolError
 from pefttool.plugins import one_line
 
 #: Set it to see the traceback of any error as well.

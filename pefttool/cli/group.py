@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import click
 
 from pefttool import __version__
+from pefttool.api.errors import suggest
 from pefttool.cli.commands import plugin_commands
 from pefttool.cli.common import NO_THIRD_PARTY, plugin_options, session
-from pefttool.errors import suggest
 
 
 class Verb(NamedTuple):

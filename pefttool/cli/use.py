@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pefttool import strict_json
+from pefttool.api.errors import DataError, Refused, UsageError
 from pefttool.cli.common import current_registry
-from pefttool.errors import DataError, Refused, UsageError
 
 if TYPE_CHECKING:
+    from pefttool.api.values import Row
     from pefttool.reload import Reloaded
-    from pefttool.values import Row
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")

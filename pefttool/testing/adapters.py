@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool import added_positions, peft_folder
+from pefttool.api.errors import NotMergeable, PluginError, RunError, UsageError
+from pefttool.api.values import Facts
 from pefttool.attach import Adapted
-from pefttool.errors import NotMergeable, PluginError, RunError, UsageError
 from pefttool.evaluate import inference
 from pefttool.model_parts import tensors_of
 from pefttool.testing.bench import CPU, TOLERANCE, AdapterCase, Bench, load_base, toy_batch
@@ -21,7 +22,6 @@ from pefttool.testing.equalities import (
 )
 from pefttool.testing.tensors import changes, close, content, lost, snapshot, storage
 from pefttool.testing.toys import TOYS
-from pefttool.values import Facts
 from pefttool.watch import UPDATES
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from pefttool.interfaces import Adapter, Quantizer
+from pefttool.api.task import Adapter, Quantizer
+from pefttool.api.values import Facts
 from pefttool.registry import Registry
 from pefttool.testing.adapters import ADAPTER_CHECKS
 from pefttool.testing.bench import AdapterCase, ContractViolation, load_base
 from pefttool.testing.toys import TOYS
-from pefttool.values import Facts
 
 KINDS = ("encoder", "decoder")
 

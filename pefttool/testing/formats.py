@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pefttool.errors import DataError
-from pefttool.interfaces import DataFormat
+from pefttool.api.errors import DataError
+from pefttool.api.task import DataFormat
+from pefttool.api.values import DataProblem, Row
 from pefttool.testing.bench import ContractViolation, require
-from pefttool.values import DataProblem, Row
 
 
 def check_format(

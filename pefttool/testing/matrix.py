@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import artefacts, attach, base, delivered, packing, peft_folder, recipe, reference, reload, techniques
+from pefttool.api.errors import NotMergeable, Refused, RunError
+from pefttool.api.values import Row
 from pefttool.batches import Encoded, by_length, encode
-from pefttool.errors import NotMergeable, Refused, RunError
 from pefttool.evaluate import evaluate, predict
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.plan import Plan, make
@@ -26,7 +27,6 @@ from pefttool.testing.bench import require
 from pefttool.testing.models import model_folder
 from pefttool.testing.tasks import same_values
 from pefttool.testing.tensors import changes, snapshot
-from pefttool.values import Row
 from pefttool.watch import UPDATES, Watch
 
 #: A refusal says what to do instead in one of these words.

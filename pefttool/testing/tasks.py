@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool import reference, unused
+from pefttool.api.errors import DataError
+from pefttool.api.task import Task
+from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.batches import encode
-from pefttool.errors import DataError
 from pefttool.evaluate import inference, predict
-from pefttool.interfaces import Task
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
 from pefttool.testing.models import model_folder
 from pefttool.testing.recorded import Recorded
 from pefttool.testing.tensors import close, same_gradient
-from pefttool.values import Facts, Row, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

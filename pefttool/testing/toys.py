@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool.interfaces import Task
-from pefttool.values import Loaded, Loss, Row, Setting
+from pefttool.api.task import Task
+from pefttool.api.values import Loaded, Loss, Row, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

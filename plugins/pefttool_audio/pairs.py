@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataError, DataFormat, Row, text_files
-from pefttool.values import DataProblem
+from pefttool.api.values import DataProblem
 from pefttool_audio.recordings import SUFFIXES
 
 TEXT_SUFFIXES = (".txt", ".lab")

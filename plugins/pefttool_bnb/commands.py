@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pefttool.api.errors import PefttoolError, UsageError
 from pefttool.cli.common import current_registry
 from pefttool.cli.kinds import JSON
 from pefttool.cli.output import print_json, print_table
 from pefttool.cli.use import DEVICE
-from pefttool.errors import PefttoolError, UsageError
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
 from pefttool.hub import cache_folder
 from pefttool_examples.materialise import materialise
 

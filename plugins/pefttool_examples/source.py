@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pefttool import Source
-from pefttool.errors import DataError, ModelError, PefttoolError, suggest
+from pefttool.api.errors import DataError, ModelError, PefttoolError, suggest
 from pefttool.hub import cache_folder
 from pefttool_examples.catalogue import audio, language, series, tables, vision
 from pefttool_examples.example import Example

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from pefttool import Attached, Facts, ModelError, UsageError, attention, host_tables, key_values, peft_folder, prefixed
+from pefttool.api.values import KeyValues
 from pefttool.model_parts import transformers_part
-from pefttool.values import KeyValues
 from pefttool_prefix import as_peft
 from pefttool_prefix.loader import LOADER, source
 

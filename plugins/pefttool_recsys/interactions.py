@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row, moments, text_files
+from pefttool.api.values import DataProblem
 from pefttool.named_columns import describe
 from pefttool.separated import separator_of
-from pefttool.values import DataProblem
 
 USER = ("user_id", "user", "userid", "uid", "customer_id", "customer")
 ITEM = ("item_id", "item", "itemid", "iid", "movie_id", "movieid", "product_id", "product")

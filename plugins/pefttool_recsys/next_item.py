@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttool import Arranged, DataError, Loaded, Loss, Options, Problem, Row, Setting, Task
+from pefttool.api.values import Facts
 from pefttool.named_columns import describe
-from pefttool.values import Facts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pefttool import DataError
+from pefttool.api.values import DataProblem
 from pefttool.separated import separator_of
 from pefttool.text_files import lines, suffix
-from pefttool.values import DataProblem
 
 DELIMITERS = ",;\t|"
 #: What stands for a missing value; everything else has to be a number.

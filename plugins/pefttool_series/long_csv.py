@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from pefttool import DataFormat, Options, Row, moments
+from pefttool.api.values import DataProblem
 from pefttool.separated import Header
-from pefttool.values import DataProblem
 from pefttool_series import long_columns
 from pefttool_series.csv_records import no_number, number, records, short
 from pefttool_series.long_columns import ID, OPTION, TIME, Columns

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
-from pefttool.errors import suggest
+from pefttool.api.errors import suggest
 from pefttool.named_columns import find_column
 from pefttool_series import tabular_columns as columns
 from pefttool_series import tabular_doubts as doubts

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pefttool import DataError, Row, class_names
-from pefttool.errors import suggest
+from pefttool.api.errors import suggest
 from pefttool_series.csv_records import DECIMAL_COMMA
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")

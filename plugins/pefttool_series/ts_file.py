@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataError, DataFormat, Row
+from pefttool.api.values import DataProblem
 from pefttool.text_files import lines
-from pefttool.values import DataProblem
 from pefttool_series.csv_records import number, short
 
 HEAD = 65_536

@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
+from pefttool.api.values import DataProblem
 from pefttool.separated import Header
-from pefttool.values import DataProblem
 from pefttool_series.csv_records import no_number, number, records
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task, class_names
-from pefttool.interfaces import Direction
+from pefttool.api.task import Direction
 from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, text_columns, written_lists
 from pefttool_text.batching import kind_of

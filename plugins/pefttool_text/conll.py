@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataFormat, Row, text_files
-from pefttool.values import DataProblem
+from pefttool.api.values import DataProblem
 from pefttool_text import tagging
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttool import DataError
+from pefttool.api.task import Direction
 from pefttool.class_names import in_order, name_of
-from pefttool.interfaces import Direction
 from pefttool.majority import most
 from pefttool.named_columns import describe
 

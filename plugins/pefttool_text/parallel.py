@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataError, DataFormat, Row, text_files
-from pefttool.values import DataProblem
+from pefttool.api.values import DataProblem
 from pefttool_text.pair_rows import TRANSLATION
 
 #: ISO 639-1: what tells a language's suffix from any other. Longer codes need a region or a script (pt_BR, zh-Hant).

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataError, Row
+from pefttool.api.values import DataProblem
 from pefttool.text_files import lines
-from pefttool.values import DataProblem
 
 SPACE = re.compile(r"[ \t\r\n]*")
 

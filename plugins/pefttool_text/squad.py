@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataError, DataFormat, Row, text_files
+from pefttool.api.values import DataProblem
 from pefttool.named_columns import describe
-from pefttool.values import DataProblem
 from pefttool_text import reading
 
 #: One object, whose `data` is a list of objects (or an empty one).

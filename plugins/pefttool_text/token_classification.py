@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
-from pefttool.interfaces import Direction
+from pefttool.api.task import Direction
 from pefttool.named_columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, spans, tagging
 from pefttool_text.batching import IGNORE, pad

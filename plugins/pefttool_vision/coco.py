@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataError, DataFormat, Row
+from pefttool.api.values import DataProblem
 from pefttool.named_columns import describe
-from pefttool.values import DataProblem
 from pefttool_vision import pictures
 from pefttool_vision.json_head import top_level
 from pefttool_vision.objects import box_complaint, box_outside, turned

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import DataFormat, Row
-from pefttool.values import DataProblem
+from pefttool.api.values import DataProblem
 from pefttool_vision.pictures import SUFFIXES, complaint
 
 

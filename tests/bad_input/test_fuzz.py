@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from pefttool import checkpoint, peft_folder
 from pefttool import recipe as recipes
 from pefttool import registry as registries
-from pefttool.errors import DataError, ModelError, PefttoolError, Refused, RunError
+from pefttool.api.errors import DataError, ModelError, PefttoolError, Refused, RunError
+from pefttool.api.values import DataProblem, Row
 from pefttool.model_files import check_folder
 from pefttool.recipe import Recipe
-from pefttool.values import DataProblem, Row
 from pefttool_kernels.layout import (
     BLOCK,
     NESTED_BLOCK,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pefttool import registry as registries
-from pefttool.errors import Refused
+from pefttool.api.errors import Refused
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 REGISTRY = registries.build()

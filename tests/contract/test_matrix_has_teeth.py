@@ -12,11 +12,11 @@ import torch
 from task_samples import SAMPLES
 
 from pefttool import registry as registries
+from pefttool.api.values import Attached, Problem
 from pefttool.attach import Adapted
 from pefttool.registry import Kind, Registered
 from pefttool.testing.bench import ContractViolation
 from pefttool.testing.matrix import try_pair
-from pefttool.values import Attached, Problem
 from pefttool_lora.adapter import LoraAdapter
 
 REGISTRY = registries.build()

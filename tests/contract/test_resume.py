@@ -10,7 +10,7 @@ import pytest
 from task_samples import OTHER_KINDS, SAMPLES
 
 from pefttool import registry as registries
-from pefttool.errors import Refused
+from pefttool.api.errors import Refused
 from pefttool.testing.models import model_folder
 from pefttool.testing.resumption import check_resume
 

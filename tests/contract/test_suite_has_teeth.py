@@ -51,9 +51,9 @@ from broken_adapters import (
 )
 
 from pefttool import registry as registries
+from pefttool.api.values import Problem
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, adapter_cases, check_adapter
 from pefttool.testing.adapters import _same_values
-from pefttool.values import Problem
 
 #: The adapter, the check that catches it, and what it says.
 BROKEN: list[tuple[type[Shift], str, str]] = [

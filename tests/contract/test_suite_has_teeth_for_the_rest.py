@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from pefttool import registry as registries
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
+from pefttool.api.values import Row
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, check_format, check_quantizer, check_task
-from pefttool.values import Row
 
 REGISTRY = registries.build()
 Classification: Any = type(REGISTRY.tasks["text-classification"])

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pefttool.api.errors import DataError
+from pefttool.api.task import Task
+from pefttool.api.values import Row, Setting
 from pefttool.batches import Batches, Position, by_length, encode
-from pefttool.errors import DataError
-from pefttool.interfaces import Task
-from pefttool.values import Row, Setting
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=120)
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pefttool import checkpoint
+from pefttool.api.errors import RunError
 from pefttool.batches import Position
 from pefttool.checkpoint import Beside, Best, Live, Progress
-from pefttool.errors import RunError
 
 
 class Training:

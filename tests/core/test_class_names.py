@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pefttool import Row, class_names
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pefttool import Task, corpus
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
+from pefttool.api.values import Row
 from pefttool.registry import Kind, Registered, Registry
 from pefttool.settings import DataSettings, TrainSettings
-from pefttool.values import Row
 from pefttool_text import label_kinds
 
 

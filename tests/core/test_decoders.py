@@ -9,11 +9,11 @@ import torch
 import transformers
 
 from pefttool import decoders
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
+from pefttool.api.values import Setting
 from pefttool.pretrained import LocalPretrained
 from pefttool.registry import Registry
 from pefttool.testing import tiny_encoder
-from pefttool.values import Setting
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 WIDE = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}

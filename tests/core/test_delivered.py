@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from pefttool import agreement, attach, delivered, precision, witness
+from pefttool.api.errors import ModelError
+from pefttool.api.values import Row, Setting
 from pefttool.attach import Adapted
-from pefttool.errors import ModelError
-from pefttool.values import Row, Setting
 from pefttool.witness import Witness
 
 

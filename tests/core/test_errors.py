@@ -6,8 +6,8 @@ import inspect
 
 import pytest
 
-from pefttool import errors
-from pefttool.errors import PefttoolError, Refused, UsageError, suggest
+from pefttool.api import errors
+from pefttool.api.errors import PefttoolError, Refused, UsageError, suggest
 
 TREE = {name: cls for name, cls in vars(errors).items() if inspect.isclass(cls) and issubclass(cls, PefttoolError)}
 

@@ -13,7 +13,7 @@ from frozen_runs import fine_tune, store_model
 from terminal import Terminal
 
 from pefttool import batches, held_out
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
 from pefttool.registry import Registry
 from pefttool.reload import Reloaded, reload
 

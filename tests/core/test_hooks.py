@@ -10,8 +10,8 @@ from fake_plugins import HOOK, Install, adapters
 
 from pefttool import plugins
 from pefttool import registry as registries
+from pefttool.api.events import Notice
 from pefttool.cli import entry
-from pefttool.events import Notice
 from pefttool.observers import Emitter
 from pefttool.plugins import ALLOW_LIST
 

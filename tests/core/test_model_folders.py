@@ -18,8 +18,8 @@ from fake_hub import safetensors_bytes
 from safetensors.numpy import save_file
 
 from pefttool import hub, model_files
-from pefttool.errors import ModelError
-from pefttool.interfaces import Source
+from pefttool.api.errors import ModelError
+from pefttool.api.task import Source
 
 NO_SOURCES: Any = SimpleNamespace(sources={})
 

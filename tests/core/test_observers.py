@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pefttool import artefacts, durable, events
-from pefttool.errors import RunError
+from pefttool import artefacts, durable
+from pefttool.api import events
+from pefttool.api.errors import RunError
 from pefttool.observers import Emitter
 
 

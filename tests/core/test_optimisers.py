@@ -11,10 +11,10 @@ from allocations import peak_bytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pefttool import checkpoint, devices, optimisation
+from pefttool.api.task import Adapter
 from pefttool.attach import Adapted
 from pefttool.batches import Position
 from pefttool.checkpoint import Best, Live, Progress
-from pefttool.interfaces import Adapter
 from pefttool.memory import Recorder
 from pefttool.optimisation import make_optimizer
 from pefttool.settings import TrainSettings

@@ -10,7 +10,7 @@ import pytest
 from fake_plugins import API, HOOK, Install, adapters
 
 from pefttool import plugins
-from pefttool.errors import PluginError
+from pefttool.api.errors import PluginError
 from pefttool.plugins import ALLOW_LIST, Plugins
 
 GOOD = API

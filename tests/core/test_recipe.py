@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pefttool import recipe as recipes
 from pefttool import schema
-from pefttool.errors import PefttoolError, Refused, UsageError
+from pefttool.api.errors import PefttoolError, Refused, UsageError
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.settings import Document

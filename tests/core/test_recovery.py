@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_loop import build, distance, equal, weights
 
-from pefttool import events, recovery
-from pefttool.errors import RunError
+from pefttool import recovery
+from pefttool.api import events
+from pefttool.api.errors import RunError
 from pefttool.evaluate import evaluate
 
 #: Made anew for every raise: an error that was raised holds the frames it came through.

@@ -6,7 +6,7 @@ import pytest
 from fake_plugins import ADAPTER, HOOK, Install, adapters
 
 from pefttool import registry as registries
-from pefttool.errors import PluginError, UsageError
+from pefttool.api.errors import PluginError, UsageError
 from pefttool.registry import Registry
 
 

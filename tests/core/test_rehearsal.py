@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from tiny_loop import build, equal, weights
 from torch import nn
 
-from pefttool import Facts, events, packing, rehearsal
+from pefttool import Facts, packing, rehearsal
+from pefttool.api import events
+from pefttool.api.errors import RunError, UsageError
+from pefttool.api.values import Loss
 from pefttool.base import Base
 from pefttool.batches import Batches
-from pefttool.errors import RunError, UsageError
 from pefttool.settings import TrainSettings
-from pefttool.values import Loss
 
 
 def trained(folder: Path, packed: bool, rehearse: bool, optimizer: str) -> Any:

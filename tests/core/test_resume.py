@@ -14,8 +14,9 @@ import pytest
 import torch
 from tiny_loop import Emitter, build, equal, weights
 
-from pefttool import attach, checkpoint, events, keeping
-from pefttool.errors import Interrupted
+from pefttool import attach, checkpoint, keeping
+from pefttool.api import events
+from pefttool.api.errors import Interrupted
 from pefttool.train import Loop
 
 

@@ -12,9 +12,9 @@ import pytest
 from fake_registry import PLUGIN, make_registry
 
 from pefttool import DataFormat, Source, rows
-from pefttool.errors import DataError, PluginError, UsageError
+from pefttool.api.errors import DataError, PluginError, UsageError
+from pefttool.api.values import DataProblem, Row
 from pefttool.registry import Kind, Registered, Registry
-from pefttool.values import DataProblem, Row
 
 
 class Words(DataFormat):

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from pefttool import checkpoint, observers, resuming, run_folder
+from pefttool.api.errors import Refused, UsageError
+from pefttool.api.values import Row
 from pefttool.batches import Position
 from pefttool.checkpoint import Best, Live, Progress
-from pefttool.errors import Refused, UsageError
 from pefttool.resuming import Resume
-from pefttool.values import Row
 
 
 def save(folder: Path, step: int) -> Path:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pefttool import fingerprint, strict_json
-from pefttool.values import Row
+from pefttool.api.values import Row
 
 NUMBER = UUID("12345678123456781234567812345678")
 

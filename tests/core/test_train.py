@@ -9,12 +9,13 @@ import pytest
 import torch
 from line_loop import Whole, fit
 
-from pefttool import durable, events, keeping
+from pefttool import durable, keeping
+from pefttool.api import events
+from pefttool.api.errors import Interrupted, RunError
+from pefttool.api.values import Row
 from pefttool.attach import Adapted
-from pefttool.errors import Interrupted, RunError
 from pefttool.optimisation import make_optimizer, make_schedule
 from pefttool.settings import TrainSettings
-from pefttool.values import Row
 
 
 def test_loss_falls_and_every_step_is_told(tmp_path):

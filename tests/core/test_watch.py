@@ -11,10 +11,11 @@ import torch
 from tiny_loop import build
 from torch import nn
 
-from pefttool import checkpoint, events, fingerprint, resuming
+from pefttool import checkpoint, fingerprint, resuming
 from pefttool import registry as registries
+from pefttool.api import events
+from pefttool.api.errors import Refused, RunError
 from pefttool.attach import Adapted, attach
-from pefttool.errors import Refused, RunError
 from pefttool.resuming import Resume
 from pefttool.testing.bench import AdapterCase, Bench
 from pefttool.watch import UPDATES, Watch
@@ -308,13 +309,13 @@ def test_frozen_batch_norms_stand_still() -> None:
 
     class Bare(registries.build().adapters["lora"].__class__):  # type: ignore[misc]
         def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Any:
-            from pefttool.values import Attached
+            from pefttool.api.values import Attached
 
             model.requires_grad_(False)
             model[1].requires_grad_(True)
             return Attached(model, frozenset({"1.weight", "1.bias"}))
 
-    from pefttool.values import Facts
+    from pefttool.api.values import Facts
 
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False))
     adapted = attach(model, Bare(), None, Facts(architecture=""))

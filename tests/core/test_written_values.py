@@ -8,7 +8,7 @@ import pytest
 from fake_registry import make_registry
 
 from pefttool import recipe as recipes
-from pefttool.errors import Refused
+from pefttool.api.errors import Refused
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 

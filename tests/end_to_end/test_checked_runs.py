@@ -11,7 +11,7 @@ from real_run import CLASSIFY, SMALL, run
 from terminal import Terminal
 
 from pefttool import checking, clean_process
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 from pefttool.registry import Registry
 
 

@@ -13,10 +13,10 @@ from finished_runs import FAST, Runs
 from frozen_runs import fine_tune, store_model, text
 from terminal import Terminal
 
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
+from pefttool.api.values import Row
 from pefttool.evaluate import require_numbers
 from pefttool.registry import Registry
-from pefttool.values import Row
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tiny_models import configs
 
 from pefttool import budget, devices, forecast, plan, recipe, simulate
+from pefttool.api.errors import UsageError
 from pefttool.batches import FEATURES, Encoded
-from pefttool.errors import UsageError
 from pefttool.memory import Estimate
 from pefttool.plan import Plan
 from pefttool.registry import Registry

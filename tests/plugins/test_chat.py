@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
+from pefttool.api.values import Row, Setting
 from pefttool.evaluate import talks, typed
-from pefttool.values import Row, Setting
 from pefttool_text import chat_rows
 from pefttool_text.batching import IGNORE
 from pefttool_text.chat import Chat
@@ -221,7 +221,7 @@ def test_rows_with_the_same_turns_are_duplicates_whatever_their_shape():
 
 def test_a_model_without_chat_template_is_refused_when_it_is_loaded(tmp_path):
     """The plan loads too, abstractly: so this is said before any weight is read."""
-    from pefttool.errors import ModelError
+    from pefttool.api.errors import ModelError
     from pefttool.pretrained import LocalPretrained
     from pefttool.testing import tiny_decoder
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from terminal import Terminal
 
 from pefttool import attach, checking, clean_process, peft_versions, saved_files
+from pefttool.api.errors import ModelError, RunError, UsageError
 from pefttool.cli.run import report
-from pefttool.errors import ModelError, RunError, UsageError
 from pefttool.registry import Registry
 from pefttool.run import Finished
 

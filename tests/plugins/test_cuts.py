@@ -12,8 +12,8 @@ from finished_runs import Runs
 from terminal import Terminal
 
 from pefttool import cuts
+from pefttool.api.values import Setting
 from pefttool.registry import Registry
-from pefttool.values import Setting
 
 
 @pytest.fixture(scope="module")

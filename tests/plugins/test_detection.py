@@ -18,12 +18,12 @@ from samples_vision import coco_file, detected, drawn
 
 from pefttool import facts
 from pefttool import registry as registries
+from pefttool.api.errors import DataError, ModelError
+from pefttool.api.values import DataProblem, Facts, Row, Setting
 from pefttool.base import load_model
-from pefttool.errors import DataError, ModelError
 from pefttool.testing import check_task
 from pefttool.testing.models import model_folder
 from pefttool.testing.vision_models import tiny_vision
-from pefttool.values import DataProblem, Facts, Row, Setting
 from pefttool_vision import detectors
 from pefttool_vision.coco import Coco
 from pefttool_vision.coco_metrics import average_precision

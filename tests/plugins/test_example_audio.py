@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pefttool.errors import ModelError
+from pefttool.api.errors import ModelError
 from pefttool_examples import audio
 from pefttool_examples.source import ExampleSource
 
@@ -91,8 +91,8 @@ def test_no_held_out_text_is_trained_on(prompts: Path) -> None:
 def test_whisper_hears_a_prompt(prompts: Path) -> None:
     if audio.WHISPER.installed is None:
         pytest.skip(audio.WHISPER.command)
+    from pefttool.api.values import Facts, Row, Setting
     from pefttool.base import load_model
-    from pefttool.values import Facts, Row, Setting
     from pefttool_audio.recognition import SpeechRecognition
 
     task = SpeechRecognition()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
 from pefttool_examples import archives, commands, source
 from pefttool_examples.example import Example
 

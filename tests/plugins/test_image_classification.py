@@ -16,12 +16,12 @@ from samples_vision import classified, drawn
 
 from pefttool import corpus, facts, recipe
 from pefttool import registry as registries
+from pefttool.api.errors import ModelError
+from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
-from pefttool.errors import ModelError
 from pefttool.rows import find_files, item_suffixes, read
 from pefttool.testing.models import model_folder
 from pefttool.testing.vision_models import tiny_vision
-from pefttool.values import Facts, Row, Setting
 from pefttool_lora.options import LoraOptions, resolve
 from pefttool_vision.augmentation import augment
 from pefttool_vision.classification import ImageClassification

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttool.errors import DataError
-from pefttool.values import DataProblem, Row
+from pefttool.api.errors import DataError
+from pefttool.api.values import DataProblem, Row
 from pefttool_recsys.interactions import Interactions
 
 FORMAT = Interactions()

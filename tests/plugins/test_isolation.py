@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pefttool.values import Row
+from pefttool.api.values import Row
 from pefttool_series import isolation
 from pefttool_series import tabular_columns as columns
 from pefttool_series.tabular_model import TabularModel

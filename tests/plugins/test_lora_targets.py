@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM
 
 from pefttool import attach as core
 from pefttool import facts, peft_targets, registry
+from pefttool.api.values import Facts, Setting
 from pefttool.base import load_model
 from pefttool.testing.tensors import content
-from pefttool.values import Facts, Setting
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions, resolve
 

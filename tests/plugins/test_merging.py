@@ -18,7 +18,7 @@ from terminal import Terminal
 
 from pefttool import merge_in_parts, merging, reload
 from pefttool.agreement import TOLERANCE
-from pefttool.errors import NotMergeable, RunError, UsageError
+from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.registry import Registry
 
 PARTS = ["lora", "dora", "lora-nf4", "lora-int8", "lora-classes", "lora-pooled"]
@@ -216,7 +216,7 @@ def test_the_command_says_it_in_a_few_lines(runs: Runs, terminal: Terminal, regi
 
 
 def test_a_merged_folder_that_was_changed_is_not_loaded(runs: Runs, registry: Registry, tmp_path: Path) -> None:
-    from pefttool.errors import ModelError
+    from pefttool.api.errors import ModelError
 
     merging.merge(runs["lora"], registry, tmp_path / "m")
     path = tmp_path / "m" / "model.safetensors"

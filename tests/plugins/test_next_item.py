@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pefttool import corpus, recipe, registry
+from pefttool.api.errors import DataError, ModelError
+from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
-from pefttool.errors import DataError, ModelError
 from pefttool.evaluate import predict
 from pefttool.pretrained import LocalPretrained
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
-from pefttool.values import Facts, Row, Setting
 from pefttool_recsys import ranking
 from pefttool_recsys.item_model import Catalogue, ItemModel
 from pefttool_recsys.next_item import IGNORE, NextItem

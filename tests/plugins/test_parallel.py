@@ -8,9 +8,9 @@ import pytest
 
 from pefttool import corpus, recipe, rows
 from pefttool import registry as registries
-from pefttool.errors import DataError
+from pefttool.api.errors import DataError
+from pefttool.api.values import DataProblem, Row
 from pefttool.registry import Registry
-from pefttool.values import DataProblem, Row
 from pefttool_text.parallel import ParallelText
 
 FORMAT = ParallelText()

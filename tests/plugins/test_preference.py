@@ -16,11 +16,11 @@ from torch.nn.functional import log_softmax
 from pefttool import recipe as recipes
 from pefttool import reference, run
 from pefttool import registry as registries
+from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.batches import encode
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder, tiny_tokenizer
-from pefttool.values import Facts, Row, Setting
 from pefttool_text import preference_rows
 from pefttool_text.batching import IGNORE
 from pefttool_text.preference import PreferenceTuning

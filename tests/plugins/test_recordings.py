@@ -15,8 +15,8 @@ from samples_audio import write_tones
 
 from pefttool import registry as registries
 from pefttool import rows as reader
-from pefttool.errors import DataError
-from pefttool.values import DataProblem, Row
+from pefttool.api.errors import DataError
+from pefttool.api.values import DataProblem, Row
 from pefttool_audio import recordings
 from pefttool_audio.formats import Recordings, Transcripts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pefttool import events
+from pefttool.api import events
 from pefttool_report.console import Reporter
 
 

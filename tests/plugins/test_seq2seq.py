@@ -15,14 +15,14 @@ from seq2seq_models import SEQ2SEQ, store_untrained
 
 from pefttool import attach, facts, recipe, recompute, run
 from pefttool import registry as registries
+from pefttool.api.errors import ModelError
+from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
-from pefttool.errors import ModelError
 from pefttool.evaluate import predict
 from pefttool.model_parts import last_layer_parameters
 from pefttool.pretrained import LocalPretrained
 from pefttool.reload import reload
 from pefttool.testing.models import model_folder, tiny_tokenizer
-from pefttool.values import Facts, Row, Setting
 from pefttool_text import text_scores
 from pefttool_text.batching import IGNORE, kind_of
 from pefttool_text.seq2seq import Seq2Seq

@@ -15,15 +15,15 @@ from transformers import PatchTSTConfig, PatchTSTForPrediction, PatchTSTModel
 
 from pefttool import recipe as recipes
 from pefttool import registry as registries
+from pefttool.api.errors import DataError, ModelError
+from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
-from pefttool.errors import DataError, ModelError
 from pefttool.evaluate import inference
 from pefttool.plan import make
 from pefttool.pretrained import LocalPretrained
 from pefttool.run import run
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
-from pefttool.values import Facts, Row, Setting
 from pefttool_series.classification import SeriesClassification
 from pefttool_series.forecasting import SeriesForecasting
 from pefttool_series.norms import StillBatchNorm

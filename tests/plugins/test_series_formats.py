@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pefttool import recipe as recipes
 from pefttool import registry as registries
 from pefttool import rows as reader
-from pefttool.errors import DataError, Refused
-from pefttool.values import DataProblem, Row
+from pefttool.api.errors import DataError, Refused
+from pefttool.api.values import DataProblem, Row
 from pefttool_series.long_csv import SeriesLong
 from pefttool_series.ts_file import Ts
 from pefttool_series.wide_csv import SeriesWide

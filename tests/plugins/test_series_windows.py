@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttool.errors import DataError
-from pefttool.values import Facts, Row
+from pefttool.api.errors import DataError
+from pefttool.api.values import Facts, Row
 from pefttool_series.forecasting import SeriesForecasting
 from pefttool_series.metrics import errors, seasonal_error, seasonal_naive
 from pefttool_series.windows import Cut, arrange

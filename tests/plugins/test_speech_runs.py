@@ -11,12 +11,12 @@ import pytest
 import samples_audio
 
 from pefttool import forecast, plan, recipe
-from pefttool.errors import DataError, Refused
+from pefttool.api.errors import DataError, Refused
+from pefttool.api.values import Row
 from pefttool.evaluate import predict
 from pefttool.registry import Registry
 from pefttool.reload import reload
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
-from pefttool.values import Row
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 TASK = "speech-recognition"

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from pefttool import ModelError, UsageError, facts, registry, stored_bases
 from pefttool import attach as core
+from pefttool.api.values import Facts, Setting
 from pefttool.base import load_model
 from pefttool.model_parts import stored_by
 from pefttool.pretrained import LocalPretrained
 from pefttool.testing.tensors import content, storage, storage_bytes
-from pefttool.values import Facts, Setting
 from pefttool_bnb import loading
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions

@@ -12,8 +12,8 @@ import real_step
 from real_run import CHAT, CLASSIFY, SMALL, run
 
 from pefttool import devices, plan, recipe, simulate, streamed_base
+from pefttool.api.errors import Refused
 from pefttool.devices import DeviceFacts
-from pefttool.errors import Refused
 from pefttool.packed_file import ALIGNMENT
 from pefttool.registry import Registry
 from pefttool.testing.models import model_folder

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pefttool import corpus, held_out, recipe, registry
+from pefttool.api.errors import DataError, ModelError
+from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
-from pefttool.errors import DataError, ModelError
 from pefttool.evaluate import predict
 from pefttool.pretrained import LocalPretrained
 from pefttool.reload import Reloaded
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
-from pefttool.values import Facts, Row, Setting
 from pefttool_series import tabular_columns as columns
 from pefttool_series.tabular import TabularClassification
 from pefttool_series.tabular_metrics import classification

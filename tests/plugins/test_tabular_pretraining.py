@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pefttool import columns as packed
+from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.evaluate import predict
 from pefttool.testing.bench import CPU
-from pefttool.values import Facts, Row, Setting
 from pefttool_series.tabular import TabularClassification
 from pefttool_series.tabular_columns import of_model
 

@@ -12,8 +12,8 @@ import torch
 from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting
+from pefttool.api.errors import DataError
 from pefttool.devices import Choice
-from pefttool.errors import DataError
 from pefttool.evaluate import inference, predict
 from pefttool.testing import check_task
 from pefttool_head.adapter import HeadAdapter

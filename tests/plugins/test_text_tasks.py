@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pefttool.api.errors import DataError, ModelError
+from pefttool.api.values import Row, Setting
 from pefttool.cli.run import _print
-from pefttool.errors import DataError, ModelError
 from pefttool.evaluate import takes_text, talks
 from pefttool.run import Finished
-from pefttool.values import Row, Setting
 from pefttool_text.batching import IGNORE, attention_mask, pad
 from pefttool_text.causal_lm import CausalLM
 from pefttool_text.classification import TextClassification

@@ -19,11 +19,11 @@ from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting, corpus
 from pefttool import registry as registries
+from pefttool.api.errors import DataError, ModelError
+from pefttool.api.values import Loaded
 from pefttool.cli.group import cli
-from pefttool.errors import DataError, ModelError
 from pefttool.rows import choose_format
 from pefttool.testing import check_task
-from pefttool.values import Loaded
 from pefttool_head.adapter import HeadAdapter
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_text import encoder, tagging

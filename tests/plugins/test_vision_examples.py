@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pefttool.errors import DataError
-from pefttool.values import Row
+from pefttool.api.errors import DataError
+from pefttool.api.values import Row
 from pefttool_examples import onnx_weights, vision_data, vision_models
 from pefttool_examples.drawn_data import SIDE, THINGS, street
 from pefttool_examples.vision_data import LEAST_PART, Labelled, crop, halved, tiled, write_coco

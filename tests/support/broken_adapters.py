@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from pefttool.interfaces import Adapter, NotMergeable
+from pefttool.api.task import Adapter, NotMergeable
+from pefttool.api.values import Attached
 from pefttool.peft_folder import read_tensors, write_tensors
-from pefttool.values import Attached
 
 
 class Shift(Adapter):

@@ -177,7 +177,7 @@ CLIENT = """
 import json, sys
 from types import SimpleNamespace
 from pefttool import hub
-from pefttool.errors import PefttoolError
+from pefttool.api.errors import PefttoolError
 reports = []
 try:
     found = hub.resolve(sys.argv[1], SimpleNamespace(sources={}), weights=sys.argv[2] == "weights",

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import torch
 
-from pefttool import events, train
+from pefttool import train
+from pefttool.api import events
+from pefttool.api.task import Adapter, Task
+from pefttool.api.values import Attached, Loss, Row, Setting
 from pefttool.attach import Adapted
 from pefttool.batches import encode
-from pefttool.interfaces import Adapter, Task
 from pefttool.settings import TrainSettings
-from pefttool.values import Attached, Loss, Row, Setting
 
 
 class Line(Task):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from pefttool import Adapter, Options
-from pefttool.values import Attached, Facts
+from pefttool.api.values import Attached, Facts
 
 
 class PromptTuningOptions(Options):

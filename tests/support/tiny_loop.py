@@ -14,7 +14,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from pefttool import Facts, Row, Setting, attach, attention, events, on_cpu, train
+from pefttool import Facts, Row, Setting, attach, attention, on_cpu, train
+from pefttool.api import events
 from pefttool.batches import Encoded
 from pefttool.settings import TrainSettings
 from pefttool_lora.adapter import LoraAdapter

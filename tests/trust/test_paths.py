@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from pefttool import Adapter, checkpoint, hub, model_files, peft_folder
 from pefttool import recipe as recipes
-from pefttool.errors import ModelError, RunError, UsageError
+from pefttool.api.errors import ModelError, RunError, UsageError
 from pefttool.registry import NAME, Registry, _unfit
 
 OUTSIDE = ["../x", "/etc/x", "a/../../x", "~/x", "..", "runs/../../../x"]

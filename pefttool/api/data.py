@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pefttool.values import DataProblem, Options, Row
+from pefttool.api.values import DataProblem, Options, Row
 
 
 class DataFormat(ABC):

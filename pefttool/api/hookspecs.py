@@ -18,8 +18,8 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from pefttool.events import Event
-    from pefttool.interfaces import Adapter, DataFormat, Quantizer, Source, Task
+    from pefttool.api.events import Event
+    from pefttool.api.task import Adapter, DataFormat, Quantizer, Source, Task
 
 PROJECT = "pefttool"
 API_VERSION = 1

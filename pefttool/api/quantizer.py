@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pefttool.values import Facts, Options
+from pefttool.api.values import Facts, Options
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pefttool.errors import NotMergeable
-from pefttool.quantizing import Quantizer as Quantizer
-from pefttool.reading import DataFormat as DataFormat
-from pefttool.reading import Source as Source
-from pefttool.values import Arranged, Attached, Facts, Loaded, Loss, Options, Problem, Row, Setting
+from pefttool.api.data import DataFormat as DataFormat
+from pefttool.api.data import Source as Source
+from pefttool.api.errors import NotMergeable
+from pefttool.api.quantizer import Quantizer as Quantizer
+from pefttool.api.values import Arranged, Attached, Facts, Loaded, Loss, Options, Problem, Row, Setting
 
 if TYPE_CHECKING:
     import torch
