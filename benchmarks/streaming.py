@@ -192,7 +192,7 @@ def generate(folder: Path, model: str) -> None:
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     from pefttool import streamed_base
-    from pefttool.packed_file import Section, write
+    from pefttool.files.sectioned_file import Section, write
 
     chosen = planned(config_folder(folder, model), 512, "cpu", "memory.stream=true")
     arguments = (chosen.model.path, chosen.task, chosen.setting(), chosen.quantizer)

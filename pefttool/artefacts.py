@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pefttool import durable, peft_folder, places, run_folder, saved_files, strict_json
+from pefttool import peft_folder, places, run_folder, saved_files
 from pefttool.api.errors import RunError, UsageError
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.fingerprint import weight_files
+from pefttool.files import durable, strict_json
+from pefttool.files.fingerprint import weight_files
 from pefttool.plan import Plan
 from pefttool.run_folder import ADAPTER, ENVIRONMENT, METRICS, PLAN, RECIPE
 

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttool import columns, fingerprint
+from pefttool import columns
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import DataProblem, Loss, Row, Setting
+from pefttool.files import fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from pefttool.files.store import Store
     from pefttool.plan import Plan
-    from pefttool.store import Store
 
 #: Rows are sorted by length within windows of this many batches: long enough to save padding, short enough that an
 #: epoch is not ordered by length.

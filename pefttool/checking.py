@@ -26,6 +26,7 @@ from pefttool.api.errors import ModelError, PefttoolError, RunError, UsageError
 from pefttool.api.events import Notice
 from pefttool.api.values import Row
 from pefttool.artefacts import write_json
+from pefttool.files.safetensors_file import Reader
 from pefttool.judge import Judge
 from pefttool.observers import Emitter
 from pefttool.precision import torch_dtype
@@ -34,7 +35,6 @@ from pefttool.recovery import out_of_memory
 from pefttool.registry import Registry
 from pefttool.reload import Opened, Reloaded
 from pefttool.run_folder import CHECK, EVENTS
-from pefttool.tensor_file import Reader
 from pefttool.witness import Witness
 
 #: As much as two ways to compute the same may differ: below it the adapter has changed nothing.

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import durable, random_state, tensor_file
+from pefttool import random_state
 from pefttool.api.errors import RunError
 from pefttool.batches import Position
+from pefttool.files import durable, safetensors_file
 
 if TYPE_CHECKING:
     import torch
@@ -187,11 +188,11 @@ def save(folder: Path, progress: Progress, live: Live, beside: Beside = Beside()
     aside.mkdir()
     try:
         manifest = {
-            f"{name}.safetensors": durable.write(aside / f"{name}.safetensors", tensor_file.whole(held))
+            f"{name}.safetensors": durable.write(aside / f"{name}.safetensors", safetensors_file.whole(held))
             for name, held in files.items()
             if held or name == PARAMETERS
         }
-        manifest[STATE] = durable.write(aside / STATE, tensor_file.whole(tensors))
+        manifest[STATE] = durable.write(aside / STATE, safetensors_file.whole(tensors))
         manifest[DOCUMENT] = durable.write(aside / DOCUMENT, [json.dumps(document).encode()])
         mark = durable.write(aside / MANIFEST, [json.dumps(manifest, indent=1).encode()])
         durable.sync_folder(aside)

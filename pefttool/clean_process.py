@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import added_positions, observe, peft_folder, plain_code
 from pefttool.api.errors import ModelError
-from pefttool.model_files import CONFIG, SINGLE
+from pefttool.files.model_folder import CONFIG, SINGLE
 from pefttool.reload import Opened
 
 if TYPE_CHECKING:

@@ -8,23 +8,24 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pefttool import fingerprint, frozen
+from pefttool import frozen
 from pefttool.api.events import Notice, Progress
 from pefttool.batches import FEATURES, Batches, Encoded, to_device
 from pefttool.compiling import eagerly
 from pefttool.evaluate import inference
+from pefttool.files import fingerprint
+from pefttool.files.store import Unwritable
 from pefttool.frozen import BatchFeatures, Frontier
 from pefttool.recovery import halves, out_of_memory
-from pefttool.store import Unwritable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pefttool.attach import Adapted
     from pefttool.base import Base
+    from pefttool.files.store import Partial, Put, Store
     from pefttool.observers import Emitter
     from pefttool.plan import Plan
-    from pefttool.store import Partial, Put, Store
 
 #: Tokens of a batch (padding counts) while features are computed. Nothing is kept for a backward pass.
 TOKENS = 4096

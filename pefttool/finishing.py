@@ -11,7 +11,6 @@ from pefttool import (
     artefacts,
     attach,
     comparison,
-    fingerprint,
     forecast,
     model_card,
     run_folder,
@@ -25,6 +24,7 @@ from pefttool.api.events import Notice
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import Encoded
+from pefttool.files import fingerprint
 from pefttool.observers import Emitter
 from pefttool.plan import Plan
 from pefttool.plugins import one_line

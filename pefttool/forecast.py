@@ -12,6 +12,7 @@ from pefttool.api.events import Notice
 from pefttool.api.values import Setting
 from pefttool.batches import FEATURES, Batches, Encoded, rows_key
 from pefttool.columns import PackedRows
+from pefttool.files.store import Store
 from pefttool.memory import Estimate
 from pefttool.observers import Emitter
 from pefttool.outside import Outside
@@ -19,7 +20,6 @@ from pefttool.plan import Plan
 from pefttool.pretrained import LocalPretrained, one_line
 from pefttool.rehearsal import Rehearsed, longest_batch
 from pefttool.settings import TrainSettings
-from pefttool.store import Store
 
 #: A simulated peak this far from the measured one is a mistake in the simulation, unless both are so near that what
 #: libraries allocate for themselves makes the difference.

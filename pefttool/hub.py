@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pefttool import hub_client, hub_store, model_files
+from pefttool import hub_client, hub_store
 from pefttool.api.errors import ModelError, PefttoolError, suggest
+from pefttool.files import model_folder
 from pefttool.hub_client import Unreachable
 from pefttool.hub_store import Record
 from pefttool.registry import Registry
@@ -82,7 +83,7 @@ def resolve(
     """
     path = os.path.abspath(os.path.expanduser(reference)) if reference else ""
     if os.path.isdir(path):
-        model_files.check_folder(Path(path), repr(reference), weights=not config_is_enough)
+        model_folder.check_folder(Path(path), repr(reference), weights=not config_is_enough)
         return LocalModel(Path(path), path)
     if os.path.exists(path):
         raise ModelError(f"model {reference!r} is a file: give the folder with its config.json and safetensors")
@@ -119,7 +120,7 @@ def _from_source(name: str, reference: str, registry: Registry) -> LocalModel:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         owner = registry.sources.owner(name).owner
         raise ModelError(f"model {given!r}: source {name!r} from {owner} failed: {reason}") from error
-    model_files.check_folder(folder, repr(given))
+    model_folder.check_folder(folder, repr(given))
     return LocalModel(folder, given)
 
 
@@ -128,14 +129,14 @@ def _from_hub(repository: str, revision: str, weights: bool, progress: ProgressR
     record, notices = _record(store, revision)
     files = record.listing.files
     if record.listing.complete:
-        if model_files.CONFIG not in files:
-            raise ModelError(f"model {repository!r} has no {model_files.CONFIG}: give a base model")
-        model_files.require_safetensors(files, repr(repository), repository)
-    small = {model_files.CONFIG, *(name for name in files if model_files.is_small(name, code))}
+        if model_folder.CONFIG not in files:
+            raise ModelError(f"model {repository!r} has no {model_folder.CONFIG}: give a base model")
+        model_folder.require_safetensors(files, repr(repository), repository)
+    small = {model_folder.CONFIG, *(name for name in files if model_folder.is_small(name, code))}
     folder = store.fetch(record, sorted(small), progress)
     if weights:
         store.fetch(record, _weight_files(folder, record, repository), progress)
-        model_files.check_folder(folder, repr(repository))
+        model_folder.check_folder(folder, repr(repository))
     store.remember(revision, record.listing.commit, replace=weights)
     if record.unverified:
         notices = (*notices, f"{repository}: {record.unverified} cached files state no hash and could not be verified")
@@ -157,10 +158,10 @@ def _record(store: hub_store.Store, revision: str) -> tuple[Record, tuple[str, .
 
 def _weight_files(folder: Path, record: Record, repository: str) -> list[str]:
     """Exactly the files that transformers loads: other safetensors may be the same weights once more."""
-    if model_files.SINGLE in record.listing.files or model_files.INDEX not in record.listing.files:
-        return [model_files.SINGLE]
-    shards = sorted(model_files.read_index(folder / model_files.INDEX, repr(repository)))
+    if model_folder.SINGLE in record.listing.files or model_folder.INDEX not in record.listing.files:
+        return [model_folder.SINGLE]
+    shards = sorted(model_folder.read_index(folder / model_folder.INDEX, repr(repository)))
     absent = [shard for shard in shards if shard not in record.listing.files]
     if absent and record.listing.complete:
-        raise ModelError(f"model {repository!r} has no {absent[0]}, which its {model_files.INDEX} lists: give another")
+        raise ModelError(f"model {repository!r} has no {absent[0]}, which its {model_folder.INDEX} lists: give another")
     return shards

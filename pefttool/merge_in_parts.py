@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import facts, peft_folder, tensor_file
+from pefttool import facts, peft_folder
 from pefttool.api.task import Adapter
-from pefttool.model_files import INDEX, SINGLE, read_index
+from pefttool.files import safetensors_file
+from pefttool.files.model_folder import INDEX, SINGLE, read_index
+from pefttool.files.safetensors_file import Reader
 from pefttool.model_parts import stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
 from pefttool.reload import Opened
-from pefttool.tensor_file import Reader
 
 if TYPE_CHECKING:
     import torch
@@ -173,9 +174,9 @@ class Writer:
         size = 0
         for file, names in self.layout.files.items():
             shapes = {name: self._shape(name) for name in names}
-            tensor_file.write(self.aside / file, shapes, self._tensor)
+            safetensors_file.write(self.aside / file, shapes, self._tensor)
             index |= dict.fromkeys(names, file)
-            size += sum(map(tensor_file.size, shapes.values()))
+            size += sum(map(safetensors_file.size, shapes.values()))
         if len(self.layout.files) > 1:
             document = {"metadata": {"total_size": size}, "weight_map": index}
             (self.aside / INDEX).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

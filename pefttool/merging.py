@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pefttool import agreement, durable, facts, held_out, merge_in_parts, peft_folder, reload, tensor_file
+from pefttool import agreement, facts, held_out, merge_in_parts, peft_folder, reload
 from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.api.task import Quantizer
 from pefttool.api.values import Row
 from pefttool.artefacts import ADAPTER_FACTS, save_processor, write_json
-from pefttool.fingerprint import weight_files
+from pefttool.files import durable, safetensors_file
+from pefttool.files.fingerprint import weight_files
+from pefttool.files.model_folder import INDEX, SINGLE, read_index
 from pefttool.judge import Judge
-from pefttool.model_files import INDEX, SINGLE, read_index
 from pefttool.model_parts import dequantise, stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained, quiet_loading
@@ -157,10 +158,10 @@ def _saved_dtype(opened: Opened, quantized: bool) -> str:
     names = [SINGLE] if (opened.path / SINGLE).is_file() else sorted(read_index(opened.path / INDEX, str(opened.path)))
     sizes: Counter[str] = Counter()
     for name in names:
-        for spec in tensor_file.Reader(opened.path / name).shapes.values():
+        for spec in safetensors_file.Reader(opened.path / name).shapes.values():
             dtype = str(spec[0]).removeprefix("torch.")
             if dtype in TOLERANCE:
-                sizes[dtype] += tensor_file.size(spec)
+                sizes[dtype] += safetensors_file.size(spec)
     stored = sizes.most_common(1)[0][0] if sizes else "float32"
     if quantized and stored == "float32":
         return opened.choice.dtype if opened.choice.dtype != "float32" else "bfloat16"

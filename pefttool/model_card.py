@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import __version__, durable, peft_folder, plain_code
+from pefttool import __version__, peft_folder, plain_code
 from pefttool.api.task import Task
 from pefttool.base import Base
-from pefttool.model_files import CONFIG, SINGLE
+from pefttool.files import durable
+from pefttool.files.model_folder import CONFIG, SINGLE
 from pefttool.plan import Plan
 
 NAME = "README.md"

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import durable, peft_targets
+from pefttool import peft_targets
 from pefttool.api.errors import ModelError
+from pefttool.files import durable
 from pefttool.model_parts import passing_buffers
 from pefttool.quiet import quiet_imports
 

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import head_rows, model_files
+from pefttool import head_rows
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Pretrained
+from pefttool.files import model_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +89,7 @@ class LocalPretrained(Pretrained):
             overrides,
             self.misfits,
             self.missing,
-            lambda name: model_files.tensor(self.path, name),
+            lambda name: model_folder.tensor(self.path, name),
             lambda described: self._abstract(auto_class, described),
         )
         self.notices = () if told is None else (told,)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import fingerprint
 from pefttool.api.task import Task
 from pefttool.api.values import Setting
 from pefttool.batches import Encoded, by_length, collate, to_device
 from pefttool.evaluate import inference
+from pefttool.files import fingerprint
 from pefttool.recovery import halves, out_of_memory, release
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from pefttool.base import Base
     from pefttool.devices import Choice
+    from pefttool.files.store import Store
     from pefttool.plan import Plan
-    from pefttool.store import Store
 
 
 def asks(task: Task) -> bool:

@@ -17,8 +17,8 @@ from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.batches import Encoded
 from pefttool.evaluate import inference
-from pefttool.fingerprint import weight_files
-from pefttool.model_files import check_folder
+from pefttool.files.fingerprint import weight_files
+from pefttool.files.model_folder import check_folder
 from pefttool.named_columns import describe
 from pefttool.registry import Registry
 from pefttool.run_folder import ADAPTER

@@ -11,7 +11,7 @@ from typing import Any
 
 from pefttool import hub
 from pefttool.api.errors import ModelError
-from pefttool.model_files import CONFIG
+from pefttool.files.model_folder import CONFIG
 from pefttool.registry import Registry
 
 FLAG = "--trust-remote-code"

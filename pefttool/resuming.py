@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, checkpoint, fingerprint, places, run_folder
+from pefttool import artefacts, checkpoint, places, run_folder
 from pefttool import recipe as recipes
 from pefttool.api.errors import Refused, UsageError
 from pefttool.corpus import Corpus
+from pefttool.files import fingerprint
 from pefttool.plan import Plan
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry

@@ -29,7 +29,6 @@ from pefttool import (
     resuming,
     run_folder,
     sizes,
-    store,
     techniques,
     train,
     vocabulary,
@@ -39,11 +38,12 @@ from pefttool.api.errors import DataError, Interrupted, ModelError, PefttoolErro
 from pefttool.api.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.api.values import DataProblem
 from pefttool.batches import Encoded
+from pefttool.files import store
+from pefttool.files.store import Store
 from pefttool.observers import Emitter
 from pefttool.recipe import Recipe
 from pefttool.registry import Registry
 from pefttool.resuming import Resume
-from pefttool.store import Store
 
 #: What the user has to mend before anything can train.
 REFUSED = (UsageError, Refused, PluginError, DataError, ModelError)

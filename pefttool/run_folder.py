@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pefttool import checkpoint
 from pefttool.api.errors import UsageError
-from pefttool.durable import PARTIAL
+from pefttool.files.durable import PARTIAL
 
 RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK = (
     "recipe.yaml",

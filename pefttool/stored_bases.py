@@ -9,7 +9,7 @@ from typing import Any
 
 from pefttool.api.errors import ModelError, UsageError
 from pefttool.api.quantizer import Quantizer
-from pefttool.model_files import CONFIG, tensor_names
+from pefttool.files.model_folder import CONFIG, tensor_names
 
 #: Where config.json says how weights are stored; the second is compressed-tensors' older one.
 KEYS = ("quantization_config", "compression_config")

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import fingerprint, hub, streaming, weights
+from pefttool import hub, streaming, weights
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Quantizer, Task
 from pefttool.api.values import Facts, Loaded, Setting
+from pefttool.files import fingerprint
+from pefttool.files.sectioned_file import PackedFile, Section, Unreadable, write
 from pefttool.model_parts import put_skeletons, replace_tensors, stored_by
-from pefttool.packed_file import PackedFile, Section, Unreadable, write
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
 from pefttool.streaming import Slots

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pefttool.packed_file import PackedFile, Section
+from pefttool.files.sectioned_file import PackedFile, Section
 
 if TYPE_CHECKING:
     import torch

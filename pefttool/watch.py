@@ -14,10 +14,10 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool import fingerprint
 from pefttool.api.errors import RunError
 from pefttool.attach import Adapted, training_buffers
 from pefttool.checkpoint import Watched
+from pefttool.files import fingerprint
 from pefttool.model_parts import CARRIED, passing_buffers, tensors_of
 
 if TYPE_CHECKING:

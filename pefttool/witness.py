@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import agreement, fingerprint, observe
+from pefttool import agreement, observe
 from pefttool.agreement import Agreement
 from pefttool.api.errors import ModelError, RunError
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import FEATURES, Encoded
+from pefttool.files import fingerprint
 from pefttool.plan import Plan
 
 if TYPE_CHECKING:

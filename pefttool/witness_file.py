@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pefttool import checkpoint, durable
+from pefttool import checkpoint
 from pefttool.api.errors import RunError
+from pefttool.files import durable
 from pefttool.observe import Call
 from pefttool.run_folder import ADAPTER, WITNESS
 from pefttool.witness import Witness

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pefttool import strict_json
+from pefttool.files import strict_json
 
 
 class Control:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pefttool import strict_json
+from pefttool.files import strict_json
 
 #: Characters of a line of complaint: a value may be as long as a book.
 LONGEST = 1000

@@ -50,8 +50,9 @@ def _feeding(made: Forecast) -> Feeding | None:
 def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], None]) -> Forecast:
     from dataclasses import replace
 
-    from pefttool import budget, devices, forecast, sizes, store
+    from pefttool import budget, devices, forecast, sizes
     from pefttool import plan as plans
+    from pefttool.files import store
 
     machine, memory = devices.report(), None
     if device is not None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from pefttool import strict_json
 from pefttool.cli.common import current_registry
 from pefttool.cli.run import check, fine_tune
+from pefttool.files import strict_json
 
 
 @click.command("resume")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pefttool import strict_json
 from pefttool.api.errors import PefttoolError, RunError
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
+from pefttool.files import strict_json
 from pefttool.verdict import NO_BETTER
 
 if TYPE_CHECKING:

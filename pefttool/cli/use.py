@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pefttool import strict_json
 from pefttool.api.errors import DataError, Refused, UsageError
 from pefttool.cli.common import current_registry
+from pefttool.files import strict_json
 
 if TYPE_CHECKING:
     from pefttool.api.values import Row

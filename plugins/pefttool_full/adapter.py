@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, claims
+from pefttool.files.safetensors_file import Reader
 from pefttool.model_parts import check_last_layers, last_layer_parameters, train_only, transformers_part
 from pefttool.pretrained import one_line, quiet_loading
-from pefttool.tensor_file import Reader
 from pefttool_full.options import FullOptions
 
 if TYPE_CHECKING:

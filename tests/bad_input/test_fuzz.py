@@ -26,7 +26,7 @@ from pefttool import recipe as recipes
 from pefttool import registry as registries
 from pefttool.api.errors import DataError, ModelError, PefttoolError, Refused, RunError
 from pefttool.api.values import DataProblem, Row
-from pefttool.model_files import check_folder
+from pefttool.files.model_folder import check_folder
 from pefttool.recipe import Recipe
 from pefttool_kernels.layout import (
     BLOCK,

@@ -133,7 +133,7 @@ def test_a_model_that_answers_otherwise_is_not_the_trained_one(tmp_path: Any) ->
 
 
 def test_a_trained_value_that_is_another_once_loaded_is_found(tmp_path: Any) -> None:
-    from pefttool import fingerprint
+    from pefttool.files import fingerprint
 
     model = nn.Linear(2, 2)
     made = dict(model.named_parameters())

@@ -10,7 +10,7 @@ import torch
 from blocks import Lane
 
 from pefttool import feeding
-from pefttool.packed_file import Section
+from pefttool.files.sectioned_file import Section
 from pefttool.streaming import Slots
 
 

@@ -17,9 +17,10 @@ import pytest
 from fake_hub import safetensors_bytes
 from safetensors.numpy import save_file
 
-from pefttool import hub, model_files
+from pefttool import hub
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Source
+from pefttool.files import model_folder
 
 NO_SOURCES: Any = SimpleNamespace(sources={})
 
@@ -112,7 +113,7 @@ def test_conversion_command_converts(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         hub.resolve(str(tmp_path), NO_SOURCES, weights=True)
     command = str(caught.value).split("give the new folder: ")[1]
-    assert command == model_files.conversion_command(str(tmp_path))
+    assert command == model_folder.conversion_command(str(tmp_path))
     subprocess.run(
         command.replace("python", sys.executable, 1), shell=True, cwd=tmp_path, check=True, capture_output=True
     )
@@ -212,7 +213,7 @@ def test_one_file_of_tensors_is_refused_with_the_command_that_converts_it(tmp_pa
     with pytest.raises(ModelError) as caught:
         hub.resolve(str(tmp_path), NO_SOURCES, weights=True)
     command = str(caught.value).split("give the new folder: ")[1]
-    assert command == model_files.file_conversion_command(str(tmp_path), name)
+    assert command == model_folder.file_conversion_command(str(tmp_path), name)
     assert "weights_only=True" in command and shlex.split(command)[-1] == name
     assert shlex.split(command)[:3] == ["cd", str(tmp_path), "&&"]
 

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pefttool import artefacts, durable
+from pefttool import artefacts
 from pefttool.api import events
 from pefttool.api.errors import RunError
+from pefttool.files import durable
 from pefttool.observers import Emitter
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from pefttool.packed_file import ALIGNMENT, PackedFile, Section, Unreadable, write
+from pefttool.files.sectioned_file import ALIGNMENT, PackedFile, Section, Unreadable, write
 
 DTYPES = st.sampled_from([torch.uint8, torch.int8, torch.bfloat16, torch.float16, torch.float32, torch.int64])
 SHAPES = st.lists(st.integers(1, 9), max_size=3).map(tuple)

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pefttool import columns, store
-from pefttool.store import Store
+from pefttool import columns
+from pefttool.files import store
+from pefttool.files.store import Store
 
 KEY = "0a" * 32
 DTYPES = [
@@ -191,7 +192,7 @@ MAKER = """
 import sys, time
 from pathlib import Path
 import torch
-from pefttool.store import Store
+from pefttool.files.store import Store
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 kept = Store(folder, print)
 def fill(put):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pefttool.packed_file import PackedFile, Section, write
+from pefttool.files.sectioned_file import PackedFile, Section, write
 from pefttool.streaming import Copies, CudaCopies, Mapped, Slots, Views
 
 

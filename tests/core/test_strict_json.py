@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from pefttool import fingerprint, strict_json
 from pefttool.api.values import Row
+from pefttool.files import fingerprint, strict_json
 
 NUMBER = UUID("12345678123456781234567812345678")
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pefttool.api.errors import ModelError
-from pefttool.tensor_file import Reader, shapes_of, size, write
+from pefttool.files.safetensors_file import Reader, shapes_of, size, write
 
 DTYPES = st.sampled_from([torch.uint8, torch.bool, torch.bfloat16, torch.float16, torch.float32, torch.int64])
 TENSORS = st.dictionaries(

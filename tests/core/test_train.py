@@ -9,11 +9,12 @@ import pytest
 import torch
 from line_loop import Whole, fit
 
-from pefttool import durable, keeping
+from pefttool import keeping
 from pefttool.api import events
 from pefttool.api.errors import Interrupted, RunError
 from pefttool.api.values import Row
 from pefttool.attach import Adapted
+from pefttool.files import durable
 from pefttool.optimisation import make_optimizer, make_schedule
 from pefttool.settings import TrainSettings
 

@@ -11,11 +11,12 @@ import torch
 from tiny_loop import build
 from torch import nn
 
-from pefttool import checkpoint, fingerprint, resuming
+from pefttool import checkpoint, resuming
 from pefttool import registry as registries
 from pefttool.api import events
 from pefttool.api.errors import Refused, RunError
 from pefttool.attach import Adapted, attach
+from pefttool.files import fingerprint
 from pefttool.resuming import Resume
 from pefttool.testing.bench import AdapterCase, Bench
 from pefttool.watch import UPDATES, Watch

@@ -10,9 +10,10 @@ import frozen_runs as runs
 import pytest
 import torch
 
-from pefttool import attach, base, batches, corpus, features, fingerprint, frozen, plan, recipe, techniques
+from pefttool import attach, base, batches, corpus, features, frozen, plan, recipe, techniques
+from pefttool.files import fingerprint
+from pefttool.files.store import Store
 from pefttool.registry import Registry
-from pefttool.store import Store
 
 CLASSIFY = "text-classification"
 

@@ -134,7 +134,7 @@ def test_a_base_in_shards_stays_in_its_shards(runs: Runs, registry: Registry, tm
 
 def rebase(run: Path, base: Path) -> None:
     """Let a run have been trained on the model in `base`."""
-    from pefttool.fingerprint import weight_files
+    from pefttool.files.fingerprint import weight_files
 
     path = run / "adapter" / "pefttool.json"
     facts = json.loads(path.read_text())

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from pefttool import ModelError, facts, hub, registry, streamed_base
 from pefttool.api.values import Facts, Loaded, Setting
 from pefttool.base import load_model
-from pefttool.fingerprint import weight_files
-from pefttool.packed_file import PackedFile
+from pefttool.files.fingerprint import weight_files
+from pefttool.files.sectioned_file import PackedFile
 from pefttool.pretrained import LocalPretrained
 from pefttool.streaming import Copies, Mapped, Slots, Views
 from pefttool_kernels import lora

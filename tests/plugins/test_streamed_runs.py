@@ -14,7 +14,7 @@ from real_run import CHAT, CLASSIFY, SMALL, run
 from pefttool import devices, plan, recipe, simulate, streamed_base
 from pefttool.api.errors import Refused
 from pefttool.devices import DeviceFacts
-from pefttool.packed_file import ALIGNMENT
+from pefttool.files.sectioned_file import ALIGNMENT
 from pefttool.registry import Registry
 from pefttool.testing.models import model_folder
 

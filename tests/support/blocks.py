@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pefttool.packed_file import Section
+from pefttool.files.sectioned_file import Section
 
 BLOCKS = 5
 

@@ -10,9 +10,10 @@ import pytest
 from fake_hub import Client, FakeHub, client, fake, files
 from safetensors.numpy import save_file
 
-from pefttool import Adapter, checkpoint, hub, model_files, peft_folder
+from pefttool import Adapter, checkpoint, hub, peft_folder
 from pefttool import recipe as recipes
 from pefttool.api.errors import ModelError, RunError, UsageError
+from pefttool.files import model_folder
 from pefttool.registry import NAME, Registry, _unfit
 
 OUTSIDE = ["../x", "/etc/x", "a/../../x", "~/x", "..", "runs/../../../x"]
@@ -51,7 +52,7 @@ def test_an_index_names_files_of_its_folder(shard: str, tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "bert"}')
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": shard}}))
     with pytest.raises(ModelError, match="of the same folder"):
-        model_files.check_folder(folder, "'m'")
+        model_folder.check_folder(folder, "'m'")
 
 
 def test_a_repository_whose_files_have_paths_writes_nothing_outside(client: Client, fake: FakeHub) -> None:

@@ -60,7 +60,9 @@ ALLOWED: dict[Use, str] = {
     Use("pefttool/pretrained.py", "trust_remote_code=trusted"): "what --trust-remote-code allows: see remote_code.py",
     Use("pefttool/pretrained.py", "trust_remote_code=self.trusted"): "the same",
     Use("pefttool/recipe.py", "trust_remote_code=core.trust_remote_code"): "the recipe's key, REPO@REVISION or null",
-    Use("pefttool/model_files.py", "torch.load("): "a command that is printed for the user, with weights_only=True",
+    Use(
+        "pefttool/files/model_folder.py", "torch.load("
+    ): "a command that is printed for the user, with weights_only=True",
 }
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pefttool.api.values import Row
-from pefttool.model_files import OTHER_WEIGHTS, TEMPLATES
+from pefttool.files.model_folder import OTHER_WEIGHTS, TEMPLATES
 
 if TYPE_CHECKING:
     import torch

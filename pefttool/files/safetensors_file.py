@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pefttool import durable
 from pefttool.api.errors import ModelError
+from pefttool.files import durable
 
 if TYPE_CHECKING:
     import torch

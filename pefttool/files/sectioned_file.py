@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool.tensor_file import CODES, NAMES, content, framed, read_header
+from pefttool.files.safetensors_file import CODES, NAMES, content, framed, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor

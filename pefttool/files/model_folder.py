@@ -10,7 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import ModelError
-from pefttool.tensor_file import MAX_HEADER
+from pefttool.files.safetensors_file import MAX_HEADER
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import durable, tensor_file
-from pefttool.tensor_file import Shapes
+from pefttool.files import durable, safetensors_file
+from pefttool.files.safetensors_file import Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ class Partial:
         self._file = os.fdopen(handle, "r+b")
         self._remove = weakref.finalize(self, self._aside.unlink, missing_ok=True)
         try:
-            self._file.truncate(len(header) + sum(map(tensor_file.size, shapes.values())))
+            self._file.truncate(len(header) + sum(map(safetensors_file.size, shapes.values())))
         except OSError:
             self.discard()
             raise
@@ -73,8 +73,8 @@ class Partial:
         import torch
 
         dtype, shape = self._shapes[name]
-        count = tensor_file.size((dtype, shape)) // dtype.itemsize
-        at = len(self._header) + tensor_file.offsets(self._shapes)[name]
+        count = safetensors_file.size((dtype, shape)) // dtype.itemsize
+        at = len(self._header) + safetensors_file.offsets(self._shapes)[name]
         if not count:
             return torch.empty(shape, dtype=dtype)
         mapped = mmap.mmap(self._file.fileno(), 0)
@@ -138,8 +138,8 @@ class Store:
         """A file for the tensors of `key` that is filled bit by bit and is nobody else's yet; None without room."""
         try:
             with _writing():
-                header = tensor_file.header(shapes, {HASH: NO_HASH})
-                self._make_room(len(header) + sum(map(tensor_file.size, shapes.values())))
+                header = safetensors_file.header(shapes, {HASH: NO_HASH})
+                self._make_room(len(header) + sum(map(safetensors_file.size, shapes.values())))
                 return Partial(self.folder, key, shapes, header)
         except Unwritable as error:
             self.complain(error)
@@ -152,7 +152,7 @@ class Store:
             for name, tensor in tensors.items():
                 put(name, 0, tensor)
 
-        self.make(key, tensor_file.shapes_of(tensors), fill)
+        self.make(key, safetensors_file.shapes_of(tensors), fill)
 
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:
@@ -217,7 +217,7 @@ def _writing() -> Iterator[None]:
 
 def _putter(file: Any, shapes: Shapes, start: int) -> Put:
 
-    offsets = tensor_file.offsets(shapes)
+    offsets = safetensors_file.offsets(shapes)
 
     def put(name: str, index: int, tensor: Tensor) -> None:
         dtype, shape = shapes[name]
@@ -225,10 +225,10 @@ def _putter(file: Any, shapes: Shapes, start: int) -> Put:
         assert tensor.dtype == dtype and tuple(tensor.shape[1:]) == shape[1:] and 0 <= index <= end <= shape[0]
         if not tensor.numel():
             return
-        width = tensor_file.size((dtype, shape[1:]))
+        width = safetensors_file.size((dtype, shape[1:]))
         with _writing():  # not through a mapping: a full disk would end the process
             file.seek(start + offsets[name] + index * width)
-            file.write(tensor_file.content(tensor))
+            file.write(safetensors_file.content(tensor))
             file.flush()
 
     return put
@@ -236,14 +236,14 @@ def _putter(file: Any, shapes: Shapes, start: int) -> Put:
 
 def _finish(file: Any, header: bytes, shapes: Shapes) -> None:
     """Write the header and the hash, and have all of it on the disk."""
-    file.truncate(len(header) + sum(map(tensor_file.size, shapes.values())))
+    file.truncate(len(header) + sum(map(safetensors_file.size, shapes.values())))
     file.seek(0)
     file.write(header)
     file.flush()
     file.seek(0)
     digest = hashlib.file_digest(file, HASH).hexdigest()
     file.seek(0)
-    file.write(tensor_file.header(shapes, {HASH: digest}))
+    file.write(safetensors_file.header(shapes, {HASH: digest}))
     file.flush()
     os.fsync(file.fileno())
 
