@@ -19,13 +19,13 @@ def _buckets() -> None:
 
 
 def _attention() -> None:
-    from pefttool import attention
+    from pefttool.nn import attention
 
     attention.WHOLE = 0  # PyTorch's fused kernel, on packed rows one by one
 
 
 def _tiles() -> None:
-    from pefttool import attention
+    from pefttool.nn import attention
 
     attention.TILE = attention.WHOLE or attention.TILE
 
@@ -43,7 +43,7 @@ def _allocator() -> None:
 
 
 def _dropout() -> None:
-    from pefttool import dropout
+    from pefttool.nn import dropout
 
     dropout.install = _nothing
 
@@ -61,9 +61,9 @@ def _four_bit() -> None:
 
 
 def _norms() -> None:
-    from pefttool import norms
+    from pefttool.nn import rms_norm
 
-    norms.install = _nothing
+    rms_norm.install = _nothing
 
 
 def _nothing(*_: Any, **__: Any) -> None:

@@ -10,7 +10,7 @@ from pefttool import facts, hub, stored_bases, streamed_base, vocabulary
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Quantizer, Task
 from pefttool.api.values import Facts, Setting
-from pefttool.model_parts import transformers_part
+from pefttool.nn.tensors import transformers_part
 from pefttool.plan import Plan, decided
 from pefttool.precision import compute_in_float32, torch_dtype
 from pefttool.pretrained import LocalPretrained
@@ -53,9 +53,9 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapp
     found = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
     model, processor, missing, notices = found
     if plan.tables_on_host:
-        from pefttool import host_tables
+        from pefttool.nn import embedding_offload
 
-        host_tables.install(model)
+        embedding_offload.install(model)
     known = facts.inspect(
         model,
         plan.task,

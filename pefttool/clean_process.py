@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import added_positions, observe, peft_folder, plain_code
+from pefttool import observe, peft_folder, plain_code
 from pefttool.api.errors import ModelError
 from pefttool.files.model_folder import CONFIG, SINGLE
+from pefttool.nn import added_positions
 from pefttool.reload import Opened
 
 if TYPE_CHECKING:

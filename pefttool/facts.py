@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect as introspection
 from typing import TYPE_CHECKING, Any
 
-from pefttool import key_values, recompute, weights
 from pefttool.api.values import Facts
+from pefttool.nn import attention_modules, gradient_checkpointing, parameters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,16 +28,16 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
 
     config = getattr(model, "config", None)
     layers = _layers(model, modules)
-    linear = tuple(n for n, m in modules.items() if weights.is_linear(m) and in_backbone(n))
+    linear = tuple(n for n, m in modules.items() if parameters.is_linear(m) and in_backbone(n))
     transposed = tuple(n for n, m in modules.items() if isinstance(m, Conv1D) and in_backbone(n))
-    kinds = weights.kinds(model, (*linear, *transposed), outputs)
+    kinds = parameters.kinds(model, (*linear, *transposed), outputs)
     return Facts(
         architecture=type(model).__name__,
         model_type=getattr(config, "model_type", ""),
         hidden_size=int(getattr(config, "hidden_size", 0) or 0),
         linear_modules=linear,
-        expert_tensors=tuple(n for n, kind in kinds.items() if kind == weights.EXPERTS and in_backbone(n)),
-        weights=weights.count(model, kinds),
+        expert_tensors=tuple(n for n, kind in kinds.items() if kind == parameters.EXPERTS and in_backbone(n)),
+        weights=parameters.count(model, kinds),
         transposed_modules=transposed,
         attention_modules=tuple(n for n, m in modules.items() if _attends(m) and in_backbone(n)),
         layers=layers,
@@ -45,11 +45,11 @@ def inspect(model: nn.Module, task: Task, **known: Any) -> Facts:
         output_modules=tuple(n for n in outputs if n not in heads),
         unused=task.unused(model),
         left_alone=task.left_alone(model),
-        key_values=tuple(found for found in key_values.find(model) if in_backbone(found.module)),
+        key_values=tuple(found for found in attention_modules.find(model) if in_backbone(found.module)),
         key_value_cache=_takes_cache(model, task.peft_task_type),
         counts_positions=_counts_positions(model),
         positions=_positions(model, config),
-        recomputable=bool(layers) and recompute.possible(modules[name] for name in layers),
+        recomputable=bool(layers) and gradient_checkpointing.possible(modules[name] for name in layers),
         task=task.name,
         peft_task_type=task.peft_task_type,
         parameters=sum(p.numel() for p in model.parameters()),
@@ -92,7 +92,7 @@ def _longest(modules: dict[str, nn.Module]) -> tuple[str, ...]:
 
 
 def _attends(module: nn.Module) -> bool:
-    return type(module).__name__.endswith("Attention") or key_values.attends(module)
+    return type(module).__name__.endswith("Attention") or attention_modules.attends(module)
 
 
 #: What peft calls itself instead of the model's own forward, where that takes no `past_key_values`.

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pefttool import frozen
 from pefttool.api.events import Notice, Progress
 from pefttool.batches import FEATURES, Batches, Encoded, to_device
-from pefttool.compiling import eagerly
 from pefttool.evaluate import inference
 from pefttool.files import fingerprint
 from pefttool.files.store import Unwritable
 from pefttool.frozen import BatchFeatures, Frontier
+from pefttool.nn.compiling import eagerly
 from pefttool.recovery import halves, out_of_memory
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import hub, sizes, streamed_base
+from pefttool.nn.block_streaming import Slots
 from pefttool.plan import Plan
-from pefttool.streaming import Slots
 
 #: Read, or copied, to measure a rate.
 SAMPLE = 256 << 20

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import peft_folder
 from pefttool.batches import FEATURES, Encoded, loss_of, to_device, two_short
-from pefttool.compiling import eagerly
 from pefttool.evaluate import inference
+from pefttool.nn.compiling import eagerly
 from pefttool.precision import autocast
 from pefttool.random_state import forked
 

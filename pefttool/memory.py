@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pefttool import target
+from pefttool.nn import placement
 
 #: What a peak is made of, in the order in which it is shown.
 BLOCK = 512  # PyTorch's CUDA allocator rounds every block up to a multiple of this
@@ -105,7 +105,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inside = getattr(func.overloadpacket, "workspace_bytes", None)
         if inside is not None:
             with unset_fake_temporarily():
-                self._inside(inside(target.kind(inputs[0]), *args, **kwargs))
+                self._inside(inside(placement.kind(inputs[0]), *args, **kwargs))
         return output
 
     def _inside(self, size: int) -> None:

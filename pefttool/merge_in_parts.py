@@ -19,7 +19,7 @@ from pefttool.api.task import Adapter
 from pefttool.files import safetensors_file
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
 from pefttool.files.safetensors_file import Reader
-from pefttool.model_parts import stored_by, transformers_part
+from pefttool.nn.tensors import stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
 from pefttool.reload import Opened

@@ -23,7 +23,7 @@ from pefttool.files import durable, safetensors_file
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
 from pefttool.judge import Judge
-from pefttool.model_parts import dequantise, stored_by, transformers_part
+from pefttool.nn.tensors import dequantise, stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained, quiet_loading
 from pefttool.registry import Registry

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool import peft_targets
 from pefttool.api.errors import ModelError
 from pefttool.files import durable
-from pefttool.model_parts import passing_buffers
+from pefttool.nn.tensors import passing_buffers
 from pefttool.quiet import quiet_imports
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import devices, facts, hub, recipe, remote_code, stored_bases, weights
+from pefttool import devices, facts, hub, recipe, remote_code, stored_bases
 from pefttool.api.errors import ModelError, Refused, UsageError, suggest
 from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Problem, Setting
-from pefttool.model_parts import stored_by
+from pefttool.nn import parameters
+from pefttool.nn.tensors import stored_by
 from pefttool.pretrained import LocalPretrained, WrongKind
 from pefttool.recipe import Recipe
 from pefttool.recognition import recognise_task as recognise_task
@@ -165,7 +166,7 @@ def _unquantised(plan: Plan, skeleton: Any) -> Iterator[str]:
         return
     names = stored_by(plan.quantizer, skeleton, plan.facts.linear_modules)
     stored = sum(skeleton.get_submodule(name).weight.numel() for name in names)
-    text = weights.unreached(plan.facts.weights, stored, plan.quantizer.name, plan.choice.dtype)
+    text = parameters.unreached(plan.facts.weights, stored, plan.quantizer.name, plan.choice.dtype)
     if text is not None:
         yield text
 

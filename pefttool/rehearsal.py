@@ -23,7 +23,7 @@ from pefttool.batches import FEATURES, Batches, Position, by_length
 from pefttool.checkpoint import Best, Progress
 from pefttool.devices import memory_in_use
 from pefttool.evaluate import forward
-from pefttool.model_parts import held_by
+from pefttool.nn.tensors import held_by
 from pefttool.optimisation import make_optimizer
 from pefttool.precision import grad_scaler
 from pefttool.recovery import RandomState, out_of_memory

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import attach, frozen, streaming, target, techniques
+from pefttool import attach, frozen, techniques
 from pefttool.api.errors import UsageError
-from pefttool.model_parts import put_skeletons, replace_tensors, stored_by
+from pefttool.nn import block_streaming, placement
+from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by
 from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import autocast, compute_in_float32, torch_dtype
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pefttool.api.values import Setting
     from pefttool.attach import Adapted
     from pefttool.memory import Estimate, Recorder
-    from pefttool.streaming import Slots
+    from pefttool.nn.block_streaming import Slots
 
 
 def filler(plan: Plan, setting: Setting, rows: int, tokens: int) -> list[Mapping[str, Any]]:
@@ -67,7 +68,7 @@ def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]],
         def lies_on_host(tensor: Tensor) -> None:
             recorder.own([tensor], HOST)
 
-        with target.pretending(plan.choice.device, lies_on_host), FakeTensorMode(allow_non_fake_inputs=True):
+        with placement.pretending(plan.choice.device, lies_on_host), FakeTensorMode(allow_non_fake_inputs=True):
             _make_fake(adapted.model)
             model = adapted.model.train()
             if slots is None:  # without buffers a streamed model cannot be called yet
@@ -110,14 +111,14 @@ def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Set
     model = loaded.model
     known, slots = replace(plan.facts, labels=setting.labels), None
     if plan.tables_on_host:
-        from pefttool import host_tables
+        from pefttool.nn import embedding_offload
 
-        host_tables.install(model)
+        embedding_offload.install(model)
     if plan.quantizer is not None:
         names = stored_by(plan.quantizer, model, known.linear_modules)
         put_skeletons(model, plan.quantizer, names)
         if plan.recipe.memory.stream:
-            slots = streaming.attach(model, known.layers, names, plan.quantizer)
+            slots = block_streaming.attach(model, known.layers, names, plan.quantizer)
     with torch.device("meta"):
         for name in known.head_modules:
             compute_in_float32(model.get_submodule(name).to(dtype=torch.float32))
@@ -127,7 +128,7 @@ def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Set
     techniques.apply(plan, adapted, simulated=True)
     packs = setting.packing if settled else plan.may_pack
     if packs:
-        from pefttool import attention
+        from pefttool.nn import attention
 
         packs = attention.install(adapted.model) is None
     return adapted, replace(setting, packing=packs), loaded.processor, slots
@@ -143,14 +144,14 @@ def _make_fake(model: nn.Module) -> None:
 def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None:
     import torch
 
-    from pefttool import host_tables
     from pefttool.memory import HOST
+    from pefttool.nn import embedding_offload
 
     trained = {id(p) for p in adapted.parameters().values()}
     everything = [*adapted.model.parameters(), *adapted.model.buffers()]
     recorder.enter("loading")
     recorder.own((t for t in everything if id(t) not in trained), "weights")
-    recorder.own(host_tables.parameters(adapted.model), HOST)
+    recorder.own(embedding_offload.parameters(adapted.model), HOST)
     recorder.own(adapted.parameters().values(), "adapter")
     recorder.own((t for t in batch.values() if isinstance(t, torch.Tensor)), "batch")
 
@@ -162,7 +163,7 @@ def _stream(recorder: Recorder, slots: Slots, model: nn.Module, mapped: bool) ->
     from pefttool.memory import HOST
 
     host = AnyBlock(torch.empty(max(section.size for section in slots.sections), dtype=torch.uint8))
-    lane = streaming.Copies(slots.sections, host, torch.device("cpu"), slots.most)
+    lane = block_streaming.Copies(slots.sections, host, torch.device("cpu"), slots.most)
     slots.lane = lane
     recorder.own([host.content], HOST)
     recorder.own(lane.buffers, HOST if mapped else "weights")

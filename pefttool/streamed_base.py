@@ -12,16 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import hub, streaming, weights
+from pefttool import hub
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Quantizer, Task
 from pefttool.api.values import Facts, Loaded, Setting
 from pefttool.files import fingerprint
 from pefttool.files.sectioned_file import PackedFile, Section, Unreadable, write
-from pefttool.model_parts import put_skeletons, replace_tensors, stored_by
+from pefttool.nn import block_streaming, parameters
+from pefttool.nn.block_streaming import Slots
+from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
-from pefttool.streaming import Slots
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +56,7 @@ def load(
     _fill(model, file, device, tuple(f"{name}." for name in known.head_modules), tables_on_host)
     import torch
 
-    slots.lane = streaming.lane(streaming.Mapped(file, slots.sections), torch.device(device), slots.most)
+    slots.lane = block_streaming.lane(block_streaming.Mapped(file, slots.sections), torch.device(device), slots.most)
     return model.eval(), processor, tuple(json.loads(file.metadata["missing"])), slots
 
 
@@ -106,7 +107,7 @@ def _make(
 ) -> PackedFile:
     real, missing = resident()
     # What the folder lacks was initialised, and not quantised.
-    plain = [name for name in known.linear_modules if weights.is_plain(real.get_submodule(name))]
+    plain = [name for name in known.linear_modules if parameters.is_plain(real.get_submodule(name))]
     tensors = _tensors(real, quantizer, [name for name in known.linear_modules if name not in plain])
     _, slots, _ = skeleton(path, task, setting, quantizer, known, dtype, plain)
     fetched = {name for section in slots.sections for name in section.entries}
@@ -159,16 +160,16 @@ def skeleton(
     loaded: Loaded = task.load(source, setting)
     names = [n for n in stored_by(quantizer, loaded.model, known.linear_modules) if n not in plain]
     put_skeletons(loaded.model, quantizer, names)
-    return loaded.model, streaming.attach(loaded.model, known.layers, names, quantizer), loaded.processor
+    return loaded.model, block_streaming.attach(loaded.model, known.layers, names, quantizer), loaded.processor
 
 
 def _fill(model: nn.Module, file: PackedFile, device: str, heads: tuple[str, ...], tables_on_host: bool) -> None:
     """Give the model what the file holds of it; what is fetched stays as empty as it is."""
     import torch
 
-    from pefttool import host_tables
+    from pefttool.nn import embedding_offload
 
-    tables = host_tables.tables(model) if tables_on_host else ()
+    tables = embedding_offload.tables(model) if tables_on_host else ()
     stay = {id(parameter) for table in tables for parameter in table.parameters()}
 
     def fill(name: str, tensor: Tensor) -> Tensor:

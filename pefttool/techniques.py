@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from pefttool import compiling, on_cpu, peft_folder, recompute
+from pefttool import peft_folder
 from pefttool.attach import Adapted
+from pefttool.nn import compiling, cpu, gradient_checkpointing
 from pefttool.plan import Plan
 
 
 def apply(plan: Plan, adapted: Adapted, simulated: bool = False) -> None:
     """Do with `adapted`, in place, what the recipe and the device ask for. A simulation does all but compile."""
     if plan.choice.device == "cpu":
-        on_cpu.quicken(adapted.model)
+        cpu.quicken(adapted.model)
     checkpointing = plan.recipe.train.gradient_checkpointing
     if checkpointing != "none":
-        recompute.install(adapted.model, reentrant=checkpointing == "reentrant")
+        gradient_checkpointing.install(adapted.model, reentrant=checkpointing == "reentrant")
     if "activations" in plan.recipe.memory.offload:
-        from pefttool import offload
+        from pefttool.nn import activation_offload
 
-        offload.install(adapted.model)
+        activation_offload.install(adapted.model)
     if plan.recipe.train.compile and not simulated:
         prefix = peft_folder.root(adapted.model)
         compiling.install(adapted.model.get_submodule(f"{prefix}{name}") for name in plan.facts.layers)

@@ -18,7 +18,7 @@ from pefttool.api.errors import RunError
 from pefttool.attach import Adapted, training_buffers
 from pefttool.checkpoint import Watched
 from pefttool.files import fingerprint
-from pefttool.model_parts import CARRIED, passing_buffers, tensors_of
+from pefttool.nn.tensors import CARRIED, passing_buffers, tensors_of
 
 if TYPE_CHECKING:
     import torch

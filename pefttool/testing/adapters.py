@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import added_positions, peft_folder
+from pefttool import peft_folder
 from pefttool.api.errors import NotMergeable, PluginError, RunError, UsageError
 from pefttool.api.values import Facts
 from pefttool.attach import Adapted
 from pefttool.evaluate import inference
-from pefttool.model_parts import tensors_of
+from pefttool.nn import added_positions
+from pefttool.nn.tensors import tensors_of
 from pefttool.testing.bench import CPU, TOLERANCE, AdapterCase, Bench, load_base, toy_batch
 from pefttool.testing.equalities import (
     kernels_change_nothing,

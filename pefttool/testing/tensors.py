@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pefttool.model_parts import CARRIED, tensors_of
+from pefttool.nn.tensors import CARRIED, tensors_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -124,7 +124,7 @@ class ToyCounting(Toy):
     def check_packing(
         self, model: nn.Module, examples: Sequence[Mapping[str, Any]], processor: Any, setting: Setting
     ) -> str | None:
-        from pefttool.attention import install
+        from pefttool.nn.attention import install
 
         return install(model)
 
@@ -133,7 +133,7 @@ class ToyCounting(Toy):
 
         inputs: dict[str, Any] = {name: batch[name] for name in batch if name != "labels"}
         if setting.packing:
-            from pefttool.attention import packed_mask
+            from pefttool.nn.attention import packed_mask
 
             inputs["attention_mask"] = packed_mask(batch["input_ids"].device)
         targets = batch["labels"][:, 1:]

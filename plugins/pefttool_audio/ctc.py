@@ -119,9 +119,9 @@ class Ctc(Listener):
 
     def transcribe(self, model: Any, paths: Sequence[str], generation: Mapping[str, Any]) -> list[str]:
         """The likeliest token of every frame; repetitions are one, blanks are none."""
-        from pefttool import host_tables
+        from pefttool.nn import embedding_offload
 
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         rows = [{"audio": path, "labels": [0], "length": 0} for path in paths]
         batch = {name: tensor.to(device) for name, tensor in self.collate(rows).items()}
         heard = [logits.argmax(-1).tolist() for logits in _logits(model, batch)]

@@ -112,9 +112,9 @@ class Whisper(Listener):
     def transcribe(self, model: Any, paths: Sequence[str], generation: Mapping[str, Any]) -> list[str]:
         import torch
 
-        from pefttool import host_tables
+        from pefttool.nn import embedding_offload
 
-        features = as_weights(self._features(paths), model).to(host_tables.device(model))
+        features = as_weights(self._features(paths), model).to(embedding_offload.device(model))
         config = copy.deepcopy(model.generation_config)
         room = int(self.config.max_target_positions) - len(self.prompt)
         drawn = () if generation.get("do_sample") else ("temperature", "top_p")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, claims
 from pefttool.files.safetensors_file import Reader
-from pefttool.model_parts import check_last_layers, last_layer_parameters, train_only, transformers_part
+from pefttool.nn.tensors import check_last_layers, last_layer_parameters, train_only, transformers_part
 from pefttool.pretrained import one_line, quiet_loading
 from pefttool_full.options import FullOptions
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, UsageError, claims, peft_folder
-from pefttool.model_parts import check_last_layers, last_layer_parameters, train_only
+from pefttool.nn.tensors import check_last_layers, last_layer_parameters, train_only
 from pefttool_head.options import HeadOptions
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Adapter, Attached, Facts, Problem, Task, claims, peft_folder, peft_targets, weights
+from pefttool import Adapter, Attached, Facts, Problem, Task, claims, peft_folder, peft_targets
+from pefttool.nn import parameters
 from pefttool_lora.options import LoraOptions, resolve, unmatched
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ class LoraAdapter(Adapter):
         return problems
 
     def notices(self, options: LoraOptions, facts: Facts) -> Sequence[str]:
-        experts, total = facts.weights.get(weights.EXPERTS, 0), sum(facts.weights.values())
+        experts, total = facts.weights.get(parameters.EXPERTS, 0), sum(facts.weights.values())
         if not experts:
             return ()
         are = "parameters are expert tensors, which are no linear layers: LoRA leaves them as they are"
-        return (f"{weights.show(experts, total)} {are}",)
+        return (f"{parameters.show(experts, total)} {are}",)
 
     def attach(self, model: nn.Module, options: LoraOptions, facts: Facts, name: str = "default") -> Attached:
         claims.claim(model, self.name, name)

@@ -11,7 +11,7 @@ import logging
 from typing import Any
 
 from pefttool import NotMergeable, peft_folder
-from pefttool.model_parts import transformers_part
+from pefttool.nn.tensors import transformers_part
 
 
 def merge(model: Any, name: str) -> Any:

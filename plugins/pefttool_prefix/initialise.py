@@ -17,7 +17,7 @@ def from_activations(base: Any, count: int) -> list[tuple[Tensor, Tensor] | None
     import torch
     from transformers import DynamicCache
 
-    from pefttool import host_tables
+    from pefttool.nn import embedding_offload
 
     backbone = getattr(base, base.base_model_prefix, base)
     ids = torch.randint(base.config.get_text_config().vocab_size, (1, count))
@@ -29,7 +29,7 @@ def from_activations(base: Any, count: int) -> list[tuple[Tensor, Tensor] | None
     backbone.eval()
     try:
         with torch.no_grad():
-            backbone(input_ids=ids.to(host_tables.device(base)), past_key_values=cache)
+            backbone(input_ids=ids.to(embedding_offload.device(base)), past_key_values=cache)
     finally:
         backbone.train(training)
     return [

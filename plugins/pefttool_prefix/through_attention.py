@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import Attached, Facts, ModelError, UsageError, attention, host_tables, key_values, peft_folder, prefixed
+from pefttool import Attached, Facts, ModelError, UsageError, peft_folder
 from pefttool.api.values import KeyValues
-from pefttool.model_parts import transformers_part
+from pefttool.nn import attention, attention_modules, attention_prefix, embedding_offload
+from pefttool.nn.tensors import transformers_part
 from pefttool_prefix import as_peft
 from pefttool_prefix.loader import LOADER, source
 
@@ -90,7 +91,7 @@ def attach(model: nn.Module, count: int, start: Sequence[Layer | None] | None, s
     shifts = facts.key_value_cache and facts.counts_positions
     task_type = facts.peft_task_type if as_peft.fits(model, facts) else None
     _install(model, prefixes, Shift(count, task_type) if shifts else None)
-    held = tuple(f".{prefixed.NAME}.{kind}" for kind in ("key", "value"))
+    held = tuple(f".{attention_prefix.NAME}.{kind}" for kind in ("key", "value"))
     trainable = frozenset(name for name, _ in model.named_parameters() if name.endswith(held))
     return Attached(model, trainable, identity_at_init=False)
 
@@ -112,9 +113,9 @@ def _install(model: nn.Module, prefixes: Mapping[str, KeyValuePrefix], shift: Sh
     reason = f"{type(model).__name__} holds no transformers model" if part is None else attention.install(part)
     if reason is not None:
         raise UsageError(f"adapter.implementation: 'attention': {reason}; use 'lora'")
-    device = host_tables.device(model)
+    device = embedding_offload.device(model)
     for name, prefix in prefixes.items():
-        model.get_submodule(name).add_module(prefixed.NAME, prefix.to(device))
+        model.get_submodule(name).add_module(attention_prefix.NAME, prefix.to(device))
     if shift is not None:
         _counting(model).register_forward_pre_hook(shift, with_kwargs=True)
 
@@ -142,7 +143,7 @@ def _shifts(model: nn.Module) -> dict[str, Shift]:
 def _prefixes(model: nn.Module) -> dict[str, KeyValuePrefix]:
     """By the name of the module that each stands in."""
     return {
-        name.removesuffix(f".{prefixed.NAME}"): module
+        name.removesuffix(f".{attention_prefix.NAME}"): module
         for name, module in model.named_modules()
         if isinstance(module, KeyValuePrefix)
     }
@@ -189,7 +190,7 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
         raise ModelError(f"{folder / CONFIG} cannot be used ({error!r}): restore the adapter folder") from error
     if set(tensors) != {f"{name}.{kind}" for name in names for kind in KINDS}:
         raise ModelError(f"{folder / WEIGHTS} does not hold what {CONFIG} names: copy the whole adapter folder again")
-    places = {known.module: known for known in key_values.find(model)}
+    places = {known.module: known for known in attention_modules.find(model)}
     for name in names:
         known = places.get(name)
         shapes = [] if known is None else [[known.heads, count, size] for size in (known.key_size, known.value_size)]

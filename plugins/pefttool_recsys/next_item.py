@@ -134,7 +134,7 @@ class NextItem(Task):
 
     def unused(self, model: Any) -> tuple[str, ...]:
         """The embeddings of the model's own items, where none of them is among these."""
-        from pefttool.model_parts import names_of
+        from pefttool.nn.tensors import names_of
 
         return () if len(model.known) else names_of(model, model.backbone.get_input_embeddings())
 
@@ -217,13 +217,13 @@ class NextItem(Task):
     def predict(
         self, model: nn.Module, rows: Sequence[Row], processor: Catalogue, setting: Setting
     ) -> list[dict[str, Any]]:
-        from pefttool import host_tables
+        from pefttool.nn import embedding_offload
 
         examples = []
         for row in rows:
             items = [processor.index(item) for item in row.values[setting.options.items_column]]
             examples.append(self._encoded(items, [IGNORE] * len(items), setting))
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         batch = {name: t.to(device) for name, t in self.collate(examples, processor, setting).items()}
         found = model(items=batch["items"], attention_mask=batch["attention_mask"])
         return self.decode(self._ranked(found, batch, setting), setting)

@@ -189,9 +189,9 @@ class SeriesClassification(Task):
     def predict(
         self, model: nn.Module, rows: Sequence[Row], processor: SeriesProcessor, setting: Setting
     ) -> list[dict[str, Any]]:
-        from pefttool import host_tables
+        from pefttool.nn import embedding_offload
 
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         batch = self.collate([self._encode_series(r, processor, setting) for r in rows], processor, setting)
         return self.decode(self._logits(model, {k: v.to(device) for k, v in batch.items()}), setting)
 

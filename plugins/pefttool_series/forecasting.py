@@ -299,9 +299,9 @@ class SeriesForecasting(Task):
     def predict(
         self, model: nn.Module, rows: Sequence[Row], processor: SeriesProcessor, setting: Setting
     ) -> list[dict[str, Any]]:
-        from pefttool import host_tables
+        from pefttool.nn import embedding_offload
 
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         batch = self.collate([self._encode_past(r, processor, setting) for r in rows], processor, setting)
         forecast, _ = self._forecast(model, {k: v.to(device) for k, v in batch.items()}, setting)
         return self.decode(forecast, setting)

@@ -190,7 +190,7 @@ class TabularClassification(Task):
 
     def unused(self, model: Any) -> tuple[str, ...]:
         """What is made for text: a pooler, and the embeddings of tokens."""
-        from pefttool.model_parts import names_of
+        from pefttool.nn.tensors import names_of
 
         backbone = model.backbone
         return names_of(model, getattr(backbone, "pooler", None), backbone.get_input_embeddings())
@@ -261,9 +261,9 @@ class TabularClassification(Task):
         return predictions
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
-        from pefttool import host_tables
+        from pefttool.nn import embedding_offload
 
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         batch = self.collate([self._encode_values(row, processor, setting) for row in rows], processor, setting)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         logits = model(index=batch["index"], fraction=batch["fraction"]).logits

@@ -217,7 +217,7 @@ class TextClassification(Task):
 
     def unused(self, model: nn.Module) -> tuple[str, ...]:
         """A pooler beside which the mean over tokens is taken."""
-        from pefttool.model_parts import names_of
+        from pefttool.nn.tensors import names_of
 
         own = hasattr(model, "pool")
         return names_of(model, getattr(model.backbone, "pooler", None)) if own else super().unused(model)
@@ -258,9 +258,10 @@ class TextClassification(Task):
         return _kind(setting.options).decode(outputs.float(), setting.labels, setting.fitted)
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
-        from pefttool import cuts, host_tables
+        from pefttool import cuts
+        from pefttool.nn import embedding_offload
 
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         encoded = [self._encode_text(r, processor, setting) for r in rows]
         cuts.tell(inputs=sum(e["truncated"] for e in encoded))
         batch = self.collate(encoded, processor, setting)

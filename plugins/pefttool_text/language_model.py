@@ -94,11 +94,12 @@ class LanguageModel(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
 
-        from pefttool import cuts, host_tables
+        from pefttool import cuts
+        from pefttool.nn import embedding_offload
 
         whole = [self.prompt_ids(row, processor, setting) for row in rows]
         prompts = [prompt[-setting.sequence_length :] for prompt in whole]
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         # Generation continues at the right edge, so prompts are padded on the left.
         ids = pad([p[::-1] for p in prompts], pad_id(processor), multiple=1).flip(1).to(device)
         mask = attention_mask(prompts, multiple=1).flip(1).to(device)

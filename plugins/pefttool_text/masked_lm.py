@@ -142,11 +142,12 @@ class MaskedLM(Task):
         """`masks`: for each mask of the text, in order, the likeliest `tokens` with their `scores`; and the `text` with
         the first of them; null for a mask that `train.sequence_length` cut off. A text without a mask is asked as in
         training, with the hidden token as `truth`."""
-        from pefttool import cuts, host_tables
+        from pefttool import cuts
+        from pefttool.nn import embedding_offload
 
         questions = [self._question(row, processor, setting) for row in rows]
         cuts.tell(inputs=sum(e["truncated"] for e in questions))
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         batch = {k: v.to(device) for k, v in self.collate(questions, processor, setting).items()}
         places = pad([e["asked"] for e in questions], 0, most=setting.sequence_length).bool().to(device)
         logits = masked_head.logits(model, encoder.model_inputs(batch), places).float().softmax(-1)

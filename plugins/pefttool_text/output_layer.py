@@ -36,7 +36,7 @@ def summed_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
     """
     from torch.nn.functional import pad
 
-    from pefttool.host_tables import SlicedLinear
+    from pefttool.nn.embedding_offload import SlicedLinear
     from pefttool_kernels import cross_entropy, sliced_cross_entropy
 
     layer = _output_layer(model)
@@ -79,7 +79,7 @@ def _unsuitable(layer: Any) -> str | None:
     import torch
     from torch import nn
 
-    from pefttool.host_tables import SlicedLinear
+    from pefttool.nn.embedding_offload import SlicedLinear
 
     if layer is None:
         return "the model names no output layer"

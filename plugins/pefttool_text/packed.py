@@ -40,7 +40,7 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What a model is called with, packed or padded."""
     if LENGTHS not in batch:
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    from pefttool.attention import packed_mask
+    from pefttool.nn.attention import packed_mask
 
     ids = batch["input_ids"]
     return {
@@ -55,7 +55,7 @@ def check(model: nn.Module, examples: Sequence[Mapping[str, Any]]) -> str | None
     """Why `model` cannot keep packed rows apart, or None: a row's logits may not depend on its neighbour at all,
     nor on its place among the rows but by rounding.
     """
-    from pefttool.attention import install
+    from pefttool.nn.attention import install
 
     reason = install(model)
     if reason is not None:
@@ -85,9 +85,9 @@ def check(model: nn.Module, examples: Sequence[Mapping[str, Any]]) -> str | None
 
 
 def _logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
-    from pefttool import host_tables
+    from pefttool.nn import embedding_offload
 
-    device = host_tables.device(model)
+    device = embedding_offload.device(model)
     batch = collate([{"input_ids": row, "labels": row} for row in rows])
     logits: Tensor = model(
         **model_inputs({k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}), use_cache=False

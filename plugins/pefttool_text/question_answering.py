@@ -165,11 +165,11 @@ class QuestionAnswering(Task):
         the best answers. No answer is an empty one, with null for its place."""
         import torch
 
-        from pefttool import host_tables
+        from pefttool.nn import embedding_offload
 
         parts = [self._windows(row, processor, setting)[0] for row in rows]
         every = [window for windows in parts for window in windows]
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         starts: list[Tensor] = []
         ends: list[Tensor] = []
         step = max(TOGETHER, len(rows))

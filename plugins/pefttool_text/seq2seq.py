@@ -144,13 +144,14 @@ class Seq2Seq(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
 
-        from pefttool import cuts, host_tables
+        from pefttool import cuts
+        from pefttool.nn import embedding_offload
 
         options, most = setting.options, setting.sequence_length
         texts = [f"{options.prefix}{pair_rows.find(row.values, options, answered=False).source}" for row in rows]
         encoded = [text_columns.encode((text,), processor, most) for text in texts]
         ids = [e["input_ids"] for e in encoded]
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         with torch.no_grad():
             out = model.generate(  # type: ignore[operator]
                 input_ids=pad(ids, pad_id(processor), multiple=1).to(device),

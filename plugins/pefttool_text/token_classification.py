@@ -215,12 +215,13 @@ class TokenClassification(Task):
         """`tags` and their `scores`, one for each word, null for words that `train.sequence_length` cut off (or that
         the tokenizer has no token for); in BIO `entities` with `type`, `words`, `start`, `end` (not counted itself)
         and `score`."""
-        from pefttool import cuts, host_tables
+        from pefttool import cuts
+        from pefttool.nn import embedding_offload
 
         sentences = [self._words(row.values, setting.options) for row in rows]
         encoded = [self._encode_words(words, processor, setting) for words in sentences]
         cuts.tell(inputs=sum(example["truncated"] for example, _ in encoded))
-        device = host_tables.device(model)
+        device = embedding_offload.device(model)
         batch = self.collate([example for example, _ in encoded], processor, setting)
         logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float()
         best = logits.softmax(-1).max(-1)

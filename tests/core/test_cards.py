@@ -13,9 +13,10 @@ from tiny_models import batch, configs
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from pefttool import Loss, Setting, attention, evaluate, host_tables, random_state, recovery, reference, target
+from pefttool import Loss, Setting, evaluate, random_state, recovery, reference
 from pefttool.devices import Choice
-from pefttool.host_tables import LookedUp
+from pefttool.nn import attention, embedding_offload, placement
+from pefttool.nn.embedding_offload import LookedUp
 from pefttool_audio import ctc
 from pefttool_text import packed
 
@@ -35,14 +36,14 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_copy_that_is_not_waited_for_arrives_late(pinned):
-    copy = target.on_host(torch.tensor([3, 1]).as_subclass(OnCuda))
+    copy = placement.on_host(torch.tensor([3, 1]).as_subclass(OnCuda))
     assert isinstance(copy, Pinned) and copy.tolist() == [LATE, LATE]
     copy.arrive()
     assert copy.tolist() == [3, 1]
 
 
 def test_rows_are_looked_up_by_ids_that_have_arrived(pinned, monkeypatch):
-    monkeypatch.setattr(target, "on_device", lambda tensor, device: (tensor, device))
+    monkeypatch.setattr(placement, "on_device", lambda tensor, device: (tensor, device))
     table = nn.Embedding(5, 2)
     expected = table(torch.tensor([[3, 1, 2]]))
     table.__class__ = type("Rows", (LookedUp, nn.Embedding), {})
@@ -57,7 +58,7 @@ def generating() -> Any:
     """A model whose embedding and output layer lie in host memory, and all the rest on another device."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(configs()["llama"])
-    host_tables.install(model)
+    embedding_offload.install(model)
     model.model.embed_tokens.weight = model.lm_head.weight = nn.Parameter(torch.zeros(101, 32))
     return model
 
@@ -205,7 +206,7 @@ def test_the_ctc_loss_of_apples_gpu_is_computed_on_the_cpu(caplog, monkeypatch):
 def test_the_backward_pass_of_packed_rows_fills_no_gradient_for_each_row():
     """One node cuts all rows; of slices there would be one a row, each as long as all of them."""
     query = torch.randn(1, 2, 12, 4, requires_grad=True)
-    with target.pretending("cuda", lambda tensor: None):
+    with placement.pretending("cuda", lambda tensor: None):
         output, _ = attention.attention(nn.Identity(), query, query, query, None, is_causal=True, segments=(5, 4, 3))
     seen, waiting = [], [output.grad_fn]
     while waiting:

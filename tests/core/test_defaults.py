@@ -10,7 +10,7 @@ from architectures import ARCHITECTURES, OTHERS
 from torch import nn
 
 from pefttool import Facts, facts
-from pefttool.model_parts import last_layer_parameters
+from pefttool.nn.tensors import last_layer_parameters
 from pefttool_lora.options import LoraOptions, linear, resolve
 
 #: kind: where its blocks are (encoder's first), how many linear layers each has.

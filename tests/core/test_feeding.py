@@ -11,7 +11,7 @@ from blocks import Lane
 
 from pefttool import feeding
 from pefttool.files.sectioned_file import Section
-from pefttool.streaming import Slots
+from pefttool.nn.block_streaming import Slots
 
 
 @pytest.mark.parametrize("ahead", [0, 1])

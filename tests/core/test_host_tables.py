@@ -10,8 +10,9 @@ from tiny_models import batch, configs, load_base, logits, store
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from pefttool import ModelError, host_tables, target
-from pefttool.host_tables import LookedUp, SlicedLinear
+from pefttool import ModelError
+from pefttool.nn import embedding_offload, placement
+from pefttool.nn.embedding_offload import LookedUp, SlicedLinear
 
 
 @pytest.fixture(scope="module")
@@ -22,24 +23,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices of 30 rows: 101 of them are three and a part of a fourth."""
-    monkeypatch.setattr(host_tables, "SLICE", 30)
+    monkeypatch.setattr(embedding_offload, "SLICE", 30)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_outputs_are_the_same(models, kind):
     model = load_base(models, kind)
     before = logits(model)
-    host_tables.install(model)
+    embedding_offload.install(model)
     assert isinstance(model.get_input_embeddings(), LookedUp)
     torch.testing.assert_close(logits(model), before, rtol=1e-6, atol=1e-6)
 
 
 def test_what_is_tied_stays_tied(models):
     model = load_base(models, "llama")
-    host_tables.install(model)
+    embedding_offload.install(model)
     assert type(model.lm_head) is SlicedLinear
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert {id(p) for p in host_tables.parameters(model)} == {id(model.lm_head.weight)}
+    assert {id(p) for p in embedding_offload.parameters(model)} == {id(model.lm_head.weight)}
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -65,7 +66,7 @@ def test_the_sliced_layer_is_a_linear_one(with_bias, autocast):
 def test_nothing_is_moved_for_no_rows(monkeypatch):
     layer = nn.Linear(16, 101).requires_grad_(False)
     layer.__class__ = SlicedLinear
-    monkeypatch.setattr(target, "on_device", lambda *arguments: pytest.fail("moved"))
+    monkeypatch.setattr(placement, "on_device", lambda *arguments: pytest.fail("moved"))
     assert layer(torch.randn(2, 0, 16)).shape == (2, 0, 101)
 
 
@@ -77,11 +78,11 @@ def test_on_a_pretended_card_one_slice_is_there_at_a_time():
     rows = nn.Embedding(101, 16)
     rows.__class__ = type("Rows", (LookedUp, nn.Embedding), {})
     ids = torch.tensor([[1, 2]])
-    with target.pretending("cuda", on_host.append):
+    with placement.pretending("cuda", on_host.append):
         found = rows(ids)
         assert [tensor.shape for tensor in on_host] == [ids.shape, found.shape]
         assert found.data_ptr() != on_host[1].data_ptr() and torch.equal(found, on_host[1])
-        parts = [part for _, part in host_tables._slices(layer.weight, found)]
+        parts = [part for _, part in embedding_offload._slices(layer.weight, found)]
     assert [len(part) for part in parts] == [30, 30, 30, 11]
     assert not {part.untyped_storage().data_ptr() for part in parts} & {layer.weight.untyped_storage().data_ptr()}
 
@@ -101,7 +102,7 @@ def test_a_scaled_embedding_stays_scaled():
 
     model = Model()
     before = model.rows(torch.arange(5))
-    host_tables.install(model)
+    embedding_offload.install(model)
     assert torch.equal(model.rows(torch.arange(5)), before)
 
 
@@ -111,15 +112,15 @@ def test_another_kind_of_output_layer_is_refused():
             return nn.Conv1d(1, 1, 1)
 
     with pytest.raises(ModelError, match="the Conv1d of Model cannot be kept in host memory; drop embeddings"):
-        host_tables.install(Model())
+        embedding_offload.install(Model())
 
 
 def test_the_device_is_that_of_the_rest():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(configs()["llama"])
-    assert host_tables.device(model).type == "meta"
-    host_tables.install(model)
+    assert embedding_offload.device(model).type == "meta"
+    embedding_offload.install(model)
     model.model.embed_tokens.weight = model.lm_head.weight = nn.Parameter(torch.zeros(101, 32))
     assert next(model.parameters()).device.type == "cpu"
-    assert host_tables.device(model).type == "meta"
+    assert embedding_offload.device(model).type == "meta"
     assert batch()["input_ids"].device.type == "cpu"

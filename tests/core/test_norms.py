@@ -12,7 +12,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from pefttool import norms
+from pefttool.nn import rms_norm
 
 
 def norm(kind: Any = LlamaRMSNorm, width: int = 33, dtype: torch.dtype = torch.float32) -> Any:
@@ -23,7 +23,7 @@ def norm(kind: Any = LlamaRMSNorm, width: int = 33, dtype: torch.dtype = torch.f
 
 def quick(layer: Any) -> Any:
     changed = copy.deepcopy(layer)
-    norms.install(changed)
+    rms_norm.install(changed)
     return changed
 
 
@@ -63,8 +63,8 @@ def test_in_bfloat16_it_is_no_further_from_the_truth_than_transformers_own(weigh
 
 def test_copies_of_llamas_norm_are_known_and_others_are_left_alone():
     model = nn.ModuleList([norm(), norm(Qwen2RMSNorm), norm(GemmaRMSNorm), nn.RMSNorm(33), nn.LayerNorm(33)])
-    norms.install(model)
-    quicker = [isinstance(module, norms._Quick) for module in model]
+    rms_norm.install(model)
+    quicker = [isinstance(module, rms_norm._Quick) for module in model]
     assert quicker == [True, True, False, False, False]
     assert [type(module).__name__ for module in model][:2] == ["LlamaRMSNorm", "Qwen2RMSNorm"]
     assert type(LlamaRMSNorm(3)) is LlamaRMSNorm  # the class is as it was

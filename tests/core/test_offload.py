@@ -13,7 +13,7 @@ import torch
 from adapted_models import adapted, gradients, same
 from torch import Tensor
 
-from pefttool import model_parts, offload, recompute, target
+from pefttool.nn import activation_offload, gradient_checkpointing, placement, tensors
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def device() -> Iterator[list[Tensor]]:
     """A pretended device; yields what was moved to the host."""
     moved: list[Tensor] = []
-    with target.pretending("cuda", moved.append):
+    with placement.pretending("cuda", moved.append):
         yield moved
 
 
@@ -41,8 +41,8 @@ def test_gradients_are_the_same_to_the_bit(stored: Path, adapter: str, kind: str
         plain = gradients(model, inputs)
         assert not moved
         if mode != "none":
-            recompute.install(model, mode == "reentrant")
-        offload.install(model, smallest=1)
+            gradient_checkpointing.install(model, mode == "reentrant")
+        activation_offload.install(model, smallest=1)
         assert same(plain, gradients(model, inputs))
     weights = {p.detach().numpy().tobytes() for p in model.parameters() if p.ndim == 2}
     assert moved and not any(t.numpy().tobytes() in weights for t in moved)
@@ -56,7 +56,7 @@ def test_what_is_saved_twice_is_moved_once(stored: Path) -> None:
             if parameter.ndim == 1:
                 parameter.normal_()  # a norm's weight of ones would make different tensors look the same
     with device() as moved:
-        offload.install(model, smallest=1000)
+        activation_offload.install(model, smallest=1000)
         gradients(model, tiny.batch())
     values = [tensor.numpy().tobytes() for tensor in moved]
     assert len(set(values)) == len(values) > 20
@@ -65,14 +65,14 @@ def test_what_is_saved_twice_is_moved_once(stored: Path) -> None:
 def test_what_is_small_stays(stored: Path) -> None:
     model = adapted(stored, "lora", "bert", False)
     with device() as moved:
-        offload.install(model, smallest=1000)
+        activation_offload.install(model, smallest=1000)
         gradients(model, tiny.batch())
     assert moved and all(tensor.nbytes >= 1000 for tensor in moved)
 
 
 def test_a_memory_that_was_used_again_is_not_taken_for_the_old_one() -> None:
     """Storages are known by their address, which the next tensor may get."""
-    moves = offload.Offload(torch.nn.Linear(2, 2), smallest=1)
+    moves = activation_offload.Offload(torch.nn.Linear(2, 2), smallest=1)
     with device():
         kept = []
         for i in range(50):
@@ -87,7 +87,7 @@ def test_a_memory_that_was_used_again_is_not_taken_for_the_old_one() -> None:
 def test_evaluation_and_a_failed_pass_leave_no_hook(stored: Path) -> None:
     model = adapted(stored, "lora", "llama", False)
     with device() as moved:
-        offload.install(model, smallest=1)
+        activation_offload.install(model, smallest=1)
         tiny.logits(model)
         assert not moved
         hook = model.get_submodule("base_model.model.model.layers.2").register_forward_pre_hook(lambda *_: 1 / 0)
@@ -102,7 +102,7 @@ def test_evaluation_and_a_failed_pass_leave_no_hook(stored: Path) -> None:
 
 def test_scales_of_quantised_weights_are_the_models_own(stored: Path) -> None:
     model: Any = adapted(stored, "lora", "llama", True)
-    held = {id(tensor) for tensor in model_parts.held_by(model)}
+    held = {id(tensor) for tensor in tensors.held_by(model)}
     states = [p.quant_state for p in model.parameters() if hasattr(p, "quant_state")]
     assert len(states) > 10
     for state in states:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from pefttool import attention, dropout, on_cpu
+from pefttool.nn import attention, cpu, dropout
 
 
 def close(found: Tensor, truth: Tensor) -> bool:
@@ -175,7 +175,7 @@ def test_a_model_made_quicker_gives_the_same_gradients():
     gradients = []
     for quick in (False, True):
         if quick:
-            on_cpu.quicken(model)
+            cpu.quicken(model)
         model.zero_grad()
         model(**batch, labels=torch.tensor([0, 1, 0])).loss.backward()
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
@@ -187,7 +187,7 @@ def test_a_model_made_quicker_gives_the_same_gradients():
 def test_quickening_leaves_names_state_and_configuration_alone():
     model = small_bert()
     names = [name for name, _ in model.named_modules()]
-    on_cpu.quicken(model)
+    cpu.quicken(model)
     assert [name for name, _ in model.named_modules()] == names
     assert any(type(module) is dropout.FastDropout for module in model.modules())
     assert "attn" not in model.config.to_json_string()

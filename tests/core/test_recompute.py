@@ -14,7 +14,8 @@ from allocations import peak_bytes
 from architectures import ARCHITECTURES
 from torch import nn
 
-from pefttool import Facts, facts, recompute
+from pefttool import Facts, facts
+from pefttool.nn import gradient_checkpointing
 from pefttool_head.adapter import HeadAdapter
 from pefttool_head.options import HeadOptions
 from pefttool_prefix.adapter import PrefixAdapter
@@ -46,7 +47,7 @@ def test_gradients_are_the_same_to_the_bit(stored: Path, adapter: str, kind: str
     blocks = [m for n, m in model.named_modules() if n.endswith((".mlp", ".intermediate"))]
     for block in blocks:
         block.register_forward_pre_hook(lambda *_: calls.append("mlp"))
-    recompute.install(model, MODES[mode])
+    gradient_checkpointing.install(model, MODES[mode])
     assert same(plain, gradients(model, inputs))
     again = {"full-last": 1, "head-last": 2}.get(adapter, 3)
     assert len(blocks) == 3 and len(calls) == 3 + again
@@ -58,7 +59,7 @@ def test_packed_rows_stay_apart(stored: Path, mode: str) -> None:
     rows = [{"input_ids": list(range(5, 5 + n)), "labels": list(range(n))} for n in (7, 3, 1)]
     inputs = {**packed.model_inputs(packed.collate(rows)), "use_cache": False}
     plain = gradients(model, inputs)
-    recompute.install(model, MODES[mode])
+    gradient_checkpointing.install(model, MODES[mode])
     assert same(plain, gradients(model, inputs))
 
 
@@ -69,7 +70,7 @@ def test_activations_are_not_kept(stored: Path, mode: str) -> None:
     for recomputes in (False, True):
         model = adapted(stored, "lora", "bert", False)
         if recomputes:
-            recompute.install(model, MODES[mode])
+            gradient_checkpointing.install(model, MODES[mode])
         inputs = tiny.batch(rows=4, tokens=48)
         gradients(model, inputs)
         kept: list[Any] = []
@@ -80,7 +81,7 @@ def test_activations_are_not_kept(stored: Path, mode: str) -> None:
 def test_evaluation_recomputes_nothing_and_needs_no_gradient(stored: Path) -> None:
     model = adapted(stored, "lora", "llama", False)
     before = tiny.logits(model)
-    recompute.install(model, reentrant=True)
+    gradient_checkpointing.install(model, reentrant=True)
     assert tiny.logits(model).equal(before)
 
 

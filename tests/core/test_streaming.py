@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pefttool.files.sectioned_file import PackedFile, Section, write
-from pefttool.streaming import Copies, CudaCopies, Mapped, Slots, Views
+from pefttool.nn.block_streaming import Copies, CudaCopies, Mapped, Slots, Views
 
 
 def slots(lane: Any, ahead: int = 1) -> Slots:

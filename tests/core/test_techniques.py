@@ -12,7 +12,8 @@ import torch
 from adapted_models import adapted, gradients, same
 from torch import Tensor, nn
 
-from pefttool import Facts, compiling, devices, plan, recompute
+from pefttool import Facts, devices, plan
+from pefttool.nn import compiling, gradient_checkpointing
 from pefttool.settings import MemorySettings, TrainSettings
 from pefttool_text import packed
 
@@ -111,7 +112,7 @@ def test_compiled_blocks_have_the_same_gradients(stored: Path, adapter: str, kin
     for given, plain in zip(inputs, expected, strict=True):
         assert error(gradients(model, given), plain) < 1e-5
         assert float((tiny.logits(model) - answers).norm() / answers.norm()) < 1e-5
-    recompute.install(model, reentrant=False)
+    gradient_checkpointing.install(model, reentrant=False)
     assert error(gradients(model, inputs[0]), expected[0]) < 1e-5
     for module, rate in rates.items():  # dropout follows the seed, and differs from another's
         module.p = rate

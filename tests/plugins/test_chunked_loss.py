@@ -13,9 +13,10 @@ import transformers
 from allocations import peak_bytes
 from torch import Tensor, nn
 
-from pefttool import Loss, Setting, host_tables
+from pefttool import Loss, Setting
 from pefttool.devices import Choice
 from pefttool.evaluate import evaluate
+from pefttool.nn import embedding_offload
 from pefttool_full.adapter import FullAdapter
 from pefttool_full.options import FullOptions
 from pefttool_head.adapter import HeadAdapter
@@ -340,14 +341,14 @@ def test_an_output_layer_in_host_memory_comes_in_slices(models: Path, name: str,
     expected = TASK.loss(attached.model.train(), data, SETTING)
     truth = gradients(expected.sum, attached)
     model = tiny.load_base(models, "llama")
-    host_tables.install(model)
-    monkeypatch.setattr(host_tables, "SLICE", 30)
+    embedding_offload.install(model)
+    monkeypatch.setattr(embedding_offload, "SLICE", 30)
     monkeypatch.setattr(sliced_cross_entropy, "SLICE_BYTES", 1)
     attached = attach(model, name)
     whole = from_logits(attached.model.train(), data)
     TASK.loss(attached.model, data, SETTING)  # asks, once, what the model does with its logits
     with monkeypatch.context() as context:  # not by way of the layer itself
-        context.setattr(host_tables, "_slices", lambda weight, x: pytest.fail("whole") if x.numel() else iter(()))
+        context.setattr(embedding_offload, "_slices", lambda weight, x: pytest.fail("whole") if x.numel() else iter(()))
         loss = TASK.loss(attached.model, data, SETTING)
     assert float(loss.sum) == pytest.approx(float(expected.sum), rel=1e-5)
     assert float(whole) == pytest.approx(float(expected.sum), rel=1e-5)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pefttool import Setting, attention
+from pefttool import Setting
+from pefttool.nn import attention
 from pefttool_full.adapter import FullAdapter
 from pefttool_full.options import FullOptions
 from pefttool_lora.adapter import LoraAdapter

@@ -13,7 +13,8 @@ import torch
 from architectures import ARCHITECTURES, OTHERS, text
 from torch import Tensor
 
-from pefttool import Facts, ModelError, attention, facts, key_values, peft_folder, prefixed, recompute
+from pefttool import Facts, ModelError, facts, peft_folder
+from pefttool.nn import attention, attention_modules, attention_prefix, gradient_checkpointing
 from pefttool_prefix.adapter import PrefixAdapter
 from pefttool_prefix.options import PrefixOptions, chosen
 from pefttool_prefix.through_attention import KeyValuePrefix
@@ -131,7 +132,7 @@ def test_blocks_that_compute_again_see_it_again(kind: str, reentrant: bool) -> N
         inputs["use_cache"] = False
     model = adapted(kind).model.train()
     out, found = gradients(model, inputs)
-    recompute.install(model, reentrant)
+    gradient_checkpointing.install(model, reentrant)
     again, gradients_again = gradients(model, inputs)
     assert out.equal(again)
     assert found.keys() == gradients_again.keys()
@@ -253,7 +254,7 @@ def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path) -> None:
 def test_other_attention_is_refused_beforehand(kind: str) -> None:
     model = OTHERS[kind].build()
     found = known(model)
-    assert found.key_values == () and key_values.fixed(model)
+    assert found.key_values == () and attention_modules.fixed(model)
     (problem,) = ADAPTER.check(PrefixOptions(implementation="attention"), found)
     assert type(model).__name__ in problem.message and "use 'lora'" in problem.message
 
@@ -281,7 +282,7 @@ def test_keys_of_another_shape_are_refused() -> None:
     model = adapted("distilbert").model
     module = model.distilbert.transformer.layer[0].attention
     with pytest.raises(ValueError, match="DistilBertSelfAttention attends with keys"):
-        prefixed.of(module, torch.zeros(1, 4, 5, 8))
+        attention_prefix.of(module, torch.zeros(1, 4, 5, 8))
 
 
 @pytest.mark.parametrize("way", ["peft", "attention"])
@@ -302,7 +303,7 @@ def test_layers_share_one_extended_mask() -> None:
     mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     prefix = (torch.zeros(4, 3, 8), torch.zeros(4, 3, 8))
     key = torch.zeros(2, 4, 5, 8)
-    first, second = (prefixed.padded(prefix, 5, key, key, mask, True, None)[2] for _ in range(2))
+    first, second = (attention_prefix.padded(prefix, 5, key, key, mask, True, None)[2] for _ in range(2))
     assert first is second and first is not None and first.shape == (2, 1, 5, 8) and first.all()
 
 

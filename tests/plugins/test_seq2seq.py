@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seq2seq_models import SEQ2SEQ, store_untrained
 
-from pefttool import attach, facts, recipe, recompute, run
+from pefttool import attach, facts, recipe, run
 from pefttool import registry as registries
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.evaluate import predict
-from pefttool.model_parts import last_layer_parameters
+from pefttool.nn import gradient_checkpointing
+from pefttool.nn.tensors import last_layer_parameters
 from pefttool.pretrained import LocalPretrained
 from pefttool.reload import reload
 from pefttool.testing.models import model_folder, tiny_tokenizer
@@ -191,7 +192,7 @@ def test_lora_trains_both_halves_and_checkpointing_changes_nothing(folders: dict
             for parameter in adapted.parameters().values():
                 parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
         if mode != "none":
-            recompute.install(adapted.model, reentrant=mode == "reentrant")
+            gradient_checkpointing.install(adapted.model, reentrant=mode == "reentrant")
         adapted.model.train()
         batch = TASK.collate([TASK.encode(row, processor, chosen) for row in ROWS], processor, chosen)
         TASK.loss(adapted.model, batch, chosen).sum.backward()

@@ -14,7 +14,7 @@ from pefttool import ModelError, UsageError, facts, registry, stored_bases
 from pefttool import attach as core
 from pefttool.api.values import Facts, Setting
 from pefttool.base import load_model
-from pefttool.model_parts import stored_by
+from pefttool.nn.tensors import stored_by
 from pefttool.pretrained import LocalPretrained
 from pefttool.testing.tensors import content, storage, storage_bytes
 from pefttool_bnb import loading

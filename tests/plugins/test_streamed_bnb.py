@@ -17,8 +17,8 @@ from pefttool.api.values import Facts, Loaded, Setting
 from pefttool.base import load_model
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.sectioned_file import PackedFile
+from pefttool.nn.block_streaming import Copies, Mapped, Slots, Views
 from pefttool.pretrained import LocalPretrained
-from pefttool.streaming import Copies, Mapped, Slots, Views
 from pefttool_kernels import lora
 from pefttool_kernels.cross_entropy import linear_cross_entropy
 

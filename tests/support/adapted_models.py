@@ -9,7 +9,7 @@ import tiny_models as tiny
 import torch
 from torch import Tensor
 
-from pefttool import on_cpu
+from pefttool.nn import cpu
 from pefttool_full.adapter import FullAdapter
 from pefttool_full.options import FullOptions
 from pefttool_head.adapter import HeadAdapter
@@ -34,7 +34,7 @@ def adapted(stored: Path, adapter: str, kind: str, nf4: bool) -> Any:
     torch.manual_seed(0)
     model = method.attach(base, options, tiny.known(base, kind)).model
     tiny.heads(model, kind)
-    on_cpu.quicken(model)
+    cpu.quicken(model)
     return model.train()
 
 

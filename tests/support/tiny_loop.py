@@ -14,9 +14,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from pefttool import Facts, Row, Setting, attach, attention, on_cpu, train
+from pefttool import Facts, Row, Setting, attach, train
 from pefttool.api import events
 from pefttool.batches import Encoded
+from pefttool.nn import attention, cpu
 from pefttool.settings import TrainSettings
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions
@@ -98,7 +99,7 @@ def build(
             if "lora_B" in name:
                 parameter.normal_(0, 0.1)
     assert attention.install(adapted.model) is None
-    on_cpu.quicken(adapted.model)
+    cpu.quicken(adapted.model)
     chosen = TrainSettings(
         **{"batch_size": 4, "epochs": 1, "learning_rate": 1e-2, "warmup": 0.0, "rehearse": False, **settings}
     )

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 def quicken(model: nn.Module) -> None:
     """Give `model` faster attention, dropout and norms; what of them is its own kind stays as it is."""
-    from pefttool import attention, dropout, norms
+    from pefttool.nn import attention, dropout, rms_norm
 
     attention.install(model)
     dropout.install(model)
-    norms.install(model)
+    rms_norm.install(model)

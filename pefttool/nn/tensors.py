@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pefttool import weights
 from pefttool.api.values import Facts, Problem
+from pefttool.nn import parameters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -166,7 +166,7 @@ def dequantise(model: nn.Module, quantizer: Quantizer, names: Iterable[str]) -> 
 
     for name in names:
         layer: Any = model.get_submodule(name)
-        if weights.is_plain(layer):
+        if parameters.is_plain(layer):
             continue
         with torch.device("meta"):
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from pefttool import key_values, prefixed, target
-from pefttool.dropout import keep
+from pefttool.nn import attention_modules, attention_prefix, placement
+from pefttool.nn.dropout import keep
 
 #: transformers knows our attention by this name (`config._attn_implementation`).
 NAME = "pefttool"
@@ -51,7 +51,7 @@ def install(model: nn.Module) -> str | None:
         return f"{type(model).__name__} does not let its attention be chosen"
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    reason = key_values.fixed(model)
+    reason = attention_modules.fixed(model)
     if reason is None:
         choose(NAME)
     return reason
@@ -84,11 +84,11 @@ def attention(
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     unknown = [name for name in UNKNOWN if options.get(name) is not None]
-    prefix = prefixed.of(module, key)
+    prefix = attention_prefix.of(module, key)
     before = 0 if prefix is None else prefix[0].shape[1]
     if segments is None:
         if prefix is not None:
-            key, value, attention_mask, bias = prefixed.padded(
+            key, value, attention_mask, bias = attention_prefix.padded(
                 prefix, query.shape[2], key, value, attention_mask, causal, options.get("position_bias")
             )
             options = options if bias is None else {**options, "position_bias": bias}
@@ -96,7 +96,7 @@ def attention(
             from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
             if prefix is not None and causal and attention_mask is None:
-                attention_mask = prefixed.lower_right(query.shape[2], key.shape[2], key.device)
+                attention_mask = attention_prefix.lower_right(query.shape[2], key.shape[2], key.device)
             more = {**options, "scaling": scaling, "is_causal": is_causal, "sliding_window": sliding_window}
             output: tuple[Tensor, None] = sdpa_attention_forward(
                 module, query, key, value, attention_mask, dropout=dropout, **more
@@ -109,8 +109,8 @@ def attention(
     if sliding_window is not None and (not causal or sliding_window >= max(segments)):
         sliding_window = None  # no row reaches beyond it
     if prefix is not None:
-        key, value = prefixed.packed(prefix, key, value, segments)
-    if target.kind(query) == "cpu" and sliding_window is None and max(segments) <= WHOLE:
+        key, value = attention_prefix.packed(prefix, key, value, segments)
+    if placement.kind(query) == "cpu" and sliding_window is None and max(segments) <= WHOLE:
         blocks = tuple(_row_blocks(segments, causal, before))
         return _whole(query, key, value, None, blocks, scale, causal, dropout), None
     return _fused(query, key, value, segments, scale, causal, dropout, sliding_window, before).transpose(1, 2), None
@@ -128,7 +128,7 @@ def _whole_is_faster(
     else:
         known = mask.dtype == torch.bool
     needs = query.requires_grad or key.requires_grad if torch.is_grad_enabled() else training
-    return known and needs and target.kind(query) == "cpu" and key.shape[2] <= WHOLE
+    return known and needs and placement.kind(query) == "cpu" and key.shape[2] <= WHOLE
 
 
 def _ranges(segments: Sequence[int]) -> Iterator[slice]:
@@ -179,7 +179,7 @@ def _fused(
             back = at[:, None] - at[None, :]
             mask = pad((back >= 0) & (back < window), (before, 0), value=True)
         elif causal and before:
-            mask = prefixed.lower_right(length, length + before, query.device)
+            mask = attention_prefix.lower_right(length, length + before, query.device)
         parts.append(
             scaled_dot_product_attention(
                 q,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pefttool import target
 from pefttool.api.errors import ModelError
+from pefttool.nn import placement
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,8 @@ class LookedUp(nn.Embedding):
     """Mixed into the class of an embedding: it computes in host memory, and its rows come to where the ids were."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows = super().forward(target.read_on_host(ids))
-        return target.on_device(target.made_on_host(rows), ids.device)
+        rows = super().forward(placement.read_on_host(ids))
+        return placement.on_device(placement.made_on_host(rows), ids.device)
 
 
 class ComputesElsewhere:
@@ -62,7 +62,7 @@ class _Sliced(torch.autograd.Function):
         for at, part in _slices(weight, x):
             output[..., at] = x @ part.t()
             if bias is not None:
-                output[..., at] += target.on_device(bias[at], x.device).to(dtype)
+                output[..., at] += placement.on_device(bias[at], x.device).to(dtype)
         return output
 
     @staticmethod
@@ -78,7 +78,7 @@ def _slices(weight: Tensor, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(which rows, those rows of the weight where x is, in its dtype): none if x is empty."""
     for first in range(0, weight.shape[0] if x.numel() else 0, SLICE):
         at = slice(first, min(first + SLICE, weight.shape[0]))
-        yield at, target.on_device(weight[at], x.device).to(x.dtype)
+        yield at, placement.on_device(weight[at], x.device).to(x.dtype)
 
 
 def tables(model: nn.Module) -> Iterator[nn.Module]:

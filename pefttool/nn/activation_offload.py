@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from pefttool import target
-from pefttool.model_parts import held_by
+from pefttool.nn import placement
+from pefttool.nn.tensors import held_by
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ class _Out:
     def __init__(self, tensor: Tensor) -> None:
         self.device = tensor.device
         self.origin = weakref.ref(tensor.untyped_storage())
-        self.copy = target.on_host(tensor)
+        self.copy = placement.on_host(tensor)
 
 
 #: What autograd keeps instead of a tensor: the copy, and the shape and strides that it was saved with.
@@ -77,7 +77,7 @@ class Offload:
         if isinstance(packed, Tensor):
             return packed
         out, size, stride = packed
-        back = target.on_device(out.copy, out.device)
+        back = placement.on_device(out.copy, out.device)
         return back.as_strided(size, stride) if back.shape != size else back
 
 
