@@ -138,7 +138,7 @@ def measure(job: Job, folder: Path, seed: int, quick: bool) -> dict[str, Outcome
 
 
 def changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    from pefttool import recipe as recipes
+    from pefttool.config import recipe as recipes
 
     return recipes.combine(recipe, changes, ())
 
@@ -147,7 +147,8 @@ def _from_scratch(job: Job, changes: Mapping[str, Any], folder: Path, seed: int)
     sys.path.append(str(Path(__file__).parents[1] / "examples"))
     import scratch
 
-    from pefttool import hub, registry
+    from pefttool import hub
+    from pefttool.config import registry
 
     model = hub.resolve(str(job.recipe["model"]), registry.build(), weights=True).path
     made = scratch.make(model, folder / "random", seed)

@@ -134,7 +134,8 @@ def documents() -> Iterator[dict[str, str]]:
 
 
 def _snippets(part: str, count: int) -> list[dict[str, str]]:
-    from pefttool import registry, rows
+    from pefttool import rows
+    from pefttool.config import registry
 
     folder = rows.resolve("example:movie-snippets", registry.build())
     with (Path(folder) / f"{part}.jsonl").open(encoding="utf-8") as stream:
@@ -143,6 +144,7 @@ def _snippets(part: str, count: int) -> list[dict[str, str]]:
 
 def local_model(job: Job) -> str:
     """The folder of the job's model, for whom `example:` means nothing."""
-    from pefttool import hub, registry
+    from pefttool import hub
+    from pefttool.config import registry
 
     return str(hub.resolve(job.model, registry.build(), weights=True).path)

@@ -68,7 +68,8 @@ def process(*more: str) -> Any:
 
 def planned(arguments: argparse.Namespace, device: str) -> Any:
     """The plan of this variant; for CUDA as if there were a device."""
-    from pefttool import plan, recipe, registry
+    from pefttool import plan
+    from pefttool.config import recipe, registry
 
     known = registry.build()
     flags = {

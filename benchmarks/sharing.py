@@ -19,8 +19,9 @@ SWITCHES = 50
 
 def transfer(folder: Path, seed: int, quick: bool) -> dict[str, float]:
     """Accuracies on held-out product reviews. The run on films is the benchmark's own; one on products is made."""
-    from pefttool import corpus, evaluate, plan, recipe, registry
+    from pefttool import corpus, evaluate, plan
     from pefttool.batches import by_length, encode
+    from pefttool.config import recipe, registry
     from pefttool.reload import reload
 
     job, films = JOBS["sentiment"], folder / "sentiment" / TUNED

@@ -102,7 +102,8 @@ def config_folder(parent: Path, model: str) -> Path:
 
 def planned(folder: Path, tokens: int, device: str, *settings: str) -> Any:
     """The plan of a run on a model that is a config alone."""
-    from pefttool import devices, plan, recipe, registry
+    from pefttool import devices, plan
+    from pefttool.config import recipe, registry
 
     found = registry.build()
     machine, name, _ = devices.imagined(device, devices.report())
@@ -134,7 +135,8 @@ def simulate() -> None:
 
 def compare() -> None:
     """Both in one process, a step of one and a step of the other: 4 rows of 128 tokens, on this CPU."""
-    from pefttool import attach, base, plan, recipe, registry, techniques
+    from pefttool import attach, base, plan, techniques
+    from pefttool.config import recipe, registry
     from pefttool.optimisation import make_optimizer
 
     found, runs = registry.build(), {}

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FunctionType
 
-from pefttool import registry
 from pefttool.api import hookspecs
 from pefttool.api.values import Section
 from pefttool.cli.kinds import summary
 from pefttool.cli.options import Option, describe, options
-from pefttool.registry import Kind, Registry
-from pefttool.settings import Document
+from pefttool.config import registry
+from pefttool.config.registry import Kind, Registry
+from pefttool.config.settings import Document
 from pefttool.testing.matrix import Outcome, try_pair
 
 HERE = Path(__file__).parent

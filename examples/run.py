@@ -122,7 +122,7 @@ def miniature(example: str, experiment: Experiment, start: Start | None = None) 
 
 
 def recipe(example: str, experiment: Experiment, changes: Mapping[str, Any]) -> dict[str, Any]:
-    from pefttool import recipe as recipes
+    from pefttool.config import recipe as recipes
 
     document = recipes.combine(recipes.read(HERE / example / experiment.recipe), {}, ())
     return recipes.combine(document, changes, ())
@@ -132,7 +132,8 @@ def scratch_recipe(
     example: str, experiment: Experiment, folder: Path, seed: int, changes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The recipe for the same model with random weights, all of which train."""
-    from pefttool import hub, registry
+    from pefttool import hub
+    from pefttool.config import registry
 
     document = recipe(example, experiment, {**(changes or {}), "train.seed": seed})
     model = hub.resolve(document["model"], registry.build(), weights=True).path
@@ -140,15 +141,16 @@ def scratch_recipe(
     document.pop("quantize", None)
     for rate in ("learning_rate", "head_learning_rate"):  # those of an adapter
         document.get("train", {}).pop(rate, None)
-    from pefttool import recipe as recipes
+    from pefttool.config import recipe as recipes
 
     return recipes.combine(document, {**(experiment.scratch or {}), **(changes or {})}, ())
 
 
 def trivial(example: str, experiment: Experiment) -> tuple[str, float]:
     """What it is, and its metric on the rows that the recipe holds out."""
-    from pefttool import corpus, plan, registry
-    from pefttool import recipe as recipes
+    from pefttool import corpus, plan
+    from pefttool.config import recipe as recipes
+    from pefttool.config import registry
 
     known = registry.build()
     resolved, _ = plan.recognise_task(recipes.resolve(recipe(example, experiment, {}), known), known)

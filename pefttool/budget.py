@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import forecast, plan, sizes
+from pefttool import forecast, plan
 from pefttool.api.errors import UsageError
+from pefttool.config import sizes
 from pefttool.forecast import Forecast, Known
 from pefttool.plan import Plan
 

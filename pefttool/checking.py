@@ -10,29 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import (
-    agreement,
-    clean_process,
-    held_out,
-    observe,
-    peft_folder,
-    peft_versions,
-    reload,
-    sizes,
-    witness_file,
-)
+from pefttool import agreement, clean_process, held_out, observe, peft_folder, peft_versions, reload, witness_file
 from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.api.errors import ModelError, PefttoolError, RunError, UsageError
 from pefttool.api.events import Notice
 from pefttool.api.values import Row
 from pefttool.artefacts import write_json
+from pefttool.config import sizes
+from pefttool.config.emitter import Emitter
+from pefttool.config.recipe import Recipe
+from pefttool.config.registry import Registry
 from pefttool.files.safetensors_file import Reader
 from pefttool.judge import Judge
-from pefttool.observers import Emitter
 from pefttool.precision import torch_dtype
-from pefttool.recipe import Recipe
 from pefttool.recovery import out_of_memory
-from pefttool.registry import Registry
 from pefttool.reload import Opened, Reloaded
 from pefttool.run_folder import CHECK, EVENTS
 from pefttool.witness import Witness

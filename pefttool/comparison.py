@@ -11,8 +11,8 @@ from pefttool.api.task import Adapter
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import FEATURES, Encoded, by_length
+from pefttool.config.emitter import Emitter
 from pefttool.evaluate import evaluate, predict
-from pefttool.observers import Emitter
 from pefttool.plan import Plan
 
 if TYPE_CHECKING:

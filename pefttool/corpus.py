@@ -16,8 +16,8 @@ from pefttool import rows as reader
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import DataProblem, Row
-from pefttool.recipe import Recipe
-from pefttool.registry import Registry
+from pefttool.config.recipe import Recipe
+from pefttool.config.registry import Registry
 
 #: Bad rows that an error lists; the rest are counted.
 SHOWN = 2

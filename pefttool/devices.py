@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from pefttool import sizes
 from pefttool.api.errors import UsageError, suggest
+from pefttool.config import sizes
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 DTYPES = ("auto", "bfloat16", "float16", "float32")

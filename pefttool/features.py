@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from pefttool.attach import Adapted
     from pefttool.base import Base
+    from pefttool.config.emitter import Emitter
     from pefttool.files.store import Partial, Put, Store
-    from pefttool.observers import Emitter
     from pefttool.plan import Plan
 
 #: Tokens of a batch (padding counts) while features are computed. Nothing is kept for a backward pass.

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import hub, sizes, streamed_base
+from pefttool import hub, streamed_base
+from pefttool.config import sizes
 from pefttool.nn.block_streaming import Slots
 from pefttool.plan import Plan
 

@@ -24,10 +24,10 @@ from pefttool.api.events import Notice
 from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import Encoded
+from pefttool.config.emitter import Emitter
+from pefttool.config.plugins import one_line
 from pefttool.files import fingerprint
-from pefttool.observers import Emitter
 from pefttool.plan import Plan
-from pefttool.plugins import one_line
 from pefttool.train import Result
 from pefttool.witness import Witness
 

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool import corpus, outside, simulate, sizes
+from pefttool import corpus, outside, simulate
 from pefttool.api.errors import DataError
 from pefttool.api.events import Notice
 from pefttool.api.values import Setting
 from pefttool.batches import FEATURES, Batches, Encoded, rows_key
 from pefttool.columns import PackedRows
+from pefttool.config import sizes
+from pefttool.config.emitter import Emitter
+from pefttool.config.settings import TrainSettings
 from pefttool.files.store import Store
 from pefttool.memory import Estimate
-from pefttool.observers import Emitter
 from pefttool.outside import Outside
 from pefttool.plan import Plan
 from pefttool.pretrained import LocalPretrained, one_line
 from pefttool.rehearsal import Rehearsed, longest_batch
-from pefttool.settings import TrainSettings
 
 #: A simulated peak this far from the measured one is a mistake in the simulation, unless both are so near that what
 #: libraries allocate for themselves makes the difference.

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import corpus, places, recipe, rows
+from pefttool import corpus, places, rows
 from pefttool.api.errors import DataError, UsageError
 from pefttool.api.values import Row
 from pefttool.artefacts import ADAPTER_FACTS
-from pefttool.registry import Registry
+from pefttool.config import recipe
+from pefttool.config.registry import Registry
 from pefttool.reload import Reloaded
 from pefttool.run_folder import ADAPTER, METRICS, RECIPE
 

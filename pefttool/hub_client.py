@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pefttool.api.errors import ModelError
-from pefttool.validation import short
+from pefttool.config.validation import short
 
 CHUNK = 1 << 20
 #: Attempts in a row that may bring nothing before a download is given up.

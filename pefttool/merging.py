@@ -19,6 +19,7 @@ from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.api.task import Quantizer
 from pefttool.api.values import Row
 from pefttool.artefacts import ADAPTER_FACTS, save_processor, write_json
+from pefttool.config.registry import Registry
 from pefttool.files import durable, safetensors_file
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
@@ -26,7 +27,6 @@ from pefttool.judge import Judge
 from pefttool.nn.tensors import dequantise, stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained, quiet_loading
-from pefttool.registry import Registry
 from pefttool.reload import MERGED, Opened, Reloaded
 
 Into = Literal["trained-on", "original"]

@@ -13,7 +13,7 @@ from pefttool.optimisation import StepResult
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pefttool.settings import TrainSettings
+    from pefttool.config.settings import TrainSettings
 
 #: float16 gradient scaling starts too high by design; this many skipped steps in a row mean something else is wrong.
 MOST_SCALED_STEPS = 20

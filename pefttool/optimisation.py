@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pefttool.attach import Adapted
+    from pefttool.config.settings import TrainSettings
     from pefttool.devices import Choice
-    from pefttool.settings import TrainSettings
 
 T = TypeVar("T")
 

@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import devices, facts, hub, recipe, remote_code, stored_bases
+from pefttool import devices, facts, hub, remote_code, stored_bases
 from pefttool.api.errors import ModelError, Refused, UsageError, suggest
 from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Problem, Setting
+from pefttool.config import recipe
+from pefttool.config.recipe import Recipe
+from pefttool.config.registry import Registry
 from pefttool.nn import parameters
 from pefttool.nn.tensors import stored_by
 from pefttool.pretrained import LocalPretrained, WrongKind
-from pefttool.recipe import Recipe
 from pefttool.recognition import recognise_task as recognise_task
-from pefttool.registry import Registry
 
 TRUSTED = "warning: {!r} comes with Python code, which runs, as trust_remote_code says"
 STORED = "{} is stored as {} already, and is trained on as it is"

@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pefttool import guess, recipe, rows
+from pefttool import guess, rows
 from pefttool.api.errors import DataError, UsageError, suggest
 from pefttool.api.task import Task
 from pefttool.api.values import Row
+from pefttool.config import recipe
+from pefttool.config.recipe import Recipe
+from pefttool.config.registry import Registry
 from pefttool.majority import most
-from pefttool.recipe import Recipe
-from pefttool.registry import Registry
 
 
 class _Data:

@@ -16,14 +16,14 @@ from pefttool.api.values import Facts, Setting
 from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
 from pefttool.batches import Encoded
+from pefttool.config.registry import Registry
+from pefttool.config.validation import validate
 from pefttool.evaluate import inference
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import check_folder
 from pefttool.named_columns import describe
 from pefttool.nn import added_positions
-from pefttool.registry import Registry
 from pefttool.run_folder import ADAPTER
-from pefttool.validation import validate
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,8 +11,8 @@ from typing import Any
 
 from pefttool import hub
 from pefttool.api.errors import ModelError
+from pefttool.config.registry import Registry
 from pefttool.files.model_folder import CONFIG
-from pefttool.registry import Registry
 
 FLAG = "--trust-remote-code"
 #: Files whose `auto_map` names classes in the folder's own code, beside config.json.

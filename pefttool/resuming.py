@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import artefacts, checkpoint, places, run_folder
-from pefttool import recipe as recipes
 from pefttool.api.errors import Refused, UsageError
+from pefttool.config import recipe as recipes
+from pefttool.config.recipe import Recipe
+from pefttool.config.registry import Registry
+from pefttool.config.validation import short
 from pefttool.corpus import Corpus
 from pefttool.files import fingerprint
 from pefttool.plan import Plan
-from pefttool.recipe import Recipe
-from pefttool.registry import Registry
-from pefttool.validation import short
 
 ABSENT = object()
 

@@ -14,9 +14,9 @@ from typing import Any
 from pefttool.api.errors import DataError, UsageError, suggest
 from pefttool.api.task import DataFormat
 from pefttool.api.values import DataProblem, Row
+from pefttool.config.registry import Registry
+from pefttool.config.validation import short
 from pefttool.file_kinds import identify
-from pefttool.registry import Registry
-from pefttool.validation import short
 
 #: `SOURCE:REFERENCE`; a single letter before the colon is a drive.
 SOURCE = re.compile(r"(?P<source>[A-Za-z0-9_\-]{2,}):(?P<reference>.+)")

@@ -28,7 +28,6 @@ from pefttool import (
     reference,
     resuming,
     run_folder,
-    sizes,
     techniques,
     train,
     vocabulary,
@@ -38,11 +37,12 @@ from pefttool.api.errors import DataError, Interrupted, ModelError, PefttoolErro
 from pefttool.api.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.api.values import DataProblem
 from pefttool.batches import Encoded
+from pefttool.config import sizes
+from pefttool.config.emitter import Emitter
+from pefttool.config.recipe import Recipe
+from pefttool.config.registry import Registry
 from pefttool.files import store
 from pefttool.files.store import Store
-from pefttool.observers import Emitter
-from pefttool.recipe import Recipe
-from pefttool.registry import Registry
 from pefttool.resuming import Resume
 
 #: What the user has to mend before anything can train.

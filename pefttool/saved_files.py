@@ -10,8 +10,8 @@ from pefttool import peft_folder
 from pefttool.api.errors import RunError
 from pefttool.api.events import Notice
 from pefttool.attach import Adapted
+from pefttool.config.emitter import Emitter
 from pefttool.files.safetensors_file import Reader
-from pefttool.observers import Emitter
 
 if TYPE_CHECKING:
     from torch import Tensor

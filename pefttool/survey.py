@@ -10,8 +10,8 @@ from typing import Any
 from pefttool import corpus, plan, rows
 from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem, Row
-from pefttool.recipe import Recipe
-from pefttool.registry import Registry
+from pefttool.config.recipe import Recipe
+from pefttool.config.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from pefttool.attach import Adapted
 from pefttool.base import Base
 from pefttool.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
 from pefttool.checkpoint import Best, Progress
+from pefttool.config.emitter import Emitter
 from pefttool.devices import memory_in_use
 from pefttool.evaluate import evaluate
 from pefttool.keeping import Keeper
 from pefttool.non_finite import NonFinite
-from pefttool.observers import Emitter
 from pefttool.optimisation import StepResult, advance, check_rates, make_optimizer, make_schedule, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import grad_scaler

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pefttool.api.events import Notice
 from pefttool.api.task import Direction
-from pefttool.observers import Emitter
+from pefttool.config.emitter import Emitter
 
 #: What ties are broken by: every task's metrics have it, and lower is better.
 LOSS = "loss"

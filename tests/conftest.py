@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from pefttool import registry as registries
-from pefttool.registry import Registry
+from pefttool.config import registry as registries
+from pefttool.config.registry import Registry
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.append(str(Path(__file__).with_name("support")))  # modules that several tests import

@@ -103,7 +103,7 @@ def test_recipes_are_whole(bench: Any) -> None:
     """Every way of every job, quick or not, is a recipe without mistakes."""
     import benefit_jobs
 
-    from pefttool import recipe, registry
+    from pefttool.config import recipe, registry
 
     known = registry.build()
     for job in benefit_jobs.JOBS.values():

@@ -132,7 +132,7 @@ def test_every_adapter_figure_has_its_command() -> None:
 
 
 def test_the_page_of_tasks_names_every_task_and_format() -> None:
-    from pefttool import registry
+    from pefttool.config import registry
 
     page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
     found = registry.build()

@@ -28,8 +28,8 @@ LARGE = {"translation", "support", "next-film", "anomalies", "response", "moveme
 
 
 def in_this_process(document: Mapping[str, Any], out: Path) -> process.Run:
-    from pefttool import recipe, registry
     from pefttool import run as stages
+    from pefttool.config import recipe, registry
 
     known = registry.build()
     stages.run(recipe.resolve({**document, "out": str(out)}, known), known)

@@ -8,7 +8,7 @@ import click
 
 from pefttool.api.errors import PluginError
 from pefttool.cli.common import session
-from pefttool.plugins import Plugin, Plugins, one_line
+from pefttool.config.plugins import Plugin, Plugins, one_line
 
 
 def plugin_commands(ctx: click.Context, taken: Container[str]) -> Mapping[str, click.Command]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pefttool import plugins as plugin_loader
 from pefttool.api.errors import UsageError
 from pefttool.cli.output import plain_line
+from pefttool.config import plugins as plugin_loader
 
 if TYPE_CHECKING:
-    from pefttool.plugins import Plugins
-    from pefttool.recipe import Recipe
-    from pefttool.registry import Registry
+    from pefttool.config.plugins import Plugins
+    from pefttool.config.recipe import Recipe
+    from pefttool.config.registry import Registry
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -79,7 +79,7 @@ def current_registry() -> Registry:
     """What the plugins of this command line register. Complaints go to standard error, once."""
     current = session()
     if current.registry is None:
-        from pefttool import registry
+        from pefttool.config import registry
 
         current.registry = registry.collect(current.plugins())
         current.warn(current.registry.complaints)
@@ -153,7 +153,7 @@ def read_recipe(
     Raises UsageError where a flag of SHORTHANDS and `-o` give the same key.
     """
     from pefttool import places
-    from pefttool import recipe as recipes
+    from pefttool.config import recipe as recipes
 
     document = {} if recipe is None else places.followed(recipes.read(recipe), recipe)
     for name in SHORTHANDS:

@@ -47,7 +47,7 @@ def check(
 
     Nothing is trained, and no model is needed. The exit status is 1 if a run would not take the data as it is.
     """
-    from pefttool import recipe
+    from pefttool.config import recipe
     from pefttool.survey import survey
 
     registry = current_registry()

@@ -13,7 +13,7 @@ import click
 from pefttool.api.errors import Interrupted, PefttoolError
 from pefttool.cli.group import cli
 from pefttool.cli.output import plain_line
-from pefttool.plugins import one_line
+from pefttool.config.plugins import one_line
 
 #: Set it to see the traceback of any error as well.
 TRACEBACK = "PEFTTOOL_TRACEBACK"

@@ -11,7 +11,7 @@ import click
 from pefttool.cli.common import current_registry, plugin_options
 from pefttool.cli.options import options
 from pefttool.cli.output import print_json, print_table
-from pefttool.registry import Kind
+from pefttool.config.registry import Kind
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool import schema
-from pefttool.registry import Kind
+from pefttool.config import schema
+from pefttool.config.registry import Kind
 
 
 @dataclass(frozen=True)

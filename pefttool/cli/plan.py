@@ -11,9 +11,9 @@ from pefttool.cli.common import current_registry, read_recipe, recipe_options
 from pefttool.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from pefttool.config.recipe import Recipe
     from pefttool.feeding import Feeding
     from pefttool.forecast import Forecast
-    from pefttool.recipe import Recipe
 
 
 @click.command("plan")
@@ -50,8 +50,9 @@ def _feeding(made: Forecast) -> Feeding | None:
 def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], None]) -> Forecast:
     from dataclasses import replace
 
-    from pefttool import budget, devices, forecast, sizes
+    from pefttool import budget, devices, forecast
     from pefttool import plan as plans
+    from pefttool.config import sizes
     from pefttool.files import store
 
     machine, memory = devices.report(), None
@@ -77,7 +78,7 @@ def _say(text: str) -> None:
 
 
 def _show(made: Forecast) -> None:
-    from pefttool import sizes
+    from pefttool.config import sizes
 
     planned, estimate = made.plan, made.estimate
     click.echo(f"{planned.adapter.name} · {planned.task.name} · {planned.model.id}")
@@ -97,7 +98,7 @@ def _show(made: Forecast) -> None:
 
 
 def _verdict(made: Forecast) -> str:
-    from pefttool import sizes
+    from pefttool.config import sizes
 
     if made.memory is None:
         return "add --for cuda:8GiB or --budget to compare it with something"

@@ -9,8 +9,8 @@ import click
 from pefttool.cli.commands import collect_commands
 from pefttool.cli.common import current_registry, session
 from pefttool.cli.output import print_json, print_table
-from pefttool.plugins import Plugin
-from pefttool.registry import Registry
+from pefttool.config.plugins import Plugin
+from pefttool.config.registry import Registry
 
 LEFT_OUT = "nothing: left out by --no-third-party, and not imported"
 

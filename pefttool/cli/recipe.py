@@ -18,7 +18,7 @@ def recipe(as_schema: bool, as_json: bool, **flags: Any) -> None:
     """Print the resolved recipe, without running it. It takes the flags of `pefttool run`."""
     registry = current_registry()
     if as_schema:
-        from pefttool import schema
+        from pefttool.config import schema
 
         print_json(schema.of_recipe(registry))
         return

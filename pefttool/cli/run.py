@@ -15,8 +15,8 @@ from pefttool.verdict import NO_BETTER
 
 if TYPE_CHECKING:
     from pefttool.checking import Checked
-    from pefttool.recipe import Recipe
-    from pefttool.registry import Registry
+    from pefttool.config.recipe import Recipe
+    from pefttool.config.registry import Registry
     from pefttool.resuming import Resume
     from pefttool.run import Finished
     from pefttool.witness import Witness
@@ -61,7 +61,7 @@ def report(finished: Finished, recipe: Recipe, registry: Registry, as_json: bool
 def check(folder: Path, registry: Registry, recipe: Recipe, trained: Witness | None = None) -> Checked | str:
     """The check that ends a run; whatever fails in it, `pefttool resume` makes it again."""
     from pefttool import checking
-    from pefttool.plugins import one_line
+    from pefttool.config.plugins import one_line
 
     try:
         return checking.after_run(folder, registry, recipe, trained)

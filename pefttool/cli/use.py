@@ -40,9 +40,9 @@ GENERATION = click.option(
 
 
 def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
-    from pefttool.recipe import combine
-    from pefttool.settings import GenerationSettings
-    from pefttool.validation import validate
+    from pefttool.config.recipe import combine
+    from pefttool.config.settings import GenerationSettings
+    from pefttool.config.validation import validate
 
     document = combine({}, {}, overrides)
     unknown = sorted(set(document) - {"generation"})

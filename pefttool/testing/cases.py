@@ -9,7 +9,7 @@ from typing import Any
 
 from pefttool.api.task import Adapter, Quantizer
 from pefttool.api.values import Facts
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 from pefttool.testing.adapters import ADAPTER_CHECKS
 from pefttool.testing.bench import AdapterCase, ContractViolation, load_base
 from pefttool.testing.toys import TOYS

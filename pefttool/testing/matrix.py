@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, delivered, packing, peft_folder, recipe, reference, reload, techniques
+from pefttool import artefacts, attach, base, delivered, packing, peft_folder, reference, reload, techniques
 from pefttool.api.errors import NotMergeable, Refused, RunError
 from pefttool.api.values import Row
 from pefttool.batches import Encoded, by_length, encode
+from pefttool.config import recipe
+from pefttool.config.registry import Registry
 from pefttool.evaluate import evaluate, predict
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.plan import Plan, make
 from pefttool.precision import grad_scaler
-from pefttool.registry import Registry
 from pefttool.testing.bench import require
 from pefttool.testing.models import model_folder
 from pefttool.testing.tasks import same_values

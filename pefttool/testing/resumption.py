@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import recipe, resuming, run, run_folder
+from pefttool import resuming, run, run_folder
 from pefttool.checkpoint import MANIFEST
-from pefttool.registry import Registry
+from pefttool.config import recipe
+from pefttool.config.registry import Registry
 from pefttool.testing.bench import require
 
 #: What of `metrics.json` depends on the machine, and not on the training.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from pefttool import hub
-    from pefttool.registry import Registry
+    from pefttool.config.registry import Registry
     from pefttool_bnb.survey import Layers
 
 KINDS = ("nf4", "fp4", "int8")

@@ -26,7 +26,7 @@ def make_patients_model(folder: Path) -> None:
 
 
 def _pretrain(rows: Sequence[Mapping[str, Any]], folder: Path, **options: Any) -> None:
-    from pefttool import registry
+    from pefttool.config import registry
 
     task: Any = registry.build().tasks["tabular-classification"]
     task.pretrain(rows, folder, **options)

@@ -21,9 +21,9 @@ import bad_recipes
 import pytest
 from bad_entry import SECONDS, Answer, Entry, faults
 
-from pefttool import plugins as plugin_loader
 from pefttool.cli import entry as command_line
 from pefttool.cli import group
+from pefttool.config import plugins as plugin_loader
 
 AREAS = (bad_recipes, bad_data, bad_formats, bad_models, bad_adapters, bad_checkpoints, bad_plugins)
 ENTRIES: list[Entry] = [entry for area in AREAS for entry in area.ENTRIES]

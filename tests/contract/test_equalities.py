@@ -13,8 +13,8 @@ import frozen_runs as runs
 import pytest
 import torch
 
-from pefttool import registry as registries
 from pefttool.api.errors import Refused
+from pefttool.config import registry as registries
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 REGISTRY = registries.build()

@@ -8,7 +8,7 @@ import format_files
 import pytest
 from format_files import SAMPLES
 
-from pefttool import registry as registries
+from pefttool.config import registry as registries
 from pefttool.testing import check_format
 
 REGISTRY = registries.build()

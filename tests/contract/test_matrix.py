@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from task_samples import OTHER_KINDS, SAMPLES, Rows
 
-from pefttool import registry as registries
+from pefttool.config import registry as registries
 from pefttool.testing.matrix import Outcome, try_pair
 
 REGISTRY = registries.build()

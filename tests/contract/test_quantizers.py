@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pefttool import registry as registries
+from pefttool.config import registry as registries
 from pefttool.testing import check_quantizer
 
 REGISTRY = registries.build()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from task_samples import OTHER_KINDS, SAMPLES
 
-from pefttool import registry as registries
 from pefttool.api.errors import Refused
+from pefttool.config import registry as registries
 from pefttool.testing.models import model_folder
 from pefttool.testing.resumption import check_resume
 

@@ -50,8 +50,8 @@ from broken_adapters import (
     TrainsTheBase,
 )
 
-from pefttool import registry as registries
 from pefttool.api.values import Problem
+from pefttool.config import registry as registries
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, adapter_cases, check_adapter
 from pefttool.testing.adapters import _same_values
 

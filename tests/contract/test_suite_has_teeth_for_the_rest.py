@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from pefttool import registry as registries
 from pefttool.api.errors import DataError
 from pefttool.api.values import Row
+from pefttool.config import registry as registries
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, ContractViolation, check_format, check_quantizer, check_task
 
 REGISTRY = registries.build()

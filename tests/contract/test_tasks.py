@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from task_samples import SAMPLES, Rows
 
-from pefttool import registry as registries
+from pefttool.config import registry as registries
 from pefttool.testing import check_task
 
 REGISTRY = registries.build()

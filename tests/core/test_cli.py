@@ -15,7 +15,7 @@ from fake_plugins import API, HOOK, Install, adapters
 from terminal import Terminal
 
 from pefttool.cli import entry, group
-from pefttool.plugins import ALLOW_LIST
+from pefttool.config.plugins import ALLOW_LIST
 
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "sklearn", "numpy", "pandas")
 COMMANDS = HOOK + "import click\n@hookimpl\ndef register_commands(cli):\n"

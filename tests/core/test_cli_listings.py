@@ -13,7 +13,7 @@ from terminal import Terminal
 
 from pefttool import Adapter, Options
 from pefttool.cli.options import options
-from pefttool.registry import Kind, Registered
+from pefttool.config.registry import Kind, Registered
 
 
 class Nested(Options):

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pefttool import Task, corpus
 from pefttool.api.errors import DataError
 from pefttool.api.values import Row
-from pefttool.registry import Kind, Registered, Registry
-from pefttool.settings import DataSettings, TrainSettings
+from pefttool.config.registry import Kind, Registered, Registry
+from pefttool.config.settings import DataSettings, TrainSettings
 from pefttool_text import label_kinds
 
 

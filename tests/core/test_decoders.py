@@ -11,8 +11,8 @@ import transformers
 from pefttool import decoders
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Setting
+from pefttool.config.registry import Registry
 from pefttool.pretrained import LocalPretrained
-from pefttool.registry import Registry
 from pefttool.testing import tiny_encoder
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

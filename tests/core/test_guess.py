@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pefttool import Row, guess, registry
+from pefttool import Row, guess
+from pefttool.config import registry
 from pefttool.named_columns import find_column
 
 TASKS = registry.build().tasks

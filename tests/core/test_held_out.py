@@ -14,7 +14,7 @@ from terminal import Terminal
 
 from pefttool import batches, held_out
 from pefttool.api.errors import DataError
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 from pefttool.reload import Reloaded, reload
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from fake_plugins import HOOK, Install, adapters
 
-from pefttool import plugins
-from pefttool import registry as registries
 from pefttool.api.events import Notice
 from pefttool.cli import entry
-from pefttool.observers import Emitter
-from pefttool.plugins import ALLOW_LIST
+from pefttool.config import plugins
+from pefttool.config import registry as registries
+from pefttool.config.emitter import Emitter
+from pefttool.config.plugins import ALLOW_LIST
 
 #: Registers one object of an interface, and counts its calls in a file.
 COUNTED = HOOK + (

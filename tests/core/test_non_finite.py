@@ -10,7 +10,7 @@ from pefttool import train
 from pefttool.api import events
 from pefttool.api.errors import RunError
 from pefttool.api.values import Loss, Row
-from pefttool.settings import TrainSettings
+from pefttool.config.settings import TrainSettings
 
 NAN, GOOD = float("nan"), [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1}, "rows.jsonl", i + 1) for i in range(7)]
 BAD = Row({"x": NAN, "y": 1, "n": 1}, "rows.jsonl", 8)

@@ -9,8 +9,8 @@ import pytest
 from pefttool import artefacts
 from pefttool.api import events
 from pefttool.api.errors import RunError
+from pefttool.config.emitter import Emitter
 from pefttool.files import durable
-from pefttool.observers import Emitter
 
 
 def plugins(**observers):

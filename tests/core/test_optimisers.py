@@ -15,9 +15,9 @@ from pefttool.api.task import Adapter
 from pefttool.attach import Adapted
 from pefttool.batches import Position
 from pefttool.checkpoint import Best, Live, Progress
+from pefttool.config.settings import TrainSettings
 from pefttool.memory import Recorder
 from pefttool.optimisation import make_optimizer
-from pefttool.settings import TrainSettings
 
 #: 8-bit state from 4,096 elements on: the first layer's; a block of 256 is cut short at its end.
 SHAPES = (67, 71, 3)

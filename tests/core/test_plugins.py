@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fake_plugins import API, HOOK, Install, adapters
 
-from pefttool import plugins
 from pefttool.api.errors import PluginError
-from pefttool.plugins import ALLOW_LIST, Plugins
+from pefttool.config import plugins
+from pefttool.config.plugins import ALLOW_LIST, Plugins
 
 GOOD = API
 

@@ -12,12 +12,12 @@ from fake_registry import make_registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttool import recipe as recipes
-from pefttool import schema
 from pefttool.api.errors import PefttoolError, Refused, UsageError
-from pefttool.recipe import Recipe
-from pefttool.registry import Registry
-from pefttool.settings import Document
+from pefttool.config import recipe as recipes
+from pefttool.config import schema
+from pefttool.config.recipe import Recipe
+from pefttool.config.registry import Registry
+from pefttool.config.settings import Document
 
 REGISTRY = make_registry()
 GOOD: dict[str, Any] = {"model": "m", "adapter": "alpha", "task": "plain", "data": {"train": "rows.jsonl"}}

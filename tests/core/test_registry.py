@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from fake_plugins import ADAPTER, HOOK, Install, adapters
 
-from pefttool import registry as registries
 from pefttool.api.errors import PluginError, UsageError
-from pefttool.registry import Registry
+from pefttool.config import registry as registries
+from pefttool.config.registry import Registry
 
 
 def build(*names: str) -> Registry:

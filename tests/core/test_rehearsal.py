@@ -20,7 +20,7 @@ from pefttool.api.errors import RunError, UsageError
 from pefttool.api.values import Loss
 from pefttool.base import Base
 from pefttool.batches import Batches
-from pefttool.settings import TrainSettings
+from pefttool.config.settings import TrainSettings
 
 
 def trained(folder: Path, packed: bool, rehearse: bool, optimizer: str) -> Any:

@@ -14,7 +14,7 @@ from fake_registry import PLUGIN, make_registry
 from pefttool import DataFormat, Source, rows
 from pefttool.api.errors import DataError, PluginError, UsageError
 from pefttool.api.values import DataProblem, Row
-from pefttool.registry import Kind, Registered, Registry
+from pefttool.config.registry import Kind, Registered, Registry
 
 
 class Words(DataFormat):

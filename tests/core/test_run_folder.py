@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from pefttool import checkpoint, observers, resuming, run_folder
+from pefttool import checkpoint, resuming, run_folder
 from pefttool.api.errors import Refused, UsageError
 from pefttool.api.values import Row
 from pefttool.batches import Position
 from pefttool.checkpoint import Best, Live, Progress
+from pefttool.config import emitter
 from pefttool.resuming import Resume
 
 
@@ -162,7 +163,7 @@ def test_a_line_that_a_crash_left_unfinished_goes(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     for text, left in (("a\nb\nc", "a\nb\n"), ("a\n", "a\n"), ("a", ""), ("", "")):
         path.write_text(text)
-        observers.trim(path)
+        emitter.trim(path)
         assert path.read_text() == left
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pefttool import sizes
+from pefttool.config import sizes
 
 
 @given(st.integers(1, 10**6), st.sampled_from(sorted(sizes.UNITS)), st.sampled_from(["", " "]), st.booleans())

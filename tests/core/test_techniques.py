@@ -13,8 +13,8 @@ from adapted_models import adapted, gradients, same
 from torch import Tensor, nn
 
 from pefttool import Facts, devices, plan
+from pefttool.config.settings import MemorySettings, TrainSettings
 from pefttool.nn import compiling, gradient_checkpointing
-from pefttool.settings import MemorySettings, TrainSettings
 from pefttool_text import packed
 
 

@@ -12,10 +12,10 @@ from tiny_loop import build
 from torch import nn
 
 from pefttool import checkpoint, resuming
-from pefttool import registry as registries
 from pefttool.api import events
 from pefttool.api.errors import Refused, RunError
 from pefttool.attach import Adapted, attach
+from pefttool.config import registry as registries
 from pefttool.files import fingerprint
 from pefttool.resuming import Resume
 from pefttool.testing.bench import AdapterCase, Bench

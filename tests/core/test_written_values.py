@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from fake_registry import make_registry
 
-from pefttool import recipe as recipes
 from pefttool.api.errors import Refused
-from pefttool.recipe import Recipe
-from pefttool.registry import Registry
+from pefttool.config import recipe as recipes
+from pefttool.config.recipe import Recipe
+from pefttool.config.registry import Registry
 
 FAKE = make_registry()
 GOOD: dict[str, Any] = {"model": "m", "adapter": "alpha", "task": "plain", "data": {"train": "rows.jsonl"}}

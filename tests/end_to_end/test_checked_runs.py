@@ -12,7 +12,7 @@ from terminal import Terminal
 
 from pefttool import checking, clean_process
 from pefttool.api.errors import ModelError
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 
 
 def test_a_run_as_a_user_starts_it_is_checked(tmp_path: Path) -> None:

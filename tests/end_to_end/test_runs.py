@@ -161,7 +161,7 @@ def test_a_quantised_run_loads_with_plain_peft(tmp_path: Path) -> None:
     """
     import torch
 
-    from pefttool import registry
+    from pefttool.config import registry
     from pefttool.evaluate import inference
     from pefttool.reload import reload
 

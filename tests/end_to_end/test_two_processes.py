@@ -11,7 +11,7 @@ import torch
 from real_run import CLASSIFY, ENVIRONMENT, EXACT, Finished, run
 from safetensors.torch import load_file
 
-from pefttool import registry as registries
+from pefttool.config import registry as registries
 
 #: 10 steps of 8 rows; an epoch's last step has fewer micro-batches than ranks. No dropout: each rank draws its own.
 SHARED = (
@@ -57,7 +57,7 @@ def no_dropout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import json
     import shutil
 
-    from pefttool import registry
+    from pefttool.config import registry
 
     folder = tmp_path_factory.mktemp("models") / "minilm"
     shutil.copytree(registry.build().sources["example"].model("all-minilm-l6-v2"), folder)

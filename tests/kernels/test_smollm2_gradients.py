@@ -20,7 +20,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from pefttool import hub, registry
+from pefttool import hub
+from pefttool.config import registry
 from pefttool_kernels import lora, modules, reference
 from pefttool_kernels.layout import FourBitWeight
 

@@ -15,8 +15,8 @@ from terminal import Terminal
 
 from pefttool.api.errors import DataError
 from pefttool.api.values import Row
+from pefttool.config.registry import Registry
 from pefttool.evaluate import require_numbers
-from pefttool.registry import Registry
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from pefttool import Facts, ModelError, registry
+from pefttool import Facts, ModelError
+from pefttool.config import registry
 from pefttool_bnb.eight_bit import Int8
 from pefttool_bnb.four_bit import NF4
 

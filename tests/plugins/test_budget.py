@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import configs
 
-from pefttool import budget, devices, forecast, plan, recipe, simulate
+from pefttool import budget, devices, forecast, plan, simulate
 from pefttool.api.errors import UsageError
 from pefttool.batches import FEATURES, Encoded
+from pefttool.config import recipe
+from pefttool.config.registry import Registry
 from pefttool.memory import Estimate
 from pefttool.plan import Plan
-from pefttool.registry import Registry
 from pefttool.rehearsal import Rehearsed
 
 STATIC, A_TOKEN, CARD = 4000, 10, devices.DeviceFacts(build="cuda", cuda=(devices.CudaDevice("card", (8, 0), 1 << 33),))

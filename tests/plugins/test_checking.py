@@ -18,7 +18,7 @@ from terminal import Terminal
 from pefttool import attach, checking, clean_process, peft_versions, saved_files
 from pefttool.api.errors import ModelError, RunError, UsageError
 from pefttool.cli.run import report
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 from pefttool.run import Finished
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

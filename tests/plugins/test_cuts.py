@@ -13,7 +13,7 @@ from terminal import Terminal
 
 from pefttool import cuts
 from pefttool.api.values import Setting
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from pefttool import hub, registry
+from pefttool import hub
 from pefttool.api.errors import DataError, ModelError, PefttoolError
+from pefttool.config import registry
 from pefttool_examples import carriers, datasets, models, source
 from pefttool_examples.archives import carriers_folder
 from pefttool_examples.carriers import CHATTERBOT, MINILM, SMOLLM2, VADER, Carrier

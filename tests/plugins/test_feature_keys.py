@@ -10,10 +10,11 @@ import frozen_runs as runs
 import pytest
 import torch
 
-from pefttool import attach, base, batches, corpus, features, frozen, plan, recipe, techniques
+from pefttool import attach, base, batches, corpus, features, frozen, plan, techniques
+from pefttool.config import recipe
+from pefttool.config.registry import Registry
 from pefttool.files import fingerprint
 from pefttool.files.store import Store
-from pefttool.registry import Registry
 
 CLASSIFY = "text-classification"
 

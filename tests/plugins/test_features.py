@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pefttool import batches, features, frozen, witness
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 
 #: Float32; a row's features come from a batch of other shape, so products are rounded in another order.
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from text_models import fit, plain_peft_difference
 from tiny_models import run_without_pefttool
 
-from pefttool import Facts, ModelError, Row, Setting, registry
+from pefttool import Facts, ModelError, Row, Setting
 from pefttool.base import load_model
+from pefttool.config import registry
 from pefttool.pretrained import LocalPretrained
 from pefttool.testing.models import model_folder, tiny_masked, tiny_tokenizer
 from pefttool_head.adapter import HeadAdapter
@@ -172,7 +173,8 @@ def test_a_tokenizer_without_a_mask_is_refused() -> None:
 
 def test_a_run_is_planned_and_repeats_itself(tmp_path: Path) -> None:
     """The core's own run on it: simulated, trained, the same bits twice."""
-    from pefttool import recipe, run
+    from pefttool import run
+    from pefttool.config import recipe
 
     found = registry.build()
     data = tmp_path / "rows.jsonl"

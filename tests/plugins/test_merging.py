@@ -19,7 +19,7 @@ from terminal import Terminal
 from pefttool import merge_in_parts, merging, reload
 from pefttool.agreement import TOLERANCE
 from pefttool.api.errors import NotMergeable, RunError, UsageError
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 
 PARTS = ["lora", "dora", "lora-nf4", "lora-int8", "lora-classes", "lora-pooled"]
 #: Marian's positions are computed, and in no file.

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pefttool import corpus, recipe, rows
-from pefttool import registry as registries
+from pefttool import corpus, rows
 from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem, Row
-from pefttool.registry import Registry
+from pefttool.config import recipe
+from pefttool.config import registry as registries
+from pefttool.config.registry import Registry
 from pefttool_text.parallel import ParallelText
 
 FORMAT = ParallelText()

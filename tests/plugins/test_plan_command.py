@@ -11,8 +11,8 @@ from terminal import Terminal
 from tiny_models import configs
 from transformers import BeitConfig, BertConfig, PatchTSTConfig, T5Config, XLNetConfig
 
-from pefttool import sizes
-from pefttool.registry import Registry
+from pefttool.config import sizes
+from pefttool.config.registry import Registry
 from pefttool.testing.models import model_folder
 
 TINY = ("--adapter", "lora", "-o", "train.sequence_length=32", "-o", "train.batch_size=8")

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax
 
-from pefttool import recipe as recipes
 from pefttool import reference, run
-from pefttool import registry as registries
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.batches import encode
+from pefttool.config import recipe as recipes
+from pefttool.config import registry as registries
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder, tiny_tokenizer
 from pefttool_text import preference_rows

@@ -13,11 +13,11 @@ import torch
 from samples_series import HORIZON, wave
 from transformers import PatchTSTConfig, PatchTSTForPrediction, PatchTSTModel
 
-from pefttool import recipe as recipes
-from pefttool import registry as registries
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
+from pefttool.config import recipe as recipes
+from pefttool.config import registry as registries
 from pefttool.evaluate import inference
 from pefttool.plan import make
 from pefttool.pretrained import LocalPretrained

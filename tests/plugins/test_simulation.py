@@ -11,7 +11,7 @@ import pytest
 import real_step
 
 from pefttool import simulate
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 
 SMOLLM2, MINILM = ("chat", ()), ("text-classification", ("0", "1"))
 DINOV2, WHISPER = ("image-classification", tuple("0123456789")), ("speech-recognition", ())

@@ -10,11 +10,12 @@ import frozen_runs as runs
 import pytest
 import samples_audio
 
-from pefttool import forecast, plan, recipe
+from pefttool import forecast, plan
 from pefttool.api.errors import DataError, Refused
 from pefttool.api.values import Row
+from pefttool.config import recipe
+from pefttool.config.registry import Registry
 from pefttool.evaluate import predict
-from pefttool.registry import Registry
 from pefttool.reload import reload
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 

@@ -10,10 +10,11 @@ import torch
 from case_models import stored
 from transformers import AutoModelForCausalLM
 
-from pefttool import ModelError, UsageError, facts, registry, stored_bases
+from pefttool import ModelError, UsageError, facts, stored_bases
 from pefttool import attach as core
 from pefttool.api.values import Facts, Setting
 from pefttool.base import load_model
+from pefttool.config import registry
 from pefttool.nn.tensors import stored_by
 from pefttool.pretrained import LocalPretrained
 from pefttool.testing.tensors import content, storage, storage_bytes

@@ -11,11 +11,12 @@ import pytest
 import real_step
 from real_run import CHAT, CLASSIFY, SMALL, run
 
-from pefttool import devices, plan, recipe, simulate, streamed_base
+from pefttool import devices, plan, simulate, streamed_base
 from pefttool.api.errors import Refused
+from pefttool.config import recipe
+from pefttool.config.registry import Registry
 from pefttool.devices import DeviceFacts
 from pefttool.files.sectioned_file import ALIGNMENT
-from pefttool.registry import Registry
 from pefttool.testing.models import model_folder
 
 MODEL = "example:smollm2-135m-instruct"

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting, corpus
-from pefttool import registry as registries
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Loaded
 from pefttool.cli.group import cli
+from pefttool.config import registry as registries
 from pefttool.rows import choose_format
 from pefttool.testing import check_task
 from pefttool_head.adapter import HeadAdapter

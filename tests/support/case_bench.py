@@ -14,7 +14,7 @@ import case_models
 import pytest
 
 from pefttool.cli import entry
-from pefttool.plugins import ALLOW_LIST
+from pefttool.config.plugins import ALLOW_LIST
 
 CASES = Path(__file__).parents[1] / "cases"
 #: Four steps on the rows of a small file, short answers, and nothing that only a longer run needs.

@@ -9,8 +9,8 @@ import pluggy
 from pydantic import Field
 
 from pefttool import Adapter, Options, Quantizer, Task
-from pefttool.plugins import Plugin, Plugins
-from pefttool.registry import Kind, Registered, Registry
+from pefttool.config.plugins import Plugin, Plugins
+from pefttool.config.registry import Kind, Registered, Registry
 
 PLUGIN = Plugin("fake", "acme-fake", "1.0", ModuleType("fake"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from frozen_runs import fine_tune, store_model, write_rows
 
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 
 #: By name: model, task, adapter, recipe keys. Rates are high: a few steps must change the outputs.
 FAST = {"train__epochs": 1, "train__learning_rate": 2e-2, "check": "none"}

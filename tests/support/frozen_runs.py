@@ -14,8 +14,9 @@ import transformers
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from pefttool import recipe, run
-from pefttool.registry import Registry
+from pefttool import run
+from pefttool.config import recipe
+from pefttool.config.registry import Registry
 from pefttool.testing.models import tiny_tokenizer
 
 SIZES = {

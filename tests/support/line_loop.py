@@ -12,7 +12,7 @@ from pefttool.api.task import Adapter, Task
 from pefttool.api.values import Attached, Loss, Row, Setting
 from pefttool.attach import Adapted
 from pefttool.batches import encode
-from pefttool.settings import TrainSettings
+from pefttool.config.settings import TrainSettings
 
 
 class Line(Task):

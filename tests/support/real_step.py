@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from allocations import peak_bytes
 
-from pefttool import attach, base, frozen, packing, plan, recipe, simulate, techniques
+from pefttool import attach, base, frozen, packing, plan, simulate, techniques
 from pefttool.api.values import Row
 from pefttool.batches import Encoded, to_device
+from pefttool.config import recipe
+from pefttool.config.registry import Registry
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.precision import autocast, grad_scaler
-from pefttool.registry import Registry
 
 
 def planned(registry: Registry, adapter: str, task: str, *overrides: str) -> plan.Plan:

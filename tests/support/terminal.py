@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pefttool.cli import entry
-from pefttool.plugins import ALLOW_LIST
+from pefttool.config.plugins import ALLOW_LIST
 
 
 class Terminal:

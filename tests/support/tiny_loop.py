@@ -17,8 +17,8 @@ from torch import Tensor
 from pefttool import Facts, Row, Setting, attach, train
 from pefttool.api import events
 from pefttool.batches import Encoded
+from pefttool.config.settings import TrainSettings
 from pefttool.nn import attention, cpu
-from pefttool.settings import TrainSettings
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions
 from pefttool_text.causal_lm import CausalLM

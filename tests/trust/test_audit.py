@@ -17,7 +17,7 @@ from audited import Act
 from fake_hub import COMMIT, REPOSITORY, Client, FakeHub
 from fake_plugins import ADAPTER, HOOK, Install
 
-from pefttool.plugins import ALLOW_LIST
+from pefttool.config.plugins import ALLOW_LIST
 
 AUDITED = Path(__file__).parents[1] / "support" / "audited.py"
 ROWS = [{"text": text, "label": label} for text, label in zip("abcdefghijkl", "xyxyxyxyxyxy", strict=True)]
@@ -189,7 +189,7 @@ def test_the_hook_has_teeth(install: Install, tmp_path: Path) -> None:
     events = {act.event for act in unexplained([a for a in caught if not a.importing], ALLOWED)}
     assert {"pickle.find_class", "exec", "socket.__new__", "subprocess.Popen", "os.system"} <= events
     trapped = [act for act in caught if act.event == "pickle.find_class"]
-    assert [(act.owner, act.detail) for act in trapped] == [("pefttool.registry:_collect", "builtins.print")]
+    assert [(act.owner, act.detail) for act in trapped] == [("pefttool.config.registry:_collect", "builtins.print")]
     assert trapped[0].via.startswith("fake_acme_trap")
 
 

@@ -12,8 +12,8 @@ import pytest
 from fake_plugins import API, Install, adapters
 from terminal import Terminal
 
-from pefttool import plugins
-from pefttool.plugins import ALLOW_LIST, NO_THIRD_PARTY, OWN
+from pefttool.config import plugins
+from pefttool.config.plugins import ALLOW_LIST, NO_THIRD_PARTY, OWN
 
 LOUD = API + "import os\nos.environ['ACME_RAN'] = 'yes'\n"
 

@@ -11,10 +11,10 @@ from fake_hub import Client, FakeHub, client, fake, files
 from safetensors.numpy import save_file
 
 from pefttool import Adapter, checkpoint, hub, peft_folder
-from pefttool import recipe as recipes
 from pefttool.api.errors import ModelError, RunError, UsageError
+from pefttool.config import recipe as recipes
+from pefttool.config.registry import NAME, Registry, _unfit
 from pefttool.files import model_folder
-from pefttool.registry import NAME, Registry, _unfit
 
 OUTSIDE = ["../x", "/etc/x", "a/../../x", "~/x", "..", "runs/../../../x"]
 

@@ -14,7 +14,7 @@ from fake_hub import COMMIT, REPOSITORY, Client, FakeHub, client, fake, files
 from pefttool import hub, remote_code
 from pefttool.api.errors import ModelError
 from pefttool.cli import entry
-from pefttool.registry import Registry
+from pefttool.config.registry import Registry
 
 #: It tells of having run through the environment.
 CODE = """

@@ -47,8 +47,8 @@ class Use(NamedTuple):
 
 
 ALLOWED: dict[Use, str] = {
-    Use("pefttool/typed_text.py", "yaml.load"): "BaseLoader: every scalar stays text",
-    Use("pefttool/yaml_text.py", "yaml.load"): "its loader is a SafeLoader that takes less",
+    Use("pefttool/config/typed_text.py", "yaml.load"): "BaseLoader: every scalar stays text",
+    Use("pefttool/config/yaml_text.py", "yaml.load"): "its loader is a SafeLoader that takes less",
     Use("plugins/pefttool_examples/datasets.py", "yaml.load"): "BaseLoader: every scalar stays text",
     Use("plugins/pefttool_examples/archives.py", "subprocess"): "pip and apt-get, for `pefttool examples fetch` alone",
     Use("pefttool/clean_process.py", "subprocess"): "`pefttool check` loads an adapter where pefttool is not",
@@ -59,7 +59,9 @@ ALLOWED: dict[Use, str] = {
     Use("kernels/pefttool_kernels/cpu/native.py", "ctypes"): "the compiled CPU code that the wheel itself brings",
     Use("pefttool/pretrained.py", "trust_remote_code=trusted"): "what --trust-remote-code allows: see remote_code.py",
     Use("pefttool/pretrained.py", "trust_remote_code=self.trusted"): "the same",
-    Use("pefttool/recipe.py", "trust_remote_code=core.trust_remote_code"): "the recipe's key, REPO@REVISION or null",
+    Use(
+        "pefttool/config/recipe.py", "trust_remote_code=core.trust_remote_code"
+    ): "the recipe's key, REPO@REVISION or null",
     Use(
         "pefttool/files/model_folder.py", "torch.load("
     ): "a command that is printed for the user, with weights_only=True",

@@ -3,7 +3,7 @@
 import pytest
 from pefttool_bitfit import BitFit, BitFitOptions
 
-from pefttool import registry
+from pefttool.config import registry
 from pefttool.testing import ADAPTER_CHECKS, AdapterCase, adapter_cases
 
 CASES, REFUSED = adapter_cases(BitFit(), registry.build())

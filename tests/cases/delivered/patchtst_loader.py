@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from judging import series
 
-from pefttool import registry, reload
+from pefttool import reload
+from pefttool.config import registry
 
 
 def check(bench: Any) -> None:

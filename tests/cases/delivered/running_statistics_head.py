@@ -8,7 +8,8 @@ import torch
 from judging import pictures, require_equal
 from safetensors.torch import load_file
 
-from pefttool import registry, reload
+from pefttool import reload
+from pefttool.config import registry
 
 
 def check(bench: Any) -> None:

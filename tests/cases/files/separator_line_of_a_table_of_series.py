@@ -6,7 +6,8 @@ from typing import Any
 
 from case_bench import Bench
 
-from pefttool import registry, rows
+from pefttool import rows
+from pefttool.config import registry
 
 
 def check(bench: Bench) -> None:

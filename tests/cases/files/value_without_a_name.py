@@ -2,7 +2,8 @@
 
 from case_bench import Bench
 
-from pefttool import registry, rows
+from pefttool import rows
+from pefttool.config import registry
 
 
 def check(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from pefttool import attach
 from pefttool.api.values import Facts, Row, Setting
-from pefttool.registry import build
+from pefttool.config.registry import build
 
 LINES = [f"take {n} and {n + 1}, and count what you have{'.' * (n % 4)}" for n in range(12)]
 TOKENS = 5

@@ -4,7 +4,8 @@ import numpy as np
 import soundfile
 from case_bench import Bench
 
-from pefttool import registry, rows
+from pefttool import rows
+from pefttool.config import registry
 
 
 def check(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool.api.events import Control, Event, Notice
-from pefttool.plugins import Plugin, Plugins
+from pefttool.config.plugins import Plugin, Plugins
 
 
 class Emitter:

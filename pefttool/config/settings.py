@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from pefttool import sizes
 from pefttool.api.values import Section
+from pefttool.config import sizes
 
 
 class DataSettings(Section):

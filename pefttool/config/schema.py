@@ -6,8 +6,8 @@ from typing import Any
 
 from pefttool.api.errors import PluginError
 from pefttool.api.values import Options
-from pefttool.registry import Kind, Registry
-from pefttool.settings import Document
+from pefttool.config.registry import Kind, Registry
+from pefttool.config.settings import Document
 
 
 def of_options(kind: Kind[Any], name: str) -> dict[str, Any]:

@@ -11,18 +11,18 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from pefttool import typed_text, yaml_text
 from pefttool.api.errors import PluginError, Refused, UsageError, suggest
 from pefttool.api.values import Options
-from pefttool.registry import Kind, Registry
-from pefttool.settings import (
+from pefttool.config import typed_text, yaml_text
+from pefttool.config.registry import Kind, Registry
+from pefttool.config.settings import (
     DataSettings,
     Document,
     GenerationSettings,
     MemorySettings,
     TrainSettings,
 )
-from pefttool.validation import short, validate
+from pefttool.config.validation import short, validate
 
 #: Bytes of a recipe file.
 LONGEST = 1 << 20

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pefttool import plugins as plugin_loader
 from pefttool.api.errors import PluginError, UsageError, suggest
 from pefttool.api.task import Adapter, DataFormat, Quantizer, Source, Task
 from pefttool.api.values import Options
-from pefttool.plugins import Plugin, Plugins, one_line
+from pefttool.config import plugins as plugin_loader
+from pefttool.config.plugins import Plugin, Plugins, one_line
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]*")

@@ -1,0 +1,1 @@
+"""What the user asked for and what is installed: recipes, their options, plugins and what they register."""
