@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pefttool import peft_folder, places, run_folder, saved_files
+from pefttool import places, run_folder, saved_files
 from pefttool.api.errors import RunError, UsageError
 from pefttool.attach import Adapted
 from pefttool.base import Base
@@ -19,6 +19,7 @@ from pefttool.files import durable, strict_json
 from pefttool.files.fingerprint import weight_files
 from pefttool.plan import Plan
 from pefttool.run_folder import ADAPTER, ENVIRONMENT, METRICS, PLAN, RECIPE
+from pefttool.toolkit import peft_folder
 
 ADAPTER_FACTS = "pefttool.json"
 PACKAGES = (

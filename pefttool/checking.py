@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import agreement, clean_process, held_out, observe, peft_folder, peft_versions, reload, witness_file
+from pefttool import agreement, clean_process, held_out, observe, peft_versions, reload, witness_file
 from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.api.errors import ModelError, PefttoolError, RunError, UsageError
 from pefttool.api.events import Notice
@@ -26,6 +26,7 @@ from pefttool.precision import torch_dtype
 from pefttool.recovery import out_of_memory
 from pefttool.reload import Opened, Reloaded
 from pefttool.run_folder import CHECK, EVENTS
+from pefttool.toolkit import peft_folder
 from pefttool.witness import Witness
 
 #: As much as two ways to compute the same may differ: below it the adapter has changed nothing.

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import observe, peft_folder, plain_code
+from pefttool import observe
 from pefttool.api.errors import ModelError
 from pefttool.files.model_folder import CONFIG, SINGLE
 from pefttool.nn import added_positions
 from pefttool.reload import Opened
+from pefttool.toolkit import loader_code, peft_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -135,7 +136,7 @@ def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
             base=str(opened.path.resolve()),
             adapter=str(adapter),
             arguments=arguments,
-            prepared=plain_code.as_trained(base, "base", choice.dtype),
+            prepared=loader_code.as_trained(base, "base", choice.dtype),
         )
     elif loaders:
         _require_ours(opened, model, loaders[0], folder)

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pefttool import class_names, guess, leaks, unused
+from pefttool import guess, leaks, unused
 from pefttool import rows as reader
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import DataProblem, Row
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
+from pefttool.toolkit import class_names
 
 #: Bad rows that an error lists; the rest are counted.
 SHOWN = 2

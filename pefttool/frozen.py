@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pefttool import peft_folder
 from pefttool.batches import FEATURES, Encoded, loss_of, to_device, two_short
 from pefttool.evaluate import inference
 from pefttool.nn.compiling import eagerly
 from pefttool.precision import autocast
 from pefttool.random_state import forked
+from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

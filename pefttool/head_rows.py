@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool.class_names import listed
+from pefttool.toolkit.class_names import listed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import facts, peft_folder
+from pefttool import facts
 from pefttool.api.task import Adapter
 from pefttool.files import safetensors_file
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
@@ -23,6 +23,7 @@ from pefttool.nn.tensors import stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained
 from pefttool.reload import Opened
+from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pefttool import agreement, facts, held_out, merge_in_parts, peft_folder, reload
+from pefttool import agreement, facts, held_out, merge_in_parts, reload
 from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.api.task import Quantizer
@@ -28,6 +28,7 @@ from pefttool.nn.tensors import dequantise, stored_by, transformers_part
 from pefttool.precision import torch_dtype
 from pefttool.pretrained import LocalPretrained, quiet_loading
 from pefttool.reload import MERGED, Opened, Reloaded
+from pefttool.toolkit import peft_folder
 
 Into = Literal["trained-on", "original"]
 #: Below this share of the adapter's effect the merged model answers more as the base than as the adapter.

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pefttool import peft_folder
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Facts
 from pefttool.attach import Adapted
@@ -18,6 +17,7 @@ from pefttool.batches import Encoded, loss_of, to_device, two_short
 from pefttool.plan import Plan
 from pefttool.precision import autocast
 from pefttool.random_state import forked
+from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:
     from torch import nn

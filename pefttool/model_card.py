@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import __version__, peft_folder, plain_code
+from pefttool import __version__
 from pefttool.api.task import Task
 from pefttool.base import Base
 from pefttool.files import durable
 from pefttool.files.model_folder import CONFIG, SINGLE
 from pefttool.plan import Plan
+from pefttool.toolkit import loader_code, peft_folder
 
 NAME = "README.md"
 TOKENS = 'processor = transformers.AutoTokenizer.from_pretrained(ADAPTER)\ntext = "Write your own text here."\n'
@@ -120,7 +121,7 @@ def _number(value: float | None) -> str:
 def snippet(folder: Path, task: Task, base: Base, model: Any) -> str | None:
     """Python that loads the adapter without pefttool and asks it; None where only pefttool can."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    made, loaders = plain_code.constructor(plain), sorted(folder.glob("load_*.py"))
+    made, loaders = loader_code.constructor(plain), sorted(folder.glob("load_*.py"))
     imports, lines = ["import torch", "import transformers"], [""]
     if (folder / peft_folder.CONFIG).is_file() and made is not None:
         imports.insert(0, "import peft")

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import peft_folder
 from pefttool.api.errors import RunError
 from pefttool.api.task import Task
 from pefttool.api.values import Setting
 from pefttool.batches import collate, loss_of, to_device
 from pefttool.evaluate import inference
+from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,7 +14,7 @@ from pefttool.api.task import Adapter, Task
 from pefttool.api.values import Setting
 from pefttool.batches import loss_of
 from pefttool.precision import autocast
-from pefttool.quiet import quiet_imports
+from pefttool.toolkit.quiet import quiet_imports
 
 if TYPE_CHECKING:
     import torch

@@ -52,7 +52,7 @@ def first(config: Mapping[str, Any]) -> str:
 
 def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the installed peft's class for this method, with the values that it gives them."""
-    from pefttool.peft_folder import load_peft
+    from pefttool.toolkit.peft_folder import load_peft
 
     classes = load_peft().mapping.PEFT_TYPE_TO_CONFIG_MAPPING
     kind = config["peft_type"]

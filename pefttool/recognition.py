@@ -16,7 +16,7 @@ from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
-from pefttool.majority import most
+from pefttool.toolkit.majority import most
 
 
 class _Data:

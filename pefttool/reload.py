@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import devices, facts, hub, peft_folder, places, reference, remote_code, stored_bases
+from pefttool import devices, facts, hub, places, reference, remote_code, stored_bases
 from pefttool.api.errors import ModelError, Refused, UsageError
 from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Setting
@@ -21,9 +21,10 @@ from pefttool.config.validation import validate
 from pefttool.evaluate import inference
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import check_folder
-from pefttool.named_columns import describe
 from pefttool.nn import added_positions
 from pefttool.run_folder import ADAPTER
+from pefttool.toolkit import peft_folder
+from pefttool.toolkit.columns import describe
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,7 +16,7 @@ from pefttool.api.task import DataFormat
 from pefttool.api.values import DataProblem, Row
 from pefttool.config.registry import Registry
 from pefttool.config.validation import short
-from pefttool.file_kinds import identify
+from pefttool.toolkit.file_kinds import identify
 
 #: `SOURCE:REFERENCE`; a single letter before the colon is a drive.
 SOURCE = re.compile(r"(?P<source>[A-Za-z0-9_\-]{2,}):(?P<reference>.+)")

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import peft_folder
 from pefttool.api.errors import RunError
 from pefttool.api.events import Notice
 from pefttool.attach import Adapted
 from pefttool.config.emitter import Emitter
 from pefttool.files.safetensors_file import Reader
+from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

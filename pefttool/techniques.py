@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pefttool import peft_folder
 from pefttool.attach import Adapted
 from pefttool.nn import compiling, cpu, gradient_checkpointing
 from pefttool.plan import Plan
+from pefttool.toolkit import peft_folder
 
 
 def apply(plan: Plan, adapted: Adapted, simulated: bool = False) -> None:

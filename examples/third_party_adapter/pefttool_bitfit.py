@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pefttool import Adapter, Attached, Options, Problem, UsageError, claims, hookimpl, peft_folder
+from pefttool import Adapter, Attached, Options, Problem, UsageError, hookimpl
+from pefttool.toolkit import attachment, peft_folder
 
 pefttool_api_version = 1
 FILE = "adapter.safetensors"
@@ -41,7 +42,7 @@ class BitFit(Adapter):
     def _add(self, model, layers, name):
         import torch
 
-        claims.claim(model, self.name, name)  # a second adapter is refused here
+        attachment.claim(model, self.name, name)  # a second adapter is refused here
         model.requires_grad_(False)
         for layer in map(model.get_submodule, layers):
             layer.bitfit = torch.nn.Parameter(torch.zeros(layer.out_features, device=layer.bias.device))
@@ -64,7 +65,7 @@ class BitFit(Adapter):
             layer.bias.data += layer.bitfit.data
             layer.bitfit_hook.remove()
             del layer.bitfit, layer.bitfit_hook
-        claims.release(model)
+        attachment.release(model)
         return model
 
 

@@ -132,9 +132,10 @@ def predict(
     if (data is None) == (not texts):
         raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
     registry = current_registry()
-    from pefttool import cuts, delivered, held_out, rows
+    from pefttool import delivered, held_out, rows
     from pefttool.evaluate import text_alone
     from pefttool.reload import reload
+    from pefttool.toolkit import truncation
 
     generation = _generation(overrides)
     loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
@@ -149,7 +150,7 @@ def predict(
             if complaint:
                 raise DataError(f"{row.place}: {complaint}; mend it")
     order = delivered.order_of(loaded, chosen, batch_size)
-    with cuts.counted() as counted:
+    with truncation.counted() as counted:
         for answer in delivered.answers(loaded, chosen, order):
             click.echo(strict_json.dumps(answer))
     line = counted.line(len(chosen), loaded.setting)
@@ -174,10 +175,10 @@ def chat(
 ) -> None:
     """Talk to a chat model; an empty line or Ctrl-D ends it."""
     registry = current_registry()
-    from pefttool import cuts
     from pefttool.evaluate import predict as answer
     from pefttool.evaluate import talks, typed
     from pefttool.reload import reload
+    from pefttool.toolkit import truncation
 
     generation = _generation(overrides)
     loaded = reload(run, registry, device, dtype, generation, trust_remote_code)
@@ -191,7 +192,7 @@ def chat(
             return
         turns.append({"role": "user", "content": line.strip()})
         row = typed(turns)
-        with cuts.counted() as counted:
+        with truncation.counted() as counted:
             (reply,) = answer(loaded.model, loaded.task, [row], loaded.processor, loaded.setting, loaded.choice)
         text = next(iter(reply.values()))
         turns.append({"role": "assistant", "content": text})

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import peft_folder
 from pefttool.api.errors import NotMergeable, PluginError, RunError, UsageError
 from pefttool.api.values import Facts
 from pefttool.attach import Adapted
@@ -23,6 +22,7 @@ from pefttool.testing.equalities import (
 )
 from pefttool.testing.tensors import changes, close, content, lost, snapshot, storage
 from pefttool.testing.toys import TOYS
+from pefttool.toolkit import peft_folder
 from pefttool.watch import UPDATES
 
 if TYPE_CHECKING:

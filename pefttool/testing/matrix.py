@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, delivered, packing, peft_folder, reference, reload, techniques
+from pefttool import artefacts, attach, base, delivered, packing, reference, reload, techniques
 from pefttool.api.errors import NotMergeable, Refused, RunError
 from pefttool.api.values import Row
 from pefttool.batches import Encoded, by_length, encode
@@ -28,6 +28,7 @@ from pefttool.testing.bench import require
 from pefttool.testing.models import model_folder
 from pefttool.testing.tasks import same_values
 from pefttool.testing.tensors import changes, snapshot
+from pefttool.toolkit import peft_folder
 from pefttool.watch import UPDATES, Watch
 
 #: A refusal says what to do instead in one of these words.

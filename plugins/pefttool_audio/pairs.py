@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row, text_files
+from pefttool import DataError, DataFormat, Row
 from pefttool.api.values import DataProblem
+from pefttool.toolkit import text_files
 from pefttool_audio.recordings import SUFFIXES
 
 TEXT_SUFFIXES = (".txt", ".lab")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_audio import ctc, recordings, whisper, word_errors
 from pefttool_audio.listener import IGNORE
 

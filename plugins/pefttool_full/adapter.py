@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, claims
+from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task
 from pefttool.files.safetensors_file import Reader
 from pefttool.nn.tensors import check_last_layers, last_layer_parameters, train_only, transformers_part
 from pefttool.pretrained import one_line, quiet_loading
+from pefttool.toolkit import attachment
 from pefttool_full.options import FullOptions
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class FullAdapter(Adapter):
             trained = list(facts.used(trained))
         else:
             trained = last_layer_parameters(model, facts, options.train_last_layers)
-        claims.claim(model, self.name, name, trained)
+        attachment.claim(model, self.name, name, trained)
         train_only(model, trained)
         return Attached(model, frozenset(trained))
 
@@ -92,13 +93,13 @@ class FullAdapter(Adapter):
             raise ModelError(
                 f"{folder} cannot be loaded as {type(part).__name__}: {one_line(error)}; restore the adapter folder"
             ) from error
-        claims.claim(model, self.name, name)
+        attachment.claim(model, self.name, name)
         model.requires_grad_(False)
         return model.eval()
 
     def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
         """Nothing is beside the weights: the model is already plain."""
-        claims.release(model)
+        attachment.release(model)
         return model
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, UsageError, claims, peft_folder
+from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, UsageError
 from pefttool.nn.tensors import check_last_layers, last_layer_parameters, train_only
+from pefttool.toolkit import attachment, peft_folder
 from pefttool_head.options import HeadOptions
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class HeadAdapter(Adapter):
                 f"adapter.name: 'head' trains {integer[0]!r}, which is stored as integers; load it without --quantize"
             )
         wanted += last_layer_parameters(model, facts, options.train_last_layers)
-        claims.claim(model, self.name, name, wanted)
+        attachment.claim(model, self.name, name, wanted)
         for module in outputs:
             _untie(model, module)
         train_only(model, wanted)
@@ -61,7 +62,7 @@ class HeadAdapter(Adapter):
         """Write the adapter's own tensors to head.safetensors, which the core adds new heads to, and a loader."""
         from pefttool_head.loader import LOADER, source
 
-        held = claims.held_by(model)
+        held = attachment.held_by(model)
         named = dict(model.named_parameters())
         folder.mkdir(parents=True, exist_ok=True)
         peft_folder.write_tensors(
@@ -81,7 +82,7 @@ class HeadAdapter(Adapter):
                     f"{folder / peft_folder.HEAD}: {tensor_name!r} {list(tensor.shape)} has no place of this shape in"
                     f" {type(model).__name__}; load it onto the base it was trained on"
                 )
-        claims.claim(model, self.name, name, tensors)
+        attachment.claim(model, self.name, name, tensors)
         for tensor_name, tensor in tensors.items():
             _place(model, tensor_name, tensor)
         model.requires_grad_(False)
@@ -89,7 +90,7 @@ class HeadAdapter(Adapter):
 
     def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
         """Nothing is beside the weights: the model is already plain (with an output layer of its own)."""
-        claims.release(model)
+        attachment.release(model)
         return model
 
 

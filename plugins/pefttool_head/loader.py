@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pefttool import plain_code
-from pefttool.peft_folder import HEAD
+from pefttool.toolkit import loader_code
+from pefttool.toolkit.peft_folder import HEAD
 
 LOADER = "load_head.py"
 TRANSFORMERS = '''"""Defines `model`, in eval mode, with transformers alone: the base, and head.safetensors over it."""
@@ -29,9 +29,9 @@ def source(model: Any) -> str | None:
     """
     own = getattr(model, "plain_loader", None)
     if own is not None:
-        text: str = own(plain_code.base(model))
+        text: str = own(loader_code.base(model))
         return text
-    made = plain_code.constructor(model)
+    made = loader_code.constructor(model)
     if made is None:
         return None
-    return TRANSFORMERS.format(constructor=made, head=HEAD, prepared=plain_code.as_trained(model, "model"))
+    return TRANSFORMERS.format(constructor=made, head=HEAD, prepared=loader_code.as_trained(model, "model"))

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Adapter, Attached, Facts, Problem, Task, claims, peft_folder, peft_targets
+from pefttool import Adapter, Attached, Facts, Problem, Task
 from pefttool.nn import parameters
+from pefttool.toolkit import attachment, peft_folder, peft_targets
 from pefttool_lora.options import LoraOptions, resolve, unmatched
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class LoraAdapter(Adapter):
         return (f"{parameters.show(experts, total)} {are}",)
 
     def attach(self, model: nn.Module, options: LoraOptions, facts: Facts, name: str = "default") -> Attached:
-        claims.claim(model, self.name, name)
+        attachment.claim(model, self.name, name)
         peft = peft_folder.load_peft()
         targets = resolve(options, facts)
         config = peft.LoraConfig(
@@ -76,7 +77,7 @@ class LoraAdapter(Adapter):
         peft_folder.save(model, folder, name)
 
     def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
-        claims.claim(model, self.name, name)
+        attachment.claim(model, self.name, name)
         loaded = peft_folder.load(model, folder, name, method="LORA")
         _fuse(loaded)
         return loaded
@@ -85,7 +86,7 @@ class LoraAdapter(Adapter):
         from pefttool_lora.merging import merge
 
         merged: nn.Module = merge(model, name)
-        claims.release(merged)
+        attachment.release(merged)
         return merged
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[Any]:

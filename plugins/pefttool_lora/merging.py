@@ -10,8 +10,9 @@ import copy
 import logging
 from typing import Any
 
-from pefttool import NotMergeable, peft_folder
+from pefttool import NotMergeable
 from pefttool.nn.tensors import transformers_part
+from pefttool.toolkit import peft_folder
 
 
 def merge(model: Any, name: str) -> Any:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Adapter, Attached, Facts, NotMergeable, Problem, Task, claims, peft_folder
+from pefttool import Adapter, Attached, Facts, NotMergeable, Problem, Task
+from pefttool.toolkit import attachment, peft_folder
 from pefttool_prefix import through_peft
 from pefttool_prefix.options import PEFT, PrefixOptions, chosen, refused
 
@@ -50,7 +51,7 @@ class PrefixAdapter(Adapter):
         through = chosen(options, facts)
         if through == PEFT:
             through_peft.require_fitting(model, facts)
-        claims.claim(model, self.name, name)
+        attachment.claim(model, self.name, name)
         init = _init(options, facts)
         start = None
         if init == "activations" and not facts.abstract:
@@ -73,7 +74,7 @@ class PrefixAdapter(Adapter):
         through_attention.save(model, folder)
 
     def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
-        claims.claim(model, self.name, name)
+        attachment.claim(model, self.name, name)
         if (folder / peft_folder.CONFIG).is_file():
             return peft_folder.load(model, folder, name, task_wrapper=True, method="PREFIX_TUNING")
         from pefttool_prefix import through_attention

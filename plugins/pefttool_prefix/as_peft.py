@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Facts, peft_folder
+from pefttool import Facts
+from pefttool.toolkit import peft_folder
 from pefttool_prefix.options import TASK_TYPES
 from pefttool_prefix.through_peft import flat
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pefttool import plain_code
+from pefttool.toolkit import loader_code
 
 LOADER = "load_prefix.py"
 TEXT = '''"""Defines `model`, in eval mode, with transformers alone: base, head, and what stands before its keys."""
@@ -65,7 +65,7 @@ def source(model: Any, count: int, counting: str | None) -> str | None:
 
     `counting` is the module whose positions begin behind the prefix of `count`.
     """
-    made = plain_code.constructor(model)
+    made = loader_code.constructor(model)
     if made is None:
         return None
     return TEXT.format(constructor=made) + ("" if counting is None else SHIFT.format(count=count, counting=counting))

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import Attached, Facts, ModelError, UsageError, peft_folder
+from pefttool import Attached, Facts, ModelError, UsageError
 from pefttool.api.values import KeyValues
 from pefttool.nn import attention, attention_modules, attention_prefix, embedding_offload
 from pefttool.nn.tensors import transformers_part
+from pefttool.toolkit import peft_folder
 from pefttool_prefix import as_peft
 from pefttool_prefix.loader import LOADER, source
 

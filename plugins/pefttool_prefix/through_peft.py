@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Attached, Facts, UsageError, peft_folder
+from pefttool import Attached, Facts, UsageError
+from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import Field
 
-from pefttool import DataError, DataFormat, Options, Row, moments, text_files
+from pefttool import DataError, DataFormat, Options, Row
 from pefttool.api.values import DataProblem
-from pefttool.named_columns import describe
-from pefttool.separated import separator_of
+from pefttool.toolkit import text_files, timestamps
+from pefttool.toolkit.columns import describe
+from pefttool.toolkit.csv_dialect import separator_of
 
 USER = ("user_id", "user", "userid", "uid", "customer_id", "customer")
 ITEM = ("item_id", "item", "itemid", "iid", "movie_id", "movieid", "product_id", "product")
@@ -177,10 +178,10 @@ class _Table:
         user, item = cells[self.user], cells[self.item]
         if not user or not item:
             return f"found no {'user' if not user else 'item'}, expected one in every line"
-        time = float(line) if self.timestamp is None else moments.seconds(cells[self.timestamp])
+        time = float(line) if self.timestamp is None else timestamps.seconds(cells[self.timestamp])
         if time is None:
-            return f"found time {describe(cells[self.timestamp or 0])}, {moments.EXPECTED}"
-        rating = None if self.rating is None else moments.number(cells[self.rating])
+            return f"found time {describe(cells[self.timestamp or 0])}, {timestamps.EXPECTED}"
+        rating = None if self.rating is None else timestamps.number(cells[self.rating])
         if self.rating is not None and rating is None:
             return f"found rating {describe(cells[self.rating])}, expected a number"
         held = users.setdefault(user, _User(line))
@@ -227,4 +228,4 @@ def _name(cell: str) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return moments.number(text) is not None
+    return timestamps.number(text) is not None

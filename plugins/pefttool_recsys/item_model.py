@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import DataError, ModelError, decoders
+from pefttool import DataError, ModelError
+from pefttool.toolkit import decoders
 
 #: Index of what is in no catalogue, and of padding: its vector is zero, and it is never recommended.
 UNKNOWN = 0

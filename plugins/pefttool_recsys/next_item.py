@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pefttool import Arranged, DataError, Loaded, Loss, Options, Problem, Row, Setting, Task
 from pefttool.api.values import Facts
-from pefttool.named_columns import describe
+from pefttool.toolkit.columns import describe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

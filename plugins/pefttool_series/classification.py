@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
-from pefttool.named_columns import find_column
+from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
+from pefttool.toolkit import class_names
+from pefttool.toolkit.columns import find_column
 from pefttool_series import models, processor
 from pefttool_series.reading import (
     LABEL_COLUMNS,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pefttool import DataError
 from pefttool.api.values import DataProblem
-from pefttool.separated import separator_of
-from pefttool.text_files import lines, suffix
+from pefttool.toolkit.csv_dialect import separator_of
+from pefttool.toolkit.text_files import lines, suffix
 
 DELIMITERS = ",;\t|"
 #: What stands for a missing value; everything else has to be a number.

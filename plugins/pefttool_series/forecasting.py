@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import Arranged, DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
-from pefttool.named_columns import find_column
+from pefttool.toolkit.columns import find_column
 from pefttool_series import gaps, models, processor
 from pefttool_series.reading import (
     LABEL_COLUMNS,

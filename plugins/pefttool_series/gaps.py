@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from pefttool import Row, moments
+from pefttool import Row
+from pefttool.toolkit import timestamps
 from pefttool_series.reading import TIMES
 
 #: A step of so many times the usual one is a gap: a missing value makes two, and months differ by less.
@@ -59,8 +60,8 @@ def steps(values: Mapping[str, Any]) -> Steps | None:
     if not isinstance(times, list | tuple) or len(times) < 3:
         return None
     texts = list(map(str, times))
-    dates = moments.compact(texts)
-    found = [moments.seconds(text) for text in texts] if dates is None else dates
+    dates = timestamps.compact(texts)
+    found = [timestamps.seconds(text) for text in texts] if dates is None else dates
     known = [moment for moment in found if moment is not None]
     each = [after - before for before, after in itertools.pairwise(known)]
     if len(known) < len(found) or min(each) <= 0:
@@ -72,7 +73,7 @@ def steps(values: Mapping[str, Any]) -> Steps | None:
         long = []
     at = max(range(len(each)), key=each.__getitem__)
     after = tuple(i + 1 for i in long)
-    dated = dates is not None or moments.number(texts[0]) is None
+    dated = dates is not None or timestamps.number(texts[0]) is None
     return Steps(after, usual, each[at], texts[at], uneven - len(long), len(each), dated)
 
 
@@ -110,7 +111,7 @@ def told(rows: Sequence[Row], split: bool) -> list[str]:
     unread = [row for row in rows if TIMES in row.values and steps(row.values) is None and _several(row)]
     if unread:
         what = f"the time stamps of {len(unread)} series are no times that increase, such as {unread[0].place}"
-        notices.append(f"warning: data: {what}: gaps are not looked for; {moments.EXPECTED}")
+        notices.append(f"warning: data: {what}: gaps are not looked for; {timestamps.EXPECTED}")
     return notices
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pefttool import DataError, moments
-from pefttool.separated import Header
+from pefttool import DataError
+from pefttool.toolkit import timestamps
+from pefttool.toolkit.csv_dialect import Header
 from pefttool_series.csv_records import DECIMAL_COMMA, is_number, no_number, short
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _one_order(rows: Sequence[Sequence[str]], which: int, time: int | None) -> b
     blocks = 1 + sum(row[which] != before[which] for before, row in pairwise(rows))
     if blocks == len({row[which] for row in rows}):
         return False
-    found = [moments.seconds(row[time].strip()) for row in rows]
+    found = [timestamps.seconds(row[time].strip()) for row in rows]
     known = [moment for moment in found if moment is not None]
     return len(known) == len(rows) and all(before < after for before, after in pairwise(known))
 

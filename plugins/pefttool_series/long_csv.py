@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
-from pefttool import DataFormat, Options, Row, moments
+from pefttool import DataFormat, Options, Row
 from pefttool.api.values import DataProblem
-from pefttool.separated import Header
+from pefttool.toolkit import timestamps
+from pefttool.toolkit.csv_dialect import Header
 from pefttool_series import long_columns
 from pefttool_series.csv_records import no_number, number, records, short
 from pefttool_series.long_columns import ID, OPTION, TIME, Columns
@@ -103,9 +104,9 @@ class SeriesLong(DataFormat):
             return f"found class {label!r}, expected {one.label!r} as in line {one.line}, where this series begins"
         if columns.time is not None:
             time = record[columns.time].strip()
-            moment = moments.seconds(time)
+            moment = timestamps.seconds(time)
             if moment is None:
-                return f"found time {short(time)}, {moments.EXPECTED}, {ORDERED}"
+                return f"found time {short(time)}, {timestamps.EXPECTED}, {ORDERED}"
             if one.times and moment <= one.last:
                 expected = f"found time {short(time)} after {short(one.times[-1])}, expected times that increase"
                 several = f" (of several series? name what tells them apart: {OPTION}.id_column=COLUMN)"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool.toolkit.columns import describe, find_column, missing_column
 
 SERIES_COLUMNS = ("series", "values", "signal")
 LABEL_COLUMNS = ("label", "labels", "class", "category")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
+from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
 from pefttool.api.errors import suggest
-from pefttool.named_columns import find_column
+from pefttool.toolkit import class_names
+from pefttool.toolkit.columns import find_column
 from pefttool_series import tabular_columns as columns
 from pefttool_series import tabular_doubts as doubts
 from pefttool_series.tabular_columns import Column

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool import DataError, Row, class_names
+from pefttool import DataError, Row
 from pefttool.api.errors import suggest
+from pefttool.toolkit import class_names
 from pefttool_series.csv_records import DECIMAL_COMMA
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")

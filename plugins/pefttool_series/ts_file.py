@@ -14,7 +14,7 @@ from typing import Any
 
 from pefttool import DataError, DataFormat, Row
 from pefttool.api.values import DataProblem
-from pefttool.text_files import lines
+from pefttool.toolkit.text_files import lines
 from pefttool_series.csv_records import number, short
 
 HEAD = 65_536

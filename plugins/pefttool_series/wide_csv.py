@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
 from pefttool.api.values import DataProblem
-from pefttool.separated import Header
+from pefttool.toolkit.csv_dialect import Header
 from pefttool_series.csv_records import no_number, number, records
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool import decoders
+from pefttool.toolkit import decoders
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from pefttool import Options, Row, Setting
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_text.batching import kind_of
 from pefttool_text.borders import opening
 from pefttool_text.language_model import LanguageModel, counted

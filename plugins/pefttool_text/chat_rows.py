@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool.named_columns import describe, missing_column
+from pefttool.toolkit.columns import describe, missing_column
 from pefttool_text import chat_turns
 from pefttool_text.chat_turns import Turn
 

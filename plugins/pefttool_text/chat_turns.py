@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from pefttool.named_columns import describe
+from pefttool.toolkit.columns import describe
 
 #: A message as chat templates take it: `role` and `content`, and where it has them `tool_calls`, `tool_call_id`,
 #: `name`, `reasoning_content`.

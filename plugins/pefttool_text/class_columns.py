@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pefttool.class_names import Numbered
+from pefttool.toolkit.class_names import Numbered
 
 #: The key of the file's metadata under which `datasets` writes its features.
 METADATA = b"huggingface"

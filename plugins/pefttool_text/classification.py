@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task, class_names
+from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
 from pefttool.api.task import Direction
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool.toolkit import class_names
+from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, text_columns, written_lists
 from pefttool_text.batching import kind_of
 from pefttool_text.label_kinds import KINDS, MULTI, SINGLE, LabelKind, MultiHot, MultiLabel
@@ -258,12 +259,12 @@ class TextClassification(Task):
         return _kind(setting.options).decode(outputs.float(), setting.labels, setting.fitted)
 
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
-        from pefttool import cuts
         from pefttool.nn import embedding_offload
+        from pefttool.toolkit import truncation
 
         device = embedding_offload.device(model)
         encoded = [self._encode_text(r, processor, setting) for r in rows]
-        cuts.tell(inputs=sum(e["truncated"] for e in encoded))
+        truncation.tell(inputs=sum(e["truncated"] for e in encoded))
         batch = self.collate(encoded, processor, setting)
         logits = model(**{k: v.to(device) for k, v in batch.items()}).logits
         return self.decode(logits, setting)

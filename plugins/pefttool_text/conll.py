@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataFormat, Row, text_files
+from pefttool import DataFormat, Row
 from pefttool.api.values import DataProblem
+from pefttool.toolkit import text_files
 from pefttool_text import tagging
 
 SUFFIXES = (".conll", ".bio", ".iob", ".iob2")

@@ -21,10 +21,10 @@ from pydantic import Field
 
 from pefttool import DataError, DataFormat, Options, Row
 from pefttool.api.values import DataProblem
-from pefttool.file_kinds import start_of
-from pefttool.quiet import quiet_datasets
-from pefttool.separated import Header, mark_as_text, separator_of
-from pefttool.text_files import head, is_packed, lines, shown_suffix, suffix
+from pefttool.toolkit.csv_dialect import Header, mark_as_text, separator_of
+from pefttool.toolkit.file_kinds import start_of
+from pefttool.toolkit.quiet import quiet_datasets
+from pefttool.toolkit.text_files import head, is_packed, lines, shown_suffix, suffix
 from pefttool_text.class_columns import class_columns, named_classes
 from pefttool_text.conll import Conll
 from pefttool_text.parallel import ParallelText

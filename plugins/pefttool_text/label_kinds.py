@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttool import DataError
 from pefttool.api.task import Direction
-from pefttool.class_names import in_order, name_of
-from pefttool.majority import most
-from pefttool.named_columns import describe
+from pefttool.toolkit.class_names import in_order, name_of
+from pefttool.toolkit.columns import describe
+from pefttool.toolkit.majority import most
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,8 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Facts, Loaded, Loss, Problem, Row, Setting, Task, decoders
+from pefttool import Facts, Loaded, Loss, Problem, Row, Setting, Task
+from pefttool.toolkit import decoders
 from pefttool_text import ends, output_layer, packed
 from pefttool_text.batching import IGNORE, attention_mask, pad, pad_id
 
@@ -94,8 +95,8 @@ class LanguageModel(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
 
-        from pefttool import cuts
         from pefttool.nn import embedding_offload
+        from pefttool.toolkit import truncation
 
         whole = [self.prompt_ids(row, processor, setting) for row in rows]
         prompts = [prompt[-setting.sequence_length :] for prompt in whole]
@@ -116,7 +117,7 @@ class LanguageModel(Task):
             out = model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad_id(processor), **generation)  # type: ignore[operator]
         new = out[:, ids.shape[1] :]
         cut = sum(len(prompt) > setting.sequence_length for prompt in whole)
-        cuts.tell(cut, cuts.unended(new, model, generation.get("max_new_tokens"), stops))
+        truncation.tell(cut, truncation.unended(new, model, generation.get("max_new_tokens"), stops))
         return [
             self.answer(row, _continuation(prompt, tokens.tolist(), processor))
             for row, prompt, tokens in zip(rows, prompts, new, strict=True)

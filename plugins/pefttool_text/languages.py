@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pefttool import ModelError
-from pefttool.class_names import listed
+from pefttool.toolkit.class_names import listed
 
 #: NLLB's, which has no table of its languages: `eng_Latn`.
 CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")

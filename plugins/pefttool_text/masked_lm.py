@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_text import encoder, masked_head, masking
 from pefttool_text.batching import IGNORE, pad
 
@@ -142,11 +142,11 @@ class MaskedLM(Task):
         """`masks`: for each mask of the text, in order, the likeliest `tokens` with their `scores`; and the `text` with
         the first of them; null for a mask that `train.sequence_length` cut off. A text without a mask is asked as in
         training, with the hidden token as `truth`."""
-        from pefttool import cuts
         from pefttool.nn import embedding_offload
+        from pefttool.toolkit import truncation
 
         questions = [self._question(row, processor, setting) for row in rows]
-        cuts.tell(inputs=sum(e["truncated"] for e in questions))
+        truncation.tell(inputs=sum(e["truncated"] for e in questions))
         device = embedding_offload.device(model)
         batch = {k: v.to(device) for k, v in self.collate(questions, processor, setting).items()}
         places = pad([e["asked"] for e in questions], 0, most=setting.sequence_length).bool().to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from pefttool.named_columns import describe
+from pefttool.toolkit.columns import describe
 
 #: Usual names of the source's column, and those of the target's beside it.
 USUAL: Mapping[str, tuple[str, ...]] = {

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row, text_files
+from pefttool import DataError, DataFormat, Row
 from pefttool.api.values import DataProblem
+from pefttool.toolkit import text_files
 from pefttool_text.pair_rows import TRANSLATION
 
 #: ISO 639-1: what tells a language's suffix from any other. Longer codes need a region or a script (pt_BR, zh-Hant).

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import ModelError, plain_code
+from pefttool import ModelError
+from pefttool.toolkit import loader_code
 
 LOADER = '''"""Defines `model`, in eval mode, without pefttool: the base, mean pooling, and head.safetensors."""
 from pathlib import Path
@@ -67,7 +68,7 @@ class MeanPooled(nn.Module):
 
     def plain_loader(self, base: str) -> str:
         """Python that loads this model from the folder of `base` and a head.safetensors, without pefttool."""
-        return LOADER.format(base=base, prepared=plain_code.as_trained(self.backbone, "backbone"))
+        return LOADER.format(base=base, prepared=loader_code.as_trained(self.backbone, "backbone"))
 
 
 class MeanPool(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_text import chat_rows, chat_turns
 from pefttool_text.chat_rows import Conversation
 from pefttool_text.chat_turns import Turn

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from pefttool import Loaded, Loss, Options, Row, Setting, Task
-from pefttool.named_columns import describe
+from pefttool.toolkit.columns import describe
 from pefttool_text import answer_windows, encoder, squad_scores
 from pefttool_text.answer_windows import Answer, Span, Window
 

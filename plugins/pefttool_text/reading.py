@@ -10,7 +10,7 @@ from typing import Any
 
 from pefttool import DataError, Row
 from pefttool.api.values import DataProblem
-from pefttool.text_files import lines
+from pefttool.toolkit.text_files import lines
 
 SPACE = re.compile(r"[ \t\r\n]*")
 

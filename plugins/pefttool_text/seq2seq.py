@@ -144,8 +144,8 @@ class Seq2Seq(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         import torch
 
-        from pefttool import cuts
         from pefttool.nn import embedding_offload
+        from pefttool.toolkit import truncation
 
         options, most = setting.options, setting.sequence_length
         texts = [f"{options.prefix}{pair_rows.find(row.values, options, answered=False).source}" for row in rows]
@@ -160,7 +160,7 @@ class Seq2Seq(Task):
             )
         written = out[:, 1:]  # behind the token that a decoder starts with, which some models end texts with, too
         cut = sum(e["truncated"] for e in encoded)
-        cuts.tell(cut, cuts.unended(written, model, setting.generation.get("max_new_tokens")))
+        truncation.tell(cut, truncation.unended(written, model, setting.generation.get("max_new_tokens")))
         return [{"target": processor.decode(tokens, skip_special_tokens=True).strip()} for tokens in out]
 
     def metrics(

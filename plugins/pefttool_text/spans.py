@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pefttool.named_columns import find_column
+from pefttool.toolkit.columns import find_column
 
 TEXT = "text"
 COLUMNS = ("label", "labels", "spans", "entities")

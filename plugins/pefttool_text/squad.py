@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row, text_files
+from pefttool import DataError, DataFormat, Row
 from pefttool.api.values import DataProblem
-from pefttool.named_columns import describe
+from pefttool.toolkit import text_files
+from pefttool.toolkit.columns import describe
 from pefttool_text import reading
 
 #: One object, whose `data` is a list of objects (or an empty one).

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
-from pefttool.class_names import Numbered, in_order
-from pefttool.majority import most
+from pefttool.toolkit.class_names import Numbered, in_order
+from pefttool.toolkit.majority import most
 
 Scheme = Literal["bio", "plain"]
 #: The tag of a word that belongs to no entity.

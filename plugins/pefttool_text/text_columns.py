@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from pefttool.class_names import stands_for_nothing
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool.toolkit.class_names import stands_for_nothing
+from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_text.encoder import TYPES
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "body")

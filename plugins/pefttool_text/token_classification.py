@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, class_names
+from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
 from pefttool.api.task import Direction
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool.toolkit import class_names
+from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, spans, tagging
 from pefttool_text.batching import IGNORE, pad
 from pefttool_text.tagging import Scheme
@@ -215,12 +216,12 @@ class TokenClassification(Task):
         """`tags` and their `scores`, one for each word, null for words that `train.sequence_length` cut off (or that
         the tokenizer has no token for); in BIO `entities` with `type`, `words`, `start`, `end` (not counted itself)
         and `score`."""
-        from pefttool import cuts
         from pefttool.nn import embedding_offload
+        from pefttool.toolkit import truncation
 
         sentences = [self._words(row.values, setting.options) for row in rows]
         encoded = [self._encode_words(words, processor, setting) for words in sentences]
-        cuts.tell(inputs=sum(example["truncated"] for example, _ in encoded))
+        truncation.tell(inputs=sum(example["truncated"] for example, _ in encoded))
         device = embedding_offload.device(model)
         batch = self.collate([example for example, _ in encoded], processor, setting)
         logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task, class_names
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
+from pefttool.toolkit import class_names
+from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_vision import pictures
 from pefttool_vision.augmentation import Augmentation, augment
 from pefttool_vision.columns import IMAGE_COLUMNS, check_image_column, locate, names_pictures

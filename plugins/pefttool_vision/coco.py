@@ -12,7 +12,7 @@ from typing import Any
 
 from pefttool import DataError, DataFormat, Row
 from pefttool.api.values import DataProblem
-from pefttool.named_columns import describe
+from pefttool.toolkit.columns import describe
 from pefttool_vision import pictures
 from pefttool_vision.json_head import top_level
 from pefttool_vision.objects import box_complaint, box_outside, turned

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import Row
-from pefttool.named_columns import describe, find_column, missing_column
+from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_vision.pictures import SUFFIXES
 
 IMAGE_COLUMNS = ("image", "image_path", "img", "picture", "photo", "file_name")

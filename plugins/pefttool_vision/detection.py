@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task, class_names
-from pefttool.named_columns import find_column, missing_column
+from pefttool import DataError, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
+from pefttool.toolkit import class_names
+from pefttool.toolkit.columns import find_column, missing_column
 from pefttool_vision import objects, pictures
 from pefttool_vision.columns import IMAGE_COLUMNS, check_image_column, locate, names_pictures
 from pefttool_vision.objects import OBJECT_COLUMNS, Thing

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool.named_columns import describe
+from pefttool.toolkit.columns import describe
 from pefttool_vision import pictures
 
 OBJECT_COLUMNS = ("objects", "annotations")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pefttool import Row, class_names
+from pefttool import Row
 from pefttool.api.errors import DataError
+from pefttool.toolkit import class_names
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import pytest
 import torch
 import transformers
 
-from pefttool import decoders
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Setting
 from pefttool.config.registry import Registry
 from pefttool.pretrained import LocalPretrained
 from pefttool.testing import tiny_encoder
+from pefttool.toolkit import decoders
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 WIDE = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64}

@@ -8,7 +8,7 @@ import pytest
 
 from pefttool import Row, guess
 from pefttool.config import registry
-from pefttool.named_columns import find_column
+from pefttool.toolkit.columns import find_column
 
 TASKS = registry.build().tasks
 TICKETS = [{"no": f"T{i}", "body_de": f"the parcel {i} is late", "kind": "ab"[i % 2]} for i in range(12)]

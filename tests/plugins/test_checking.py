@@ -216,7 +216,7 @@ def test_the_table_of_fields_is_of_the_installed_peft() -> None:
     """Every field of its LoRA has a version, or was there before 0.9; a new one has to be looked up."""
     from dataclasses import fields
 
-    from pefttool.peft_folder import load_peft
+    from pefttool.toolkit.peft_folder import load_peft
 
     old = {"alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode"}
     old |= {"init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout"}

@@ -11,9 +11,9 @@ import torch
 from finished_runs import Runs
 from terminal import Terminal
 
-from pefttool import cuts
 from pefttool.api.values import Setting
 from pefttool.config.registry import Registry
+from pefttool.toolkit import truncation
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +28,17 @@ def test_an_answer_is_cut_where_it_is_as_long_as_may_be_and_has_no_end(
     end: int | list[int] | None, most: int | None, unended: int
 ) -> None:
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=end), config=SimpleNamespace())
-    assert cuts.unended(torch.tensor([[1, 2, 9], [1, 2, 8]]), model, most) == unended
+    assert truncation.unended(torch.tensor([[1, 2, 9], [1, 2, 8]]), model, most) == unended
 
 
 def test_nothing_is_counted_for_nobody_and_all_of_it_for_whoever_asks() -> None:
-    cuts.tell(inputs=5, answers=5)
+    truncation.tell(inputs=5, answers=5)
     setting = Setting(None, sequence_length=16, generation={"max_new_tokens": 4})
-    with cuts.counted() as counted:
+    with truncation.counted() as counted:
         assert counted.line(3, setting) is None
-        cuts.tell(inputs=1)
-        cuts.tell(answers=2)
-    cuts.tell(answers=1)
+        truncation.tell(inputs=1)
+        truncation.tell(answers=2)
+    truncation.tell(answers=1)
     assert counted.line(3, setting) == (
         "1 of 3 inputs were cut to 16 tokens, the run's train.sequence_length;"
         " 2 of 3 answers were cut at generation.max_new_tokens=4: raise it with -o generation.max_new_tokens=N"
@@ -67,4 +67,4 @@ def test_predict_says_it_in_one_line_on_standard_error(
 
 def test_the_ends_that_generation_was_told_count_before_the_models_own() -> None:
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=9), config=SimpleNamespace())
-    assert cuts.unended(torch.tensor([[1, 2, 9], [1, 2, 8]]), model, 3, [8, 9]) == 0
+    assert truncation.unended(torch.tensor([[1, 2, 9], [1, 2, 8]]), model, 3, [8, 9]) == 0

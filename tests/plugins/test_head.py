@@ -11,7 +11,8 @@ import tiny_models as tiny
 import torch
 from safetensors.torch import load_file
 
-from pefttool import ModelError, UsageError, peft_folder
+from pefttool import ModelError, UsageError
+from pefttool.toolkit import peft_folder
 from pefttool_head.adapter import HeadAdapter
 from pefttool_head.loader import LOADER
 from pefttool_head.options import HeadOptions

@@ -13,8 +13,9 @@ import tiny_models as tiny
 import torch
 from safetensors.torch import load, load_file, save_file
 
-from pefttool import ModelError, peft_folder
-from pefttool.quiet import CHATTY, quiet_imports
+from pefttool import ModelError
+from pefttool.toolkit import peft_folder
+from pefttool.toolkit.quiet import CHATTY, quiet_imports
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_prefix.adapter import PrefixAdapter
 

@@ -11,7 +11,8 @@ import pytest
 import tiny_models as tiny
 import torch
 
-from pefttool import Facts, NotMergeable, UsageError, facts, peft_folder
+from pefttool import Facts, NotMergeable, UsageError, facts
+from pefttool.toolkit import peft_folder
 from pefttool_prefix import through_peft
 from pefttool_prefix.adapter import PrefixAdapter
 from pefttool_prefix.initialise import from_activations

@@ -13,8 +13,9 @@ import torch
 from architectures import ARCHITECTURES, OTHERS, text
 from torch import Tensor
 
-from pefttool import Facts, ModelError, facts, peft_folder
+from pefttool import Facts, ModelError, facts
 from pefttool.nn import attention, attention_modules, attention_prefix, gradient_checkpointing
+from pefttool.toolkit import peft_folder
 from pefttool_prefix.adapter import PrefixAdapter
 from pefttool_prefix.options import PrefixOptions, chosen
 from pefttool_prefix.through_attention import KeyValuePrefix

@@ -21,9 +21,9 @@ from samples_audio import tones, write_tones
 from pefttool.api.errors import ModelError, UsageError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
-from pefttool.named_columns import describe
 from pefttool.testing import check_task
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
+from pefttool.toolkit.columns import describe
 from pefttool_audio import ctc, word_errors
 from pefttool_audio.listener import IGNORE
 from pefttool_audio.recognition import SpeechRecognition

@@ -10,7 +10,7 @@ import torch
 
 from pefttool.api.task import Adapter, NotMergeable
 from pefttool.api.values import Attached
-from pefttool.peft_folder import read_tensors, write_tensors
+from pefttool.toolkit.peft_folder import read_tensors, write_tensors
 
 
 class Shift(Adapter):
@@ -24,9 +24,9 @@ class Shift(Adapter):
         return {"learning_rate": 1e-2}
 
     def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        from pefttool import claims
+        from pefttool.toolkit import attachment
 
-        claims.claim(model, self.name, name)
+        attachment.claim(model, self.name, name)
         model.requires_grad_(False)
         self.add(model)
         return Attached(model, frozenset({f"{self.layer}.shift"}))

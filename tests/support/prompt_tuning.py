@@ -28,9 +28,9 @@ class PromptTuning(Adapter):
     def attach(self, model: Any, options: PromptTuningOptions, facts: Facts, name: str = "default") -> Attached:
         import peft
 
-        from pefttool import claims
+        from pefttool.toolkit import attachment
 
-        claims.claim(model, self.name, name)
+        attachment.claim(model, self.name, name)
         config = peft.PromptTuningConfig(
             task_type=facts.peft_task_type, num_virtual_tokens=options.num_virtual_tokens, inference_mode=False
         )

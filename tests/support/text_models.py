@@ -12,7 +12,7 @@ import torch
 from tiny_models import run_without_pefttool
 from torch import Tensor
 
-from pefttool import Facts, Row, Setting, peft_folder
+from pefttool import Facts, Row, Setting
 from pefttool.api.task import Adapter, Task
 from pefttool.attach import attach
 from pefttool.base import load_model
@@ -21,6 +21,7 @@ from pefttool.devices import Choice
 from pefttool.evaluate import evaluate, predict
 from pefttool.facts import inspect
 from pefttool.testing.models import model_folder
+from pefttool.toolkit import peft_folder
 
 CPU = Choice(device="cpu", dtype="float32", autocast=None, grad_scaler=False, reason="a test")
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import Facts, facts, peft_folder
+from pefttool import Facts, facts
+from pefttool.toolkit import peft_folder
 
 VOCABULARY, CLASSES = 101, 3
 TASKS = {

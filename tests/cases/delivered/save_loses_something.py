@@ -6,7 +6,7 @@ from typing import Any
 
 from judging import reviews
 
-from pefttool import peft_folder
+from pefttool.toolkit import peft_folder
 from pefttool_lora.adapter import LoraAdapter
 
 OWN, CONFIG = "own.safetensors", "own.json"

@@ -4,7 +4,7 @@ import gzip
 
 from case_bench import Bench
 
-from pefttool import text_files
+from pefttool.toolkit import text_files
 
 
 def check(bench: Bench) -> None:

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import peft_targets
 from pefttool.api.errors import ModelError
 from pefttool.files import durable
 from pefttool.nn.tensors import passing_buffers
-from pefttool.quiet import quiet_imports
+from pefttool.toolkit import peft_targets
+from pefttool.toolkit.quiet import quiet_imports
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

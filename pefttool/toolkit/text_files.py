@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem
-from pefttool.file_kinds import GZIP, identify, start_of
+from pefttool.toolkit.file_kinds import GZIP, identify, start_of
 
 HEAD = 4096
 #: A packed file may hold so many bytes, or so many times its own size if that is more: what unpacks to more is a bomb.

@@ -1,0 +1,1 @@
+"""Helpers for authors of plugins: columns, classes, time stamps, decoders, PEFT folders."""
