@@ -147,8 +147,8 @@ def _from_scratch(job: Job, changes: Mapping[str, Any], folder: Path, seed: int)
     sys.path.append(str(Path(__file__).parents[1] / "examples"))
     import scratch
 
-    from pefttool import hub
     from pefttool.config import registry
+    from pefttool.models import hub
 
     model = hub.resolve(str(job.recipe["model"]), registry.build(), weights=True).path
     made = scratch.make(model, folder / "random", seed)

@@ -144,7 +144,7 @@ def _snippets(part: str, count: int) -> list[dict[str, str]]:
 
 def local_model(job: Job) -> str:
     """The folder of the job's model, for whom `example:` means nothing."""
-    from pefttool import hub
     from pefttool.config import registry
+    from pefttool.models import hub
 
     return str(hub.resolve(job.model, registry.build(), weights=True).path)

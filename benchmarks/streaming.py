@@ -257,7 +257,8 @@ def train(folder: Path, model: str, tokens: int, steps: int) -> None:
     assert allocator.give_back_freed_memory()
     import torch
 
-    from pefttool import attach, facts, streamed_base, techniques
+    from pefttool import attach, streamed_base, techniques
+    from pefttool.models import facts
     from pefttool.optimisation import make_optimizer
 
     sampler = Sampler()

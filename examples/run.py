@@ -132,8 +132,8 @@ def scratch_recipe(
     example: str, experiment: Experiment, folder: Path, seed: int, changes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The recipe for the same model with random weights, all of which train."""
-    from pefttool import hub
     from pefttool.config import registry
+    from pefttool.models import hub
 
     document = recipe(example, experiment, {**(changes or {}), "train.seed": seed})
     model = hub.resolve(document["model"], registry.build(), weights=True).path

@@ -56,7 +56,7 @@ def _loss(train: list[int], held_out: list[int], vocabulary: int) -> float:
 def _tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
-    from pefttool import hub
     from pefttool.config import registry
+    from pefttool.models import hub
 
     return AutoTokenizer.from_pretrained(hub.resolve(model, registry.build(), weights=True).path)

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import facts, hub, stored_bases, streamed_base, vocabulary
+from pefttool import streamed_base
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Quantizer, Task
 from pefttool.api.values import Facts, Setting
+from pefttool.models import facts, hub, prequantized, vocabulary
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn.tensors import transformers_part
 from pefttool.plan import Plan, decided
 from pefttool.precision import compute_in_float32, torch_dtype
-from pefttool.pretrained import LocalPretrained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,7 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapp
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
     if plan.quantizer is not None and plan.quantizer.stored_already:  # the files, now there, say it exactly
-        exact = stored_bases.quantizer(local.path, local.id, None, plan.registry.quantizers.values())
+        exact = prequantized.quantizer(local.path, local.id, None, plan.registry.quantizers.values())
         plan = replace(plan, quantizer=exact)
     setting = plan.setting(labels, fitted)
     found = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import hub, streamed_base
+from pefttool import streamed_base
 from pefttool.config import sizes
+from pefttool.models import hub
 from pefttool.nn.block_streaming import Slots
 from pefttool.plan import Plan
 

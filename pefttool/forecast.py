@@ -17,9 +17,9 @@ from pefttool.config.emitter import Emitter
 from pefttool.config.settings import TrainSettings
 from pefttool.files.store import Store
 from pefttool.memory import Estimate
+from pefttool.models.pretrained import LocalPretrained, one_line
 from pefttool.outside import Outside
 from pefttool.plan import Plan
-from pefttool.pretrained import LocalPretrained, one_line
 from pefttool.rehearsal import Rehearsed, longest_batch
 
 #: A simulated peak this far from the measured one is a mistake in the simulation, unless both are so near that what

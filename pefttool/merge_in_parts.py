@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import facts
 from pefttool.api.task import Adapter
 from pefttool.files import safetensors_file
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
 from pefttool.files.safetensors_file import Reader
+from pefttool.models import facts
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn.tensors import stored_by, transformers_part
 from pefttool.precision import torch_dtype
-from pefttool.pretrained import LocalPretrained
 from pefttool.reload import Opened
 from pefttool.toolkit import peft_folder
 

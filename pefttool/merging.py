@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pefttool import agreement, facts, held_out, merge_in_parts, reload
+from pefttool import agreement, held_out, merge_in_parts, reload
 from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.api.task import Quantizer
@@ -24,9 +24,10 @@ from pefttool.files import durable, safetensors_file
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
 from pefttool.judge import Judge
+from pefttool.models import facts
+from pefttool.models.pretrained import LocalPretrained, quiet_loading
 from pefttool.nn.tensors import dequantise, stored_by, transformers_part
 from pefttool.precision import torch_dtype
-from pefttool.pretrained import LocalPretrained, quiet_loading
 from pefttool.reload import MERGED, Opened, Reloaded
 from pefttool.toolkit import peft_folder
 

@@ -9,7 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from pefttool.hub import SOURCE
+from pefttool.models.hub import SOURCE
 from pefttool.run_folder import ENVIRONMENT, RECIPE
 
 #: Keys of a recipe that may name a file or folder, each a section's or the recipe's own.

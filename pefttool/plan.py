@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import devices, facts, hub, remote_code, stored_bases
+from pefttool import devices
 from pefttool.api.errors import ModelError, Refused, UsageError, suggest
 from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Problem, Setting
 from pefttool.config import recipe
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
+from pefttool.models import facts, hub, prequantized, remote_code
+from pefttool.models.pretrained import LocalPretrained, WrongKind
 from pefttool.nn import parameters
 from pefttool.nn.tensors import stored_by
-from pefttool.pretrained import LocalPretrained, WrongKind
 from pefttool.recognition import recognise_task as recognise_task
 
 TRUSTED = "warning: {!r} comes with Python code, which runs, as trust_remote_code says"
@@ -119,7 +120,7 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     assert resolved.task is not None
     task, adapter = registry.tasks[resolved.task], registry.adapters[resolved.adapter]
     asked = registry.quantizers[resolved.quantize] if resolved.quantize else None
-    quantizer = stored_bases.quantizer(model.path, model.id, asked, registry.quantizers.values())
+    quantizer = prequantized.quantizer(model.path, model.id, asked, registry.quantizers.values())
     stored = STORED.format(model.id, quantizer.name) if quantizer is not None and quantizer.stored_already else None
     plan = Plan(
         recipe=resolved,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import devices, facts, hub, places, reference, remote_code, stored_bases
+from pefttool import devices, places, reference
 from pefttool.api.errors import ModelError, Refused, UsageError
 from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Setting
@@ -21,6 +21,7 @@ from pefttool.config.validation import validate
 from pefttool.evaluate import inference
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import check_folder
+from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.nn import added_positions
 from pefttool.run_folder import ADAPTER
 from pefttool.toolkit import peft_folder
@@ -220,7 +221,7 @@ def open_folder(
     else:
         local = _base(stored["base"], registry, folder.parent)
     quantizer = registry.quantizers[stored["quantize"]] if stored["quantize"] else None
-    quantizer = stored_bases.quantizer(local.path, local.id, quantizer, registry.quantizers.values())
+    quantizer = prequantized.quantizer(local.path, local.id, quantizer, registry.quantizers.values())
     return Opened(
         folder,
         stored,

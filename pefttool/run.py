@@ -30,7 +30,6 @@ from pefttool import (
     run_folder,
     techniques,
     train,
-    vocabulary,
     witness,
 )
 from pefttool.api.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
@@ -43,6 +42,7 @@ from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.files import store
 from pefttool.files.store import Store
+from pefttool.models import vocabulary
 from pefttool.resuming import Resume
 
 #: What the user has to mend before anything can train.

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import attach, frozen, techniques
 from pefttool.api.errors import UsageError
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import block_streaming, placement
 from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by
 from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
 from pefttool.plan import Plan
 from pefttool.precision import autocast, compute_in_float32, torch_dtype
-from pefttool.pretrained import LocalPretrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

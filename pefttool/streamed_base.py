@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import hub
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Quantizer, Task
 from pefttool.api.values import Facts, Loaded, Setting
 from pefttool.files import fingerprint
 from pefttool.files.sectioned_file import PackedFile, Section, Unreadable, write
+from pefttool.models import hub
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import block_streaming, parameters
 from pefttool.nn.block_streaming import Slots
 from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by
 from pefttool.precision import torch_dtype
-from pefttool.pretrained import LocalPretrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

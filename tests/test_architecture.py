@@ -179,7 +179,7 @@ def test_files_stay_small(path: Path) -> None:
 
 
 #: Where --trust-remote-code goes through: tests/trust/test_shipped_code.py names each use, with its reason.
-TRUSTING = ("pefttool/cli/common.py", "pefttool/config/recipe.py", "pefttool/pretrained.py")
+TRUSTING = ("pefttool/cli/common.py", "pefttool/config/recipe.py", "pefttool/models/pretrained.py")
 
 
 @pytest.mark.parametrize("path", shipped, ids=relative)

@@ -13,7 +13,7 @@ from pefttool.base import load_model
 from pefttool.config.settings import TrainSettings
 from pefttool.devices import Choice
 from pefttool.evaluate import inference
-from pefttool.facts import inspect
+from pefttool.models.facts import inspect
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.precision import grad_scaler
 from pefttool.testing.models import model_folder

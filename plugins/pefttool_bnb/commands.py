@@ -17,8 +17,8 @@ from pefttool.cli.use import DEVICE
 if TYPE_CHECKING:
     import torch
 
-    from pefttool import hub
     from pefttool.config.registry import Registry
+    from pefttool.models import hub
     from pefttool_bnb.survey import Layers
 
 KINDS = ("nf4", "fp4", "int8")
@@ -77,7 +77,7 @@ def kernels(ctx: click.Context, model: str | None, quantize: str, rows: int, dev
 
 
 def _model(reference: str | None, registry: Registry) -> hub.LocalModel:
-    from pefttool import hub
+    from pefttool.models import hub
 
     if reference is not None:
         return hub.resolve(reference, registry, weights=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool import Facts, UsageError
-from pefttool.pretrained import LocalPretrained
+from pefttool.models.pretrained import LocalPretrained
 from pefttool_bnb import loading
 from pefttool_kernels import dispatch, machine
 from pefttool_kernels.dispatch import Direction, Machine, Operator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task
 from pefttool.files.safetensors_file import Reader
+from pefttool.models.pretrained import one_line, quiet_loading
 from pefttool.nn.tensors import check_last_layers, last_layer_parameters, train_only, transformers_part
-from pefttool.pretrained import one_line, quiet_loading
 from pefttool.toolkit import attachment
 from pefttool_full.options import FullOptions
 

@@ -11,7 +11,7 @@ import transformers
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Setting
 from pefttool.config.registry import Registry
-from pefttool.pretrained import LocalPretrained
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.testing import tiny_encoder
 from pefttool.toolkit import decoders
 

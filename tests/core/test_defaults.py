@@ -9,7 +9,8 @@ import pytest
 from architectures import ARCHITECTURES, OTHERS
 from torch import nn
 
-from pefttool import Facts, facts
+from pefttool import Facts
+from pefttool.models import facts
 from pefttool.nn.tensors import last_layer_parameters
 from pefttool_lora.options import LoraOptions, linear, resolve
 

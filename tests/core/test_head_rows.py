@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pefttool import head_rows
+from pefttool.models import head_rows
 
 NLI = ("contradiction", "neutral", "entailment")
 

@@ -17,10 +17,10 @@ import pytest
 from fake_hub import safetensors_bytes
 from safetensors.numpy import save_file
 
-from pefttool import hub
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Source
 from pefttool.files import model_folder
+from pefttool.models import hub
 
 NO_SOURCES: Any = SimpleNamespace(sources={})
 
@@ -200,7 +200,7 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_importing_the_module_is_cheap() -> None:
-    code = "import sys, pefttool.hub; print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
+    code = "import sys, pefttool.models.hub; print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "set()"
 

@@ -14,7 +14,8 @@ from allocations import peak_bytes
 from architectures import ARCHITECTURES
 from torch import nn
 
-from pefttool import Facts, facts
+from pefttool import Facts
+from pefttool.models import facts
 from pefttool.nn import gradient_checkpointing
 from pefttool_head.adapter import HeadAdapter
 from pefttool_head.options import HeadOptions

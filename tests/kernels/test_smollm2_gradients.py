@@ -20,8 +20,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from pefttool import hub
 from pefttool.config import registry
+from pefttool.models import hub
 from pefttool_kernels import lora, modules, reference
 from pefttool_kernels.layout import FourBitWeight
 

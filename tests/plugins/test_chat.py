@@ -222,7 +222,7 @@ def test_rows_with_the_same_turns_are_duplicates_whatever_their_shape():
 def test_a_model_without_chat_template_is_refused_when_it_is_loaded(tmp_path):
     """The plan loads too, abstractly: so this is said before any weight is read."""
     from pefttool.api.errors import ModelError
-    from pefttool.pretrained import LocalPretrained
+    from pefttool.models.pretrained import LocalPretrained
     from pefttool.testing import tiny_decoder
 
     source = LocalPretrained(tiny_decoder(tmp_path), abstract=True)

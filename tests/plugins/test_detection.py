@@ -16,11 +16,11 @@ import transformers
 from PIL import Image
 from samples_vision import coco_file, detected, drawn
 
-from pefttool import facts
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import DataProblem, Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.config import registry as registries
+from pefttool.models import facts
 from pefttool.testing import check_task
 from pefttool.testing.models import model_folder
 from pefttool.testing.vision_models import tiny_vision

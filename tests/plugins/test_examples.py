@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from pefttool import hub
 from pefttool.api.errors import DataError, ModelError, PefttoolError
 from pefttool.config import registry
+from pefttool.models import hub
 from pefttool_examples import carriers, datasets, models, source
 from pefttool_examples.archives import carriers_folder
 from pefttool_examples.carriers import CHATTERBOT, MINILM, SMOLLM2, VADER, Carrier
@@ -81,7 +81,7 @@ def test_listing_imports_neither_carriers_nor_libraries() -> None:
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     # The recipe module reads YAML; nothing here may add to what `import pefttool` costs.
     base = subprocess.run(
-        [sys.executable, "-c", "import sys, pefttool.hub; print({'yaml'} & set(sys.modules))"],
+        [sys.executable, "-c", "import sys, pefttool.models.hub; print({'yaml'} & set(sys.modules))"],
         check=True,
         capture_output=True,
         text=True,

@@ -18,10 +18,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from pefttool import attach as core
-from pefttool import facts
 from pefttool.api.values import Facts, Setting
 from pefttool.base import load_model
 from pefttool.config import registry
+from pefttool.models import facts
 from pefttool.testing.tensors import content
 from pefttool.toolkit import peft_targets
 from pefttool_lora.adapter import LoraAdapter

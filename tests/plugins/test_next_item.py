@@ -16,7 +16,7 @@ from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.config import recipe, registry
 from pefttool.evaluate import predict
-from pefttool.pretrained import LocalPretrained
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
 from pefttool_recsys import ranking

@@ -11,7 +11,8 @@ import pytest
 import tiny_models as tiny
 import torch
 
-from pefttool import Facts, NotMergeable, UsageError, facts
+from pefttool import Facts, NotMergeable, UsageError
+from pefttool.models import facts
 from pefttool.toolkit import peft_folder
 from pefttool_prefix import through_peft
 from pefttool_prefix.adapter import PrefixAdapter

@@ -13,7 +13,8 @@ import torch
 from architectures import ARCHITECTURES, OTHERS, text
 from torch import Tensor
 
-from pefttool import Facts, ModelError, facts
+from pefttool import Facts, ModelError
+from pefttool.models import facts
 from pefttool.nn import attention, attention_modules, attention_prefix, gradient_checkpointing
 from pefttool.toolkit import peft_folder
 from pefttool_prefix.adapter import PrefixAdapter

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from text_models import fit, plain_peft_difference
 
 from pefttool import Row
-from pefttool.pretrained import LocalPretrained
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.testing import check_task
 from pefttool.testing.models import tiny_tokenizer
 from pefttool_lora.adapter import LoraAdapter

@@ -19,8 +19,8 @@ from pefttool.base import load_model
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
 from pefttool.evaluate import inference
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.plan import make
-from pefttool.pretrained import LocalPretrained
 from pefttool.run import run
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder

@@ -10,13 +10,14 @@ import torch
 from case_models import stored
 from transformers import AutoModelForCausalLM
 
-from pefttool import ModelError, UsageError, facts, stored_bases
+from pefttool import ModelError, UsageError
 from pefttool import attach as core
 from pefttool.api.values import Facts, Setting
 from pefttool.base import load_model
 from pefttool.config import registry
+from pefttool.models import facts, prequantized
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn.tensors import stored_by
-from pefttool.pretrained import LocalPretrained
 from pefttool.testing.tensors import content, storage, storage_bytes
 from pefttool_bnb import loading
 from pefttool_lora.adapter import LoraAdapter
@@ -33,7 +34,7 @@ def loaded(name: str, dtype: str = "bfloat16", asked: str | None = None) -> tupl
     everything = registry.build()
     task, folder = everything.tasks["chat"], case_models.folder(name)
     ours = everything.quantizers[asked] if asked else None
-    quantizer = stored_bases.quantizer(folder, name, ours, everything.quantizers.values())
+    quantizer = prequantized.quantizer(folder, name, ours, everything.quantizers.values())
     assert quantizer is not None
     known = Facts(architecture="", dtype=dtype, output_modules=("lm_head",), quantizer=quantizer.name)
     model, _, missing = load_model(folder, task, Setting(task.Options()), quantizer, known, "cpu", dtype)
@@ -95,14 +96,14 @@ def test_every_gradient_is_that_of_what_we_quantise(name: str, dtype: str) -> No
 def test_other_methods_are_refused_by_name(method: str) -> None:
     everything = registry.build()
     with pytest.raises(ModelError, match=f"stored by '{method}'.*give the 16-bit model that it was made from"):
-        stored_bases.quantizer(case_models.folder(f"stored-{method}"), "m", None, everything.quantizers.values())
+        prequantized.quantizer(case_models.folder(f"stored-{method}"), "m", None, everything.quantizers.values())
 
 
 def test_what_contradicts_it_is_refused() -> None:
     quantizers = registry.build().quantizers
     with pytest.raises(UsageError, match="'fp4' is not how m is stored, which is 'nf4' already"):
-        stored_bases.quantizer(case_models.folder("chatml-nf4"), "m", quantizers["fp4"], quantizers.values())
-    again = stored_bases.quantizer(case_models.folder("chatml-nf4"), "m", quantizers["nf4"], quantizers.values())
+        prequantized.quantizer(case_models.folder("chatml-nf4"), "m", quantizers["fp4"], quantizers.values())
+    again = prequantized.quantizer(case_models.folder("chatml-nf4"), "m", quantizers["nf4"], quantizers.values())
     assert again is not None and again.stored_already
 
 

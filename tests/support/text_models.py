@@ -19,7 +19,7 @@ from pefttool.base import load_model
 from pefttool.batches import encode
 from pefttool.devices import Choice
 from pefttool.evaluate import evaluate, predict
-from pefttool.facts import inspect
+from pefttool.models.facts import inspect
 from pefttool.testing.models import model_folder
 from pefttool.toolkit import peft_folder
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import Facts, facts
+from pefttool import Facts
+from pefttool.models import facts
 from pefttool.toolkit import peft_folder
 
 VOCABULARY, CLASSES = 101, 3

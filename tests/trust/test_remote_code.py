@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fake_hub import COMMIT, REPOSITORY, Client, FakeHub, client, fake, files
 
-from pefttool import hub, remote_code
 from pefttool.api.errors import ModelError
 from pefttool.cli import entry
 from pefttool.config.registry import Registry
+from pefttool.models import hub, remote_code
 
 #: It tells of having run through the environment.
 CODE = """
@@ -67,7 +67,7 @@ def test_a_model_that_transformers_knows_needs_none(model: Path, registry: Regis
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
     assert not remote_code.allowed(local(model), None, registry)
-    from pefttool.pretrained import LocalPretrained
+    from pefttool.models.pretrained import LocalPretrained
 
     assert type(LocalPretrained(model).config).__name__ == "BertConfig"
     assert os.environ["ACME_RAN"] == "no"

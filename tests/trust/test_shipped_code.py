@@ -54,11 +54,13 @@ ALLOWED: dict[Use, str] = {
     Use("pefttool/clean_process.py", "subprocess"): "`pefttool check` loads an adapter where pefttool is not",
     Use("pefttool/cli/group.py", "import_module"): "the verbs of a table in the same file",
     Use("plugins/pefttool_examples/verses.py", "importlib.import_module"): "a package that one example needs, by name",
-    Use("pefttool/hub_client.py", "urllib.parse"): "quotes a revision; it connects nowhere",
+    Use("pefttool/models/hub_client.py", "urllib.parse"): "quotes a revision; it connects nowhere",
     Use("pefttool/allocator.py", "ctypes"): "two settings of the C library's own allocator",
     Use("kernels/pefttool_kernels/cpu/native.py", "ctypes"): "the compiled CPU code that the wheel itself brings",
-    Use("pefttool/pretrained.py", "trust_remote_code=trusted"): "what --trust-remote-code allows: see remote_code.py",
-    Use("pefttool/pretrained.py", "trust_remote_code=self.trusted"): "the same",
+    Use(
+        "pefttool/models/pretrained.py", "trust_remote_code=trusted"
+    ): "what --trust-remote-code allows: see remote_code.py",
+    Use("pefttool/models/pretrained.py", "trust_remote_code=self.trusted"): "the same",
     Use(
         "pefttool/config/recipe.py", "trust_remote_code=core.trust_remote_code"
     ): "the recipe's key, REPO@REVISION or null",

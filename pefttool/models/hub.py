@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pefttool import hub_client, hub_store
 from pefttool.api.errors import ModelError, PefttoolError, suggest
 from pefttool.config.registry import Registry
 from pefttool.files import model_folder
-from pefttool.hub_client import Unreachable
-from pefttool.hub_store import Record
+from pefttool.models import hub_client, hub_store
+from pefttool.models.hub_client import Unreachable
+from pefttool.models.hub_store import Record
 
 #: Called with (what, done, total) in bytes while something is fetched or checked.
 ProgressReport = Callable[[str, int, int], None]

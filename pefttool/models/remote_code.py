@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import hub
 from pefttool.api.errors import ModelError
 from pefttool.config.registry import Registry
 from pefttool.files.model_folder import CONFIG
+from pefttool.models import hub
 
 FLAG = "--trust-remote-code"
 #: Files whose `auto_map` names classes in the folder's own code, beside config.json.

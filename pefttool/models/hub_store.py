@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pefttool import hub_client
 from pefttool.api.errors import ModelError
-from pefttool.hub_client import CHUNK, SHA1, SHA256, Listing, RemoteFile, Unreachable, is_digest
+from pefttool.models import hub_client
+from pefttool.models.hub_client import CHUNK, SHA1, SHA256, Listing, RemoteFile, Unreachable, is_digest
 
 
 @dataclass

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import head_rows
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Pretrained
 from pefttool.files import model_folder
+from pefttool.models import head_rows
 
 if TYPE_CHECKING:
     from torch import nn
