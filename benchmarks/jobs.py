@@ -134,8 +134,8 @@ def documents() -> Iterator[dict[str, str]]:
 
 
 def _snippets(part: str, count: int) -> list[dict[str, str]]:
-    from pefttool import rows
     from pefttool.config import registry
+    from pefttool.data import rows
 
     folder = rows.resolve("example:movie-snippets", registry.build())
     with (Path(folder) / f"{part}.jsonl").open(encoding="utf-8") as stream:

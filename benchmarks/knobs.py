@@ -104,7 +104,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step, those of them that the process was given by a busy machine, and of the first step."""
     from pefttool import allocator, attach, base, optimisation, packing, precision, simulate, techniques
     from pefttool.api.values import Row
-    from pefttool.batches import Encoded
+    from pefttool.data.batches import Encoded
 
     allocator.keep_freed_memory()
     made = planned(arguments, "cpu")

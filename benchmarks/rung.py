@@ -13,7 +13,7 @@ from typing import Any
 
 
 def _buckets() -> None:
-    from pefttool import batches
+    from pefttool.data import batches
 
     batches.WINDOW = 1  # rows are sorted within a batch: that is, not at all
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import random_state
 from pefttool.api.errors import RunError
-from pefttool.batches import Position
+from pefttool.data.batches import Position
 from pefttool.files import durable, safetensors_file
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pefttool.api.events import Notice
 from pefttool.api.task import Adapter
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.batches import FEATURES, Encoded, by_length
 from pefttool.config.emitter import Emitter
+from pefttool.data.batches import FEATURES, Encoded, by_length
 from pefttool.evaluate import evaluate, predict
 from pefttool.plan import Plan
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool.api.errors import DataError, RunError
 from pefttool.api.task import Task
 from pefttool.api.values import Row, Setting
-from pefttool.batches import collate, loss_of, to_device
+from pefttool.data.batches import collate, loss_of, to_device
 from pefttool.precision import autocast
 from pefttool.random_state import forked
 from pefttool.recovery import halves, out_of_memory, release

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool import frozen
 from pefttool.api.events import Notice, Progress
-from pefttool.batches import FEATURES, Batches, Encoded, to_device
+from pefttool.data.batches import FEATURES, Batches, Encoded, to_device
 from pefttool.evaluate import inference
 from pefttool.files import fingerprint
 from pefttool.files.store import Unwritable

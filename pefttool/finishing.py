@@ -23,9 +23,9 @@ from pefttool.api.errors import PefttoolError, RunError
 from pefttool.api.events import Notice
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.batches import Encoded
 from pefttool.config.emitter import Emitter
 from pefttool.config.plugins import one_line
+from pefttool.data.batches import Encoded
 from pefttool.files import fingerprint
 from pefttool.plan import Plan
 from pefttool.train import Result

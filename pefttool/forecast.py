@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool import corpus, outside, simulate
+from pefttool import outside, simulate
 from pefttool.api.errors import DataError
 from pefttool.api.events import Notice
 from pefttool.api.values import Setting
-from pefttool.batches import FEATURES, Batches, Encoded, rows_key
-from pefttool.columns import PackedRows
 from pefttool.config import sizes
 from pefttool.config.emitter import Emitter
 from pefttool.config.settings import TrainSettings
+from pefttool.data import corpus
+from pefttool.data.batches import FEATURES, Batches, Encoded, rows_key
+from pefttool.data.packed_rows import PackedRows
 from pefttool.files.store import Store
 from pefttool.memory import Estimate
 from pefttool.models.pretrained import LocalPretrained, one_line

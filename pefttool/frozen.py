@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pefttool.batches import FEATURES, Encoded, loss_of, to_device, two_short
+from pefttool.data.batches import FEATURES, Encoded, loss_of, to_device, two_short
 from pefttool.evaluate import inference
 from pefttool.nn.compiling import eagerly
 from pefttool.precision import autocast

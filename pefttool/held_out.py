@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import corpus, places, rows
+from pefttool import places
 from pefttool.api.errors import DataError, UsageError
 from pefttool.api.values import Row
 from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
+from pefttool.data import corpus, rows
 from pefttool.reload import Reloaded
 from pefttool.run_folder import ADAPTER, METRICS, RECIPE
 

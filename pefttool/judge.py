@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import agreement, batches, observe
+from pefttool import agreement, observe
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Row
+from pefttool.data import batches
 from pefttool.nn import added_positions
 from pefttool.observe import Call, Outputs, Spilled
 from pefttool.recovery import release

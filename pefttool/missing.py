@@ -13,7 +13,7 @@ from pefttool.api.errors import ModelError
 from pefttool.api.values import Facts
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.batches import Encoded, loss_of, to_device, two_short
+from pefttool.data.batches import Encoded, loss_of, to_device, two_short
 from pefttool.plan import Plan
 from pefttool.precision import autocast
 from pefttool.random_state import forked

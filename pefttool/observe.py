@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool.api.errors import RunError
 from pefttool.api.task import Task
 from pefttool.api.values import Setting
-from pefttool.batches import collate, loss_of, to_device
+from pefttool.data.batches import collate, loss_of, to_device
 from pefttool.evaluate import inference
 from pefttool.toolkit import peft_folder
 

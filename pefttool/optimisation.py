@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pefttool.api.errors import RunError
 from pefttool.api.task import Adapter, Task
 from pefttool.api.values import Setting
-from pefttool.batches import loss_of
+from pefttool.data.batches import loss_of
 from pefttool.precision import autocast
 from pefttool.toolkit.quiet import quiet_imports
 

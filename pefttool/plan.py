@@ -13,11 +13,11 @@ from pefttool.api.values import Facts, Problem, Setting
 from pefttool.config import recipe
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
+from pefttool.data.recognition import recognise_task as recognise_task
 from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.models.pretrained import LocalPretrained, WrongKind
 from pefttool.nn import parameters
 from pefttool.nn.tensors import stored_by
-from pefttool.recognition import recognise_task as recognise_task
 
 TRUSTED = "warning: {!r} comes with Python code, which runs, as trust_remote_code says"
 STORED = "{} is stored as {} already, and is trained on as it is"

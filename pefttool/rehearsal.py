@@ -19,8 +19,8 @@ from pefttool.api.errors import RunError
 from pefttool.api.events import Notice
 from pefttool.api.events import Progress as Doing
 from pefttool.attach import small_buffers
-from pefttool.batches import FEATURES, Batches, Position, by_length
 from pefttool.checkpoint import Best, Progress
+from pefttool.data.batches import FEATURES, Batches, Position, by_length
 from pefttool.devices import memory_in_use
 from pefttool.evaluate import forward
 from pefttool.nn.tensors import held_by

@@ -15,9 +15,9 @@ from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Setting
 from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.base import load_model
-from pefttool.batches import Encoded
 from pefttool.config.registry import Registry
 from pefttool.config.validation import validate
+from pefttool.data.batches import Encoded
 from pefttool.evaluate import inference
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import check_folder

@@ -14,7 +14,7 @@ from pefttool.config import recipe as recipes
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.config.validation import short
-from pefttool.corpus import Corpus
+from pefttool.data.corpus import Corpus
 from pefttool.files import fingerprint
 from pefttool.plan import Plan
 

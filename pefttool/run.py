@@ -13,10 +13,8 @@ from pefttool import (
     artefacts,
     attach,
     base,
-    batches,
     budget,
     comparison,
-    corpus,
     evaluate,
     features,
     finishing,
@@ -35,11 +33,12 @@ from pefttool import (
 from pefttool.api.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
 from pefttool.api.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.api.values import DataProblem
-from pefttool.batches import Encoded
 from pefttool.config import sizes
 from pefttool.config.emitter import Emitter
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
+from pefttool.data import batches, corpus
+from pefttool.data.batches import Encoded
 from pefttool.files import store
 from pefttool.files.store import Store
 from pefttool.models import vocabulary

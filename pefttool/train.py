@@ -16,9 +16,9 @@ from pefttool.api.errors import RunError
 from pefttool.api.events import Evaluated, Notice, StepDone, TrainFinished, TrainStarted
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
 from pefttool.checkpoint import Best, Progress
 from pefttool.config.emitter import Emitter
+from pefttool.data.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
 from pefttool.devices import memory_in_use
 from pefttool.evaluate import evaluate
 from pefttool.keeping import Keeper

@@ -16,7 +16,7 @@ from pefttool.agreement import Agreement
 from pefttool.api.errors import ModelError, RunError
 from pefttool.attach import Adapted
 from pefttool.base import Base
-from pefttool.batches import FEATURES, Encoded
+from pefttool.data.batches import FEATURES, Encoded
 from pefttool.files import fingerprint
 from pefttool.plan import Plan
 

@@ -12,7 +12,7 @@ from pefttool.cli.kinds import JSON
 from pefttool.cli.output import print_json
 
 if TYPE_CHECKING:
-    from pefttool.survey import Survey
+    from pefttool.data.survey import Survey
 
 SHOWN, CLASSES = 20, 20
 
@@ -48,7 +48,7 @@ def check(
     Nothing is trained, and no model is needed. The exit status is 1 if a run would not take the data as it is.
     """
     from pefttool.config import recipe
-    from pefttool.survey import survey
+    from pefttool.data.survey import survey
 
     registry = current_registry()
     flags = {"data.train": path, "data.eval": eval_data, "data.format": data_format, "task.name": task}
@@ -63,7 +63,7 @@ def check(
 
 
 def _show(path: str, found: Survey, most: int | None) -> None:
-    from pefttool.corpus import no_way_on, same_complaint
+    from pefttool.data.corpus import no_way_on, same_complaint
 
     click.echo(f"{path}: {found.reason}")
     for notice in found.notices:

@@ -59,9 +59,9 @@ def _generation(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 def _tell_unused(command: str, rows: Sequence[Row], loaded: Reloaded) -> None:
     """Say what of these rows the task does not use, if there is anything."""
-    from pefttool import unused
+    from pefttool.data import unused_columns
 
-    left = unused.line(rows, loaded.task, loaded.setting.options)
+    left = unused_columns.line(rows, loaded.task, loaded.setting.options)
     if left is not None:
         click.echo(f"{command}: {left}", err=True)
 
@@ -87,7 +87,8 @@ def evaluate(
 ) -> None:
     """Held-out metrics of a finished run."""
     registry = current_registry()
-    from pefttool import batches, delivered, held_out
+    from pefttool import delivered, held_out
+    from pefttool.data import batches
     from pefttool.reload import reload
 
     loaded = reload(run, registry, device, dtype, None, trust_remote_code)
@@ -132,7 +133,8 @@ def predict(
     if (data is None) == (not texts):
         raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
     registry = current_registry()
-    from pefttool import delivered, held_out, rows
+    from pefttool import delivered, held_out
+    from pefttool.data import rows
     from pefttool.evaluate import text_alone
     from pefttool.reload import reload
     from pefttool.toolkit import truncation

@@ -17,9 +17,9 @@ from typing import Any
 from pefttool import artefacts, attach, base, delivered, packing, reference, reload, techniques
 from pefttool.api.errors import NotMergeable, Refused, RunError
 from pefttool.api.values import Row
-from pefttool.batches import Encoded, by_length, encode
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
+from pefttool.data.batches import Encoded, by_length, encode
 from pefttool.evaluate import evaluate, predict
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.plan import Plan, make

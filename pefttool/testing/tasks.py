@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import reference, unused
+from pefttool import reference
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
-from pefttool.batches import encode
+from pefttool.data import unused_columns
+from pefttool.data.batches import encode
 from pefttool.evaluate import inference, predict
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
 from pefttool.testing.models import model_folder
@@ -143,7 +144,7 @@ def _check_reads(bench: TaskBench) -> None:
         named = bench.task.reads(row.values, bench.setting.options)
         if named is None:
             return
-        left = set(unused.unread(row.values, list(named)))
+        left = set(unused_columns.unread(row.values, list(named)))
         read: set[str] = set()
         watched = replace(row, values=Recorded(row.values, read))
         bench.task.check_row(watched.values, bench.setting.options)

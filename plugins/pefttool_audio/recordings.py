@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import DataError, Problem
-from pefttool.rows import fingerprint
+from pefttool.data.rows import fingerprint
 
 if TYPE_CHECKING:
     import numpy as np

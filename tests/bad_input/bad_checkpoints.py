@@ -15,8 +15,8 @@ import click
 from bad_entry import Entry
 
 from pefttool import checkpoint
-from pefttool.batches import Position
 from pefttool.checkpoint import Best, Live, Progress
+from pefttool.data.batches import Position
 
 Spoil = Callable[[Path], object]
 PARAMETERS, STATE, DOCUMENT = "parameters.safetensors", "state.safetensors", "state.json"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import Row, Setting
-from pefttool.batches import Batches, Position, by_length, encode
+from pefttool.data.batches import Batches, Position, by_length, encode
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=120)
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pefttool import checkpoint
 from pefttool.api.errors import RunError
-from pefttool.batches import Position
 from pefttool.checkpoint import Beside, Best, Live, Progress
+from pefttool.data.batches import Position
 
 
 class Training:

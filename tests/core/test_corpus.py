@@ -15,11 +15,12 @@ from fake_registry import PLUGIN, make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pefttool import Task, corpus
+from pefttool import Task
 from pefttool.api.errors import DataError
 from pefttool.api.values import Row
 from pefttool.config.registry import Kind, Registered, Registry
 from pefttool.config.settings import DataSettings, TrainSettings
+from pefttool.data import corpus
 from pefttool_text import label_kinds
 
 

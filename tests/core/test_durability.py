@@ -14,8 +14,8 @@ import torch
 from disk import Crash, Disk, Operation, Record, recorded
 
 from pefttool import checkpoint
-from pefttool.batches import Position
 from pefttool.checkpoint import Beside, Best, Live, Progress
+from pefttool.data.batches import Position
 
 
 def training(step: int) -> Live:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pefttool import Row, guess
+from pefttool import Row
 from pefttool.config import registry
+from pefttool.data import suggestions
 from pefttool.toolkit.columns import find_column
 
 TASKS = registry.build().tasks
@@ -16,7 +17,7 @@ TICKETS = [{"no": f"T{i}", "body_de": f"the parcel {i} is late", "kind": "ab"[i 
 
 def columns(name: str, rows: list[dict[str, Any]], **given: Any) -> str | None:
     task = TASKS[name]
-    return guess.columns(task, task.Options(**given), [Row(row) for row in rows])
+    return suggestions.columns(task, task.Options(**given), [Row(row) for row in rows])
 
 
 def test_long_texts_are_texts_and_few_values_a_class() -> None:

@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pefttool import checkpoint, devices, optimisation
 from pefttool.api.task import Adapter
 from pefttool.attach import Adapted
-from pefttool.batches import Position
 from pefttool.checkpoint import Best, Live, Progress
 from pefttool.config.settings import TrainSettings
+from pefttool.data.batches import Position
 from pefttool.memory import Recorder
 from pefttool.optimisation import make_optimizer
 

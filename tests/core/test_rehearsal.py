@@ -19,8 +19,8 @@ from pefttool.api import events
 from pefttool.api.errors import RunError, UsageError
 from pefttool.api.values import Loss
 from pefttool.base import Base
-from pefttool.batches import Batches
 from pefttool.config.settings import TrainSettings
+from pefttool.data.batches import Batches
 
 
 def trained(folder: Path, packed: bool, rehearse: bool, optimizer: str) -> Any:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from fake_registry import PLUGIN, make_registry
 
-from pefttool import DataFormat, Source, rows
+from pefttool import DataFormat, Source
 from pefttool.api.errors import DataError, PluginError, UsageError
 from pefttool.api.values import DataProblem, Row
 from pefttool.config.registry import Kind, Registered, Registry
+from pefttool.data import rows
 
 
 class Words(DataFormat):

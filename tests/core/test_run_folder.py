@@ -17,9 +17,9 @@ import torch
 from pefttool import checkpoint, resuming, run_folder
 from pefttool.api.errors import Refused, UsageError
 from pefttool.api.values import Row
-from pefttool.batches import Position
 from pefttool.checkpoint import Best, Live, Progress
 from pefttool.config import emitter
+from pefttool.data.batches import Position
 from pefttool.resuming import Resume
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from pefttool import columns
+from pefttool.data import packed_rows
 from pefttool.files import store
 from pefttool.files.store import Store
 
@@ -252,9 +252,9 @@ ROWS = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(ROWS)
 def test_rows_come_back_as_they_were_types_included(rows: list[dict[str, Any]]) -> None:
-    packed = columns.pack(rows)
+    packed = packed_rows.pack(rows)
     assert packed is not None
-    again = columns.PackedRows(packed)
+    again = packed_rows.PackedRows(packed)
     assert len(again) == len(rows)
     for row, expected in zip(again, rows, strict=True):
         assert dict(row) == expected
@@ -282,4 +282,4 @@ def test_rows_come_back_as_they_were_types_included(rows: list[dict[str, Any]]) 
     ids=repr,
 )
 def test_what_would_not_come_back_the_same_is_not_packed(rows: list[dict[str, Any]]) -> None:
-    assert columns.pack(rows) is None
+    assert packed_rows.pack(rows) is None

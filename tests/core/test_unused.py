@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pefttool import Row, unused
+from pefttool import Row
+from pefttool.data import unused_columns
 
 MESSAGES = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}
 
@@ -36,20 +37,23 @@ class Reads:
     ],
 )
 def test_what_is_left(values: Any, reads: list[str], left: list[str]) -> None:
-    assert unused.unread(values, reads) == left
+    assert unused_columns.unread(values, reads) == left
 
 
 def test_it_is_one_line_and_columns_of_all_rows_need_no_count() -> None:
     rows = [Row({"id": i, "text": "a", "info": {"url": "u"}}) for i in range(3)]
     rows += [Row({"text": "a", "id": 3, "source": "s"})]
-    assert unused.line(rows, Reads("text"), None) == "not used: column 'id'; 'info' (3 rows); 'source' (1 rows)"
-    assert unused.line(rows, Reads("text", "info.x", "source"), None) == "not used: column 'id'; 'info.url' (3 rows)"
-    assert unused.line(rows, Reads("text", "id", "info", "source"), None) is None
-    assert unused.line(rows, Reads(), None) is None
+    assert unused_columns.line(rows, Reads("text"), None) == "not used: column 'id'; 'info' (3 rows); 'source' (1 rows)"
+    assert (
+        unused_columns.line(rows, Reads("text", "info.x", "source"), None)
+        == "not used: column 'id'; 'info.url' (3 rows)"
+    )
+    assert unused_columns.line(rows, Reads("text", "id", "info", "source"), None) is None
+    assert unused_columns.line(rows, Reads(), None) is None
 
 
 def test_of_many_names_the_first_are_shown() -> None:
-    found = unused.line([Row({f"c{i}": 1 for i in range(40)})], Reads("text"), None)
+    found = unused_columns.line([Row({f"c{i}": 1 for i in range(40)})], Reads("text"), None)
     assert found is not None and found.endswith("'c9'; and 30 more")
 
 
@@ -57,5 +61,5 @@ def test_a_task_is_asked_once_for_each_kind_of_row() -> None:
     task = Reads("messages[].role", "messages[].content")
     turns = ([{"role": "user", "content": "a"}], [{"role": "user", "content": "a"}] * 5, MESSAGES["messages"])
     rows = [Row({"messages": turns[i % 3]}) for i in range(30)]
-    assert unused.line(rows, task, None) == "not used: 'messages[].weight' (10 rows)"
+    assert unused_columns.line(rows, task, None) == "not used: 'messages[].weight' (10 rows)"
     assert task.asked == 2

@@ -17,9 +17,9 @@ from tiny_models import configs
 
 from pefttool import budget, devices, forecast, plan, simulate
 from pefttool.api.errors import UsageError
-from pefttool.batches import FEATURES, Encoded
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
+from pefttool.data.batches import FEATURES, Encoded
 from pefttool.memory import Estimate
 from pefttool.plan import Plan
 from pefttool.rehearsal import Rehearsed

@@ -356,7 +356,7 @@ def test_a_file_of_another_layout_is_refused(changes: dict[str, Any], tmp_path: 
 def test_only_coco_claims_coco_files(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     coco_file(path)
-    chosen, _ = __import__("pefttool.rows", fromlist=["choose_format"]).choose_format(path, REGISTRY)
+    chosen, _ = __import__("pefttool.data.rows", fromlist=["choose_format"]).choose_format(path, REGISTRY)
     assert chosen.name == "coco"
     for text in ('{"text": "a", "label": "b"}', '[{"images": []}]', '{"images": [], "question": "what?"}'):
         path.write_text(text)

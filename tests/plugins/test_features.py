@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from pefttool import batches, features, frozen, witness
+from pefttool import features, frozen, witness
 from pefttool.config.registry import Registry
+from pefttool.data import batches
 
 #: Float32; a row's features come from a batch of other shape, so products are rounded in another order.
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -14,14 +14,14 @@ import transformers
 from PIL import Image
 from samples_vision import classified, drawn
 
-from pefttool import corpus
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.config import recipe
 from pefttool.config import registry as registries
+from pefttool.data import corpus
+from pefttool.data.rows import find_files, item_suffixes, read
 from pefttool.models import facts
-from pefttool.rows import find_files, item_suffixes, read
 from pefttool.testing.models import model_folder
 from pefttool.testing.vision_models import tiny_vision
 from pefttool_lora.options import LoraOptions, resolve

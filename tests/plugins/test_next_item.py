@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttool import corpus
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.config import recipe, registry
+from pefttool.data import corpus
 from pefttool.evaluate import predict
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.testing.bench import CPU

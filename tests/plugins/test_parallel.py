@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pefttool import corpus, rows
 from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem, Row
 from pefttool.config import recipe
 from pefttool.config import registry as registries
 from pefttool.config.registry import Registry
+from pefttool.data import corpus, rows
 from pefttool_text.parallel import ParallelText
 
 FORMAT = ParallelText()

@@ -16,9 +16,9 @@ from torch.nn.functional import log_softmax
 from pefttool import reference, run
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
-from pefttool.batches import encode
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
+from pefttool.data.batches import encode
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder, tiny_tokenizer
 from pefttool_text import preference_rows
@@ -223,8 +223,8 @@ def test_smoothing_is_for_the_sigmoid_alone() -> None:
 def test_a_run_learns_to_prefer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str) -> None:
     """`eval` of the folder finds the same figures: of the base without the adapter, whatever the adapter is. A second
     run asks the base nothing."""
-    from pefttool.batches import by_length
-    from pefttool.corpus import load as load_rows
+    from pefttool.data.batches import by_length
+    from pefttool.data.corpus import load as load_rows
     from pefttool.evaluate import evaluate
     from pefttool.reload import reload
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples_audio import write_tones
 
-from pefttool import rows as reader
 from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem, Row
 from pefttool.config import registry as registries
+from pefttool.data import rows as reader
 from pefttool_audio import recordings
 from pefttool_audio.formats import Recordings, Transcripts
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttool import rows as reader
 from pefttool.api.errors import DataError, Refused
 from pefttool.api.values import DataProblem, Row
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
+from pefttool.data import rows as reader
 from pefttool_series.long_csv import SeriesLong
 from pefttool_series.ts_file import Ts
 from pefttool_series.wide_csv import SeriesWide

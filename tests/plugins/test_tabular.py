@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttool import corpus, held_out
+from pefttool import held_out
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
 from pefttool.config import recipe, registry
+from pefttool.data import corpus
 from pefttool.evaluate import predict
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.reload import Reloaded

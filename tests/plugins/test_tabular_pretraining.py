@@ -7,9 +7,9 @@ import random
 import pytest
 import torch
 
-from pefttool import columns as packed
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.base import load_model
+from pefttool.data import packed_rows as packed
 from pefttool.evaluate import predict
 from pefttool.testing.bench import CPU
 from pefttool_series.tabular import TabularClassification

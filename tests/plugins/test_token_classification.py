@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from text_models import fit, plain_peft_difference
 
-from pefttool import Row, Setting, corpus
+from pefttool import Row, Setting
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Loaded
 from pefttool.cli.group import cli
 from pefttool.config import registry as registries
-from pefttool.rows import choose_format
+from pefttool.data import corpus
+from pefttool.data.rows import choose_format
 from pefttool.testing import check_task
 from pefttool_head.adapter import HeadAdapter
 from pefttool_lora.adapter import LoraAdapter

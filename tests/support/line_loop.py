@@ -11,8 +11,8 @@ from pefttool.api import events
 from pefttool.api.task import Adapter, Task
 from pefttool.api.values import Attached, Loss, Row, Setting
 from pefttool.attach import Adapted
-from pefttool.batches import encode
 from pefttool.config.settings import TrainSettings
+from pefttool.data.batches import encode
 
 
 class Line(Task):

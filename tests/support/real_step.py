@@ -10,9 +10,9 @@ from allocations import peak_bytes
 
 from pefttool import attach, base, frozen, packing, plan, simulate, techniques
 from pefttool.api.values import Row
-from pefttool.batches import Encoded, to_device
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
+from pefttool.data.batches import Encoded, to_device
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.precision import autocast, grad_scaler
 

@@ -16,7 +16,7 @@ from pefttool import Facts, Row, Setting
 from pefttool.api.task import Adapter, Task
 from pefttool.attach import attach
 from pefttool.base import load_model
-from pefttool.batches import encode
+from pefttool.data.batches import encode
 from pefttool.devices import Choice
 from pefttool.evaluate import evaluate, predict
 from pefttool.models.facts import inspect

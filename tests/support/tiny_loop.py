@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pefttool import Facts, Row, Setting, attach, train
 from pefttool.api import events
-from pefttool.batches import Encoded
 from pefttool.config.settings import TrainSettings
+from pefttool.data.batches import Encoded
 from pefttool.nn import attention, cpu
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions

@@ -21,8 +21,8 @@ def check(bench: Any) -> None:
 
 
 def held_out(run: Path) -> list[tuple[Path, str]]:
-    from pefttool import corpus
     from pefttool.config import recipe, registry
+    from pefttool.data import corpus
 
     known = registry.build()
     found = corpus.load(recipe.resolve(recipe.read(run / "recipe.yaml"), known), known)

@@ -2,8 +2,8 @@
 
 from case_bench import Bench
 
-from pefttool import rows
 from pefttool.config import registry
+from pefttool.data import rows
 
 
 def check(bench: Bench) -> None:

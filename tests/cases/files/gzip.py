@@ -8,8 +8,8 @@ from typing import Any
 
 from case_bench import Bench
 
-from pefttool import rows
 from pefttool.config import registry
+from pefttool.data import rows
 
 
 def check(bench: Bench) -> None:

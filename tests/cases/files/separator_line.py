@@ -4,8 +4,8 @@ import csv
 
 from case_bench import Bench
 
-from pefttool import rows
 from pefttool.config import registry
+from pefttool.data import rows
 
 
 def check(bench: Bench) -> None:

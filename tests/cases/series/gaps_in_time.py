@@ -48,8 +48,8 @@ def check(bench: Bench) -> None:
 
 
 def _arranged(data: Any, split: bool) -> Any:
-    from pefttool import rows
     from pefttool.config import registry
+    from pefttool.data import rows
     from pefttool_series.forecasting import SeriesForecasting, SeriesForecastingOptions
 
     read = rows.read([data], registry.build(), "series-long").rows

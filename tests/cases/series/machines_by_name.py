@@ -5,8 +5,8 @@ from collections import defaultdict
 
 from case_bench import Bench
 
-from pefttool import rows
 from pefttool.config import registry
+from pefttool.data import rows
 
 TABLE = "machine,timestamp,power_w,fault\n" + "".join(
     f"M{m:03d},2024-01-01T{hour:02d}:00,{m + hour / 10},{m % 2}\n" for hour in range(9) for m in range(4)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pefttool import guess, leaks, unused
-from pefttool import rows as reader
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import DataProblem, Row
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
+from pefttool.data import leaks, suggestions, unused_columns
+from pefttool.data import rows as reader
 from pefttool.toolkit import class_names
 
 #: Bad rows that an error lists; the rest are counted.
@@ -172,10 +172,10 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
     problems.sort(key=lambda p: (p.file, p.line))
     unnamed = _named_by_none(beside, [*train, *(held_out or ())], task, settled, registry)
     notices.extend([unnamed] if unnamed else [])
-    left = unused.line([*train, *(held_out or ())], task, settled)
+    left = unused_columns.line([*train, *(held_out or ())], task, settled)
     notices.extend([] if left is None else [left])
     shared = leaks.same_files(train_files, eval_files)
-    hint = None if train or held_out else guess.columns(task, options, refused)
+    hint = None if train or held_out else suggestions.columns(task, options, refused)
     return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled, shared, hint)
 
 

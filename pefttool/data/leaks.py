@@ -11,7 +11,7 @@ from typing import Any
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import Row
-from pefttool.rows import fingerprint
+from pefttool.data.rows import fingerprint
 
 #: More than this share of the held-out rows among the training rows is refused.
 MOST = 0.5

@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pefttool import guess, rows
 from pefttool.api.errors import DataError, UsageError, suggest
 from pefttool.api.task import Task
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
+from pefttool.data import rows, suggestions
 from pefttool.toolkit.majority import most
 
 
@@ -109,7 +109,9 @@ def _hints(registry: Registry, data: _Data) -> list[str]:
     found = {}
     for name in registry.tasks:
         task = registry.tasks[name]
-        hint = None if task.by_name_only else guess.columns(task, type(task).Options(), data.sample, labelled=True)
+        hint = (
+            None if task.by_name_only else suggestions.columns(task, type(task).Options(), data.sample, labelled=True)
+        )
         if hint is not None:
             found[name] = hint
     surest = max((hint.count(" -o ") for hint in found.values()), default=0)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttool import columns
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import DataProblem, Loss, Row, Setting
+from pefttool.data import packed_rows
 from pefttool.files import fingerprint
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ def encode(
                 raise DataError(f"none of the {len(rows)} rows can be used; mend them, the first: {first}")
             rows = [row for i, row in enumerate(rows) if i not in problems]
             store = None  # what is kept has every row
-        packed = columns.pack(examples) if store is not None and key is not None else None
+        packed = packed_rows.pack(examples) if store is not None and key is not None else None
         if packed is not None and store is not None and key is not None:
             store.save(key, packed)
             kept = store.load(key)
     if kept is not None:
-        examples = columns.PackedRows(kept)  # what is read the next time is used this time, too
+        examples = packed_rows.PackedRows(kept)  # what is read the next time is used this time, too
     both = [(example, row) for example, row in zip(examples, rows, strict=True)]
     good = [(example, row) for example, row in both if example["weight"] > 0]
     lost = [(example, row) for example, row in both if not example["weight"] > 0]

@@ -1,0 +1,1 @@
+"""A user's rows: read, recognised, split, checked for leaks, encoded and put into batches."""
