@@ -68,8 +68,8 @@ def process(*more: str) -> Any:
 
 def planned(arguments: argparse.Namespace, device: str) -> Any:
     """The plan of this variant; for CUDA as if there were a device."""
-    from pefttool import plan
     from pefttool.config import recipe, registry
+    from pefttool.setup import plan
 
     known = registry.build()
     flags = {
@@ -102,9 +102,10 @@ def simulated(arguments: argparse.Namespace) -> dict[str, float]:
 
 def measured(arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step, those of them that the process was given by a busy machine, and of the first step."""
-    from pefttool import allocator, attach, base, optimisation, packing, precision, simulate, techniques
+    from pefttool import optimisation, packing, simulate
     from pefttool.api.values import Row
     from pefttool.data.batches import Encoded
+    from pefttool.setup import allocator, attach, base, precision, techniques
 
     allocator.keep_freed_memory()
     made = planned(arguments, "cpu")

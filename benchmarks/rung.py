@@ -37,7 +37,7 @@ def _loss() -> None:
 
 
 def _allocator() -> None:
-    from pefttool import allocator
+    from pefttool.setup import allocator
 
     allocator.keep_freed_memory = _nothing
 

@@ -55,7 +55,7 @@ def main() -> None:
 def measure(storage: str, layers: str, loss: str, freed: str, tokens: int, depth: int) -> dict[str, float]:
     """Median seconds and page faults of a step, and the process's peak memory in MiB."""
     if freed == "kept":
-        from pefttool import allocator
+        from pefttool.setup import allocator
 
         assert allocator.keep_freed_memory()
     import torch

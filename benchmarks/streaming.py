@@ -102,8 +102,8 @@ def config_folder(parent: Path, model: str) -> Path:
 
 def planned(folder: Path, tokens: int, device: str, *settings: str) -> Any:
     """The plan of a run on a model that is a config alone."""
-    from pefttool import devices, plan
     from pefttool.config import recipe, registry
+    from pefttool.setup import devices, plan
 
     found = registry.build()
     machine, name, _ = devices.imagined(device, devices.report())
@@ -135,9 +135,9 @@ def simulate() -> None:
 
 def compare() -> None:
     """Both in one process, a step of one and a step of the other: 4 rows of 128 tokens, on this CPU."""
-    from pefttool import attach, base, plan, techniques
     from pefttool.config import recipe, registry
     from pefttool.optimisation import make_optimizer
+    from pefttool.setup import attach, base, plan, techniques
 
     found, runs = registry.build(), {}
     for name in ("resident", "streamed"):
@@ -171,7 +171,7 @@ def compare() -> None:
 def step(chosen: Any, adapted: Any, batch: Any, weight: float, optimizer: Any) -> Any:
     """The trainer's own optimiser step."""
     from pefttool.optimisation import optimizer_step
-    from pefttool.precision import grad_scaler
+    from pefttool.setup.precision import grad_scaler
 
     return optimizer_step(
         adapted.model.train(),
@@ -193,8 +193,8 @@ def generate(folder: Path, model: str) -> None:
     from bitsandbytes import functional
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    from pefttool import streamed_base
     from pefttool.files.sectioned_file import Section, write
+    from pefttool.setup import streamed_base
 
     chosen = planned(config_folder(folder, model), 512, "cpu", "memory.stream=true")
     arguments = (chosen.model.path, chosen.task, chosen.setting(), chosen.quantizer)
@@ -252,14 +252,14 @@ class Sampler(threading.Thread):
 
 def train(folder: Path, model: str, tokens: int, steps: int) -> None:
     """Real steps on this CPU, through the trainer's own functions."""
-    from pefttool import allocator
+    from pefttool.setup import allocator
 
     assert allocator.give_back_freed_memory()
     import torch
 
-    from pefttool import attach, streamed_base, techniques
     from pefttool.models import facts
     from pefttool.optimisation import make_optimizer
+    from pefttool.setup import attach, streamed_base, techniques
 
     sampler = Sampler()
     chosen = planned(config_folder(folder, model), tokens, "cpu", "memory.stream=true")

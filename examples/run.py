@@ -148,10 +148,10 @@ def scratch_recipe(
 
 def trivial(example: str, experiment: Experiment) -> tuple[str, float]:
     """What it is, and its metric on the rows that the recipe holds out."""
-    from pefttool import plan
     from pefttool.config import recipe as recipes
     from pefttool.config import registry
     from pefttool.data import corpus
+    from pefttool.setup import plan
 
     known = registry.build()
     resolved, _ = plan.recognise_task(recipes.resolve(recipe(example, experiment, {}), known), known)

@@ -13,12 +13,12 @@ from typing import Any
 
 from pefttool import places, run_folder, saved_files
 from pefttool.api.errors import RunError, UsageError
-from pefttool.attach import Adapted
-from pefttool.base import Base
 from pefttool.files import durable, strict_json
 from pefttool.files.fingerprint import weight_files
-from pefttool.plan import Plan
 from pefttool.run_folder import ADAPTER, ENVIRONMENT, METRICS, PLAN, RECIPE
+from pefttool.setup.attach import Adapted
+from pefttool.setup.base import Base
+from pefttool.setup.plan import Plan
 from pefttool.toolkit import peft_folder
 
 ADAPTER_FACTS = "pefttool.json"

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import forecast, plan
+from pefttool import forecast
 from pefttool.api.errors import UsageError
 from pefttool.config import sizes
 from pefttool.forecast import Forecast, Known
-from pefttool.plan import Plan
+from pefttool.setup import plan
+from pefttool.setup.plan import Plan
 
 #: What is tried, each on top of those before it: (key, value, as it is said).
 LADDER: tuple[tuple[str, Any, str], ...] = (

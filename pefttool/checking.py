@@ -22,10 +22,10 @@ from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.files.safetensors_file import Reader
 from pefttool.judge import Judge
-from pefttool.precision import torch_dtype
 from pefttool.recovery import out_of_memory
 from pefttool.reload import Opened, Reloaded
 from pefttool.run_folder import CHECK, EVENTS
+from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
 from pefttool.witness import Witness
 

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import random_state
 from pefttool.api.errors import RunError
 from pefttool.data.batches import Position
 from pefttool.files import durable, safetensors_file
+from pefttool.setup import random_state
 
 if TYPE_CHECKING:
     import torch

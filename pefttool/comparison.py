@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pefttool.api.events import Notice
 from pefttool.api.task import Adapter
-from pefttool.attach import Adapted
-from pefttool.base import Base
 from pefttool.config.emitter import Emitter
 from pefttool.data.batches import FEATURES, Encoded, by_length
 from pefttool.evaluate import evaluate, predict
-from pefttool.plan import Plan
+from pefttool.setup.attach import Adapted
+from pefttool.setup.base import Base
+from pefttool.setup.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,14 +11,14 @@ from pefttool.api.errors import DataError, RunError
 from pefttool.api.task import Task
 from pefttool.api.values import Row, Setting
 from pefttool.data.batches import collate, loss_of, to_device
-from pefttool.precision import autocast
-from pefttool.random_state import forked
 from pefttool.recovery import halves, out_of_memory, release
+from pefttool.setup.precision import autocast
+from pefttool.setup.random_state import forked
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pefttool.devices import Choice
+    from pefttool.setup.devices import Choice
 
 
 @contextmanager

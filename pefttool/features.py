@@ -21,11 +21,11 @@ from pefttool.recovery import halves, out_of_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pefttool.attach import Adapted
-    from pefttool.base import Base
     from pefttool.config.emitter import Emitter
     from pefttool.files.store import Partial, Put, Store
-    from pefttool.plan import Plan
+    from pefttool.setup.attach import Adapted
+    from pefttool.setup.base import Base
+    from pefttool.setup.plan import Plan
 
 #: Tokens of a batch (padding counts) while features are computed. Nothing is kept for a backward pass.
 TOKENS = 4096

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import streamed_base
 from pefttool.config import sizes
 from pefttool.models import hub
 from pefttool.nn.block_streaming import Slots
-from pefttool.plan import Plan
+from pefttool.setup import streamed_base
+from pefttool.setup.plan import Plan
 
 #: Read, or copied, to measure a rate.
 SAMPLE = 256 << 20

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pefttool import (
     artefacts,
-    attach,
     comparison,
     forecast,
     model_card,
@@ -21,13 +20,14 @@ from pefttool import (
 )
 from pefttool.api.errors import PefttoolError, RunError
 from pefttool.api.events import Notice
-from pefttool.attach import Adapted
-from pefttool.base import Base
 from pefttool.config.emitter import Emitter
 from pefttool.config.plugins import one_line
 from pefttool.data.batches import Encoded
 from pefttool.files import fingerprint
-from pefttool.plan import Plan
+from pefttool.setup import attach
+from pefttool.setup.attach import Adapted
+from pefttool.setup.base import Base
+from pefttool.setup.plan import Plan
 from pefttool.train import Result
 from pefttool.witness import Witness
 

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 from pefttool.data.batches import FEATURES, Encoded, loss_of, to_device, two_short
 from pefttool.evaluate import inference
 from pefttool.nn.compiling import eagerly
-from pefttool.precision import autocast
-from pefttool.random_state import forked
+from pefttool.setup.precision import autocast
+from pefttool.setup.random_state import forked
 from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pefttool.api.values import Loss
-    from pefttool.attach import Adapted
-    from pefttool.base import Base
-    from pefttool.plan import Plan
+    from pefttool.setup.attach import Adapted
+    from pefttool.setup.base import Base
+    from pefttool.setup.plan import Plan
 
 ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 

@@ -21,8 +21,8 @@ from pefttool.files.safetensors_file import Reader
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn.tensors import stored_by, transformers_part
-from pefttool.precision import torch_dtype
 from pefttool.reload import Opened
+from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from pefttool.judge import Judge
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained, quiet_loading
 from pefttool.nn.tensors import dequantise, stored_by, transformers_part
-from pefttool.precision import torch_dtype
 from pefttool.reload import MERGED, Opened, Reloaded
+from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
 
 Into = Literal["trained-on", "original"]

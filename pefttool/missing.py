@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Facts
-from pefttool.attach import Adapted
-from pefttool.base import Base
 from pefttool.data.batches import Encoded, loss_of, to_device, two_short
-from pefttool.plan import Plan
-from pefttool.precision import autocast
-from pefttool.random_state import forked
+from pefttool.setup.attach import Adapted
+from pefttool.setup.base import Base
+from pefttool.setup.plan import Plan
+from pefttool.setup.precision import autocast
+from pefttool.setup.random_state import forked
 from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Any
 
 from pefttool import __version__
 from pefttool.api.task import Task
-from pefttool.base import Base
 from pefttool.files import durable
 from pefttool.files.model_folder import CONFIG, SINGLE
-from pefttool.plan import Plan
+from pefttool.setup.base import Base
+from pefttool.setup.plan import Plan
 from pefttool.toolkit import loader_code, peft_folder
 
 NAME = "README.md"

@@ -22,7 +22,7 @@ from pefttool.toolkit import peft_folder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pefttool.devices import Choice
+    from pefttool.setup.devices import Choice
 
 #: Fields of a model's output that are not its answer: what lies on the way there.
 INSIDE = re.compile(r"hidden|attention|past_key|loss|cache")

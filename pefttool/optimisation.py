@@ -13,16 +13,16 @@ from pefttool.api.errors import RunError
 from pefttool.api.task import Adapter, Task
 from pefttool.api.values import Setting
 from pefttool.data.batches import loss_of
-from pefttool.precision import autocast
+from pefttool.setup.precision import autocast
 from pefttool.toolkit.quiet import quiet_imports
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from pefttool.attach import Adapted
     from pefttool.config.settings import TrainSettings
-    from pefttool.devices import Choice
+    from pefttool.setup.attach import Adapted
+    from pefttool.setup.devices import Choice
 
 T = TypeVar("T")
 

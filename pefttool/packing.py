@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import UsageError
-from pefttool.base import Base
 from pefttool.data.batches import FEATURES, Encoded, collate, loss_of, to_device, two_short
 from pefttool.evaluate import inference
-from pefttool.plan import Plan
+from pefttool.setup.base import Base
+from pefttool.setup.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn

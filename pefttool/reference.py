@@ -21,10 +21,10 @@ from pefttool.recovery import halves, out_of_memory, release
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pefttool.base import Base
-    from pefttool.devices import Choice
     from pefttool.files.store import Store
-    from pefttool.plan import Plan
+    from pefttool.setup.base import Base
+    from pefttool.setup.devices import Choice
+    from pefttool.setup.plan import Plan
 
 
 def asks(task: Task) -> bool:

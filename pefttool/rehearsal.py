@@ -18,16 +18,16 @@ from pefttool import checkpoint, measure, packing
 from pefttool.api.errors import RunError
 from pefttool.api.events import Notice
 from pefttool.api.events import Progress as Doing
-from pefttool.attach import small_buffers
 from pefttool.checkpoint import Best, Progress
 from pefttool.data.batches import FEATURES, Batches, Position, by_length
-from pefttool.devices import memory_in_use
 from pefttool.evaluate import forward
 from pefttool.nn.tensors import held_by
 from pefttool.optimisation import make_optimizer
-from pefttool.precision import grad_scaler
 from pefttool.recovery import RandomState, out_of_memory
 from pefttool.run_folder import REHEARSAL
+from pefttool.setup.attach import small_buffers
+from pefttool.setup.devices import memory_in_use
+from pefttool.setup.precision import grad_scaler
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import devices, places, reference
+from pefttool import places, reference
 from pefttool.api.errors import ModelError, Refused, UsageError
 from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Setting
 from pefttool.artefacts import ADAPTER_FACTS
-from pefttool.base import load_model
 from pefttool.config.registry import Registry
 from pefttool.config.validation import validate
 from pefttool.data.batches import Encoded
@@ -24,6 +23,8 @@ from pefttool.files.model_folder import check_folder
 from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.nn import added_positions
 from pefttool.run_folder import ADAPTER
+from pefttool.setup import devices
+from pefttool.setup.base import load_model
 from pefttool.toolkit import peft_folder
 from pefttool.toolkit.columns import describe
 

@@ -16,7 +16,7 @@ from pefttool.config.registry import Registry
 from pefttool.config.validation import short
 from pefttool.data.corpus import Corpus
 from pefttool.files import fingerprint
-from pefttool.plan import Plan
+from pefttool.setup.plan import Plan
 
 ABSENT = object()
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from pefttool import (
     artefacts,
-    attach,
-    base,
     budget,
     comparison,
     evaluate,
@@ -22,11 +20,9 @@ from pefttool import (
     interrupts,
     missing,
     packing,
-    plan,
     reference,
     resuming,
     run_folder,
-    techniques,
     train,
     witness,
 )
@@ -43,6 +39,7 @@ from pefttool.files import store
 from pefttool.files.store import Store
 from pefttool.models import vocabulary
 from pefttool.resuming import Resume
+from pefttool.setup import attach, base, plan, techniques
 
 #: What the user has to mend before anything can train.
 REFUSED = (UsageError, Refused, PluginError, DataError, ModelError)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import RunError
 from pefttool.api.events import Notice
-from pefttool.attach import Adapted
 from pefttool.config.emitter import Emitter
 from pefttool.files.safetensors_file import Reader
+from pefttool.setup.attach import Adapted
 from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:

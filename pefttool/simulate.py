@@ -13,22 +13,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import attach, frozen, techniques
+from pefttool import frozen
 from pefttool.api.errors import UsageError
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import block_streaming, placement
 from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by
 from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
-from pefttool.plan import Plan
-from pefttool.precision import autocast, compute_in_float32, torch_dtype
+from pefttool.setup import attach, techniques
+from pefttool.setup.plan import Plan
+from pefttool.setup.precision import autocast, compute_in_float32, torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pefttool.api.values import Setting
-    from pefttool.attach import Adapted
     from pefttool.memory import Estimate, Recorder
     from pefttool.nn.block_streaming import Slots
+    from pefttool.setup.attach import Adapted
 
 
 def filler(plan: Plan, setting: Setting, rows: int, tokens: int) -> list[Mapping[str, Any]]:

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 from pefttool import interrupts, verdict
 from pefttool.api.errors import RunError
 from pefttool.api.events import Evaluated, Notice, StepDone, TrainFinished, TrainStarted
-from pefttool.attach import Adapted
-from pefttool.base import Base
 from pefttool.checkpoint import Best, Progress
 from pefttool.config.emitter import Emitter
 from pefttool.data.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
-from pefttool.devices import memory_in_use
 from pefttool.evaluate import evaluate
 from pefttool.keeping import Keeper
 from pefttool.non_finite import NonFinite
 from pefttool.optimisation import StepResult, advance, check_rates, make_optimizer, make_schedule, optimizer_step
-from pefttool.plan import Plan
-from pefttool.precision import grad_scaler
 from pefttool.recovery import Attempt, RandomState, out_of_memory, release, split
 from pefttool.rehearsal import Rehearsed, rehearse
+from pefttool.setup.attach import Adapted
+from pefttool.setup.base import Base
+from pefttool.setup.devices import memory_in_use
+from pefttool.setup.plan import Plan
+from pefttool.setup.precision import grad_scaler
 from pefttool.watch import Watch
 
 if TYPE_CHECKING:

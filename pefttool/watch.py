@@ -15,10 +15,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import RunError
-from pefttool.attach import Adapted, training_buffers
 from pefttool.checkpoint import Watched
 from pefttool.files import fingerprint
 from pefttool.nn.tensors import CARRIED, passing_buffers, tensors_of
+from pefttool.setup.attach import Adapted, training_buffers
 
 if TYPE_CHECKING:
     import torch

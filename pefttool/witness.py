@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from pefttool import agreement, observe
 from pefttool.agreement import Agreement
 from pefttool.api.errors import ModelError, RunError
-from pefttool.attach import Adapted
-from pefttool.base import Base
 from pefttool.data.batches import FEATURES, Encoded
 from pefttool.files import fingerprint
-from pefttool.plan import Plan
+from pefttool.setup.attach import Adapted
+from pefttool.setup.base import Base
+from pefttool.setup.plan import Plan
 
 if TYPE_CHECKING:
     import torch

@@ -50,10 +50,11 @@ def _feeding(made: Forecast) -> Feeding | None:
 def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], None]) -> Forecast:
     from dataclasses import replace
 
-    from pefttool import budget, devices, forecast
-    from pefttool import plan as plans
+    from pefttool import budget, forecast
     from pefttool.config import sizes
     from pefttool.files import store
+    from pefttool.setup import devices
+    from pefttool.setup import plan as plans
 
     machine, memory = devices.report(), None
     if device is not None:

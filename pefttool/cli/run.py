@@ -38,8 +38,8 @@ def fine_tune(
     recipe: Recipe, registry: Registry, skip_bad_rows: bool, as_json: bool, resume: Resume | None = None
 ) -> None:
     """Run, and print what it brought."""
-    from pefttool import allocator
     from pefttool import run as stages
+    from pefttool.setup import allocator
 
     # Who streams has little memory; who does not is faster with what was freed.
     _ = allocator.give_back_freed_memory() if recipe.memory.stream else allocator.keep_freed_memory()

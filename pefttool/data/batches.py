@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pefttool.files.store import Store
-    from pefttool.plan import Plan
+    from pefttool.setup.plan import Plan
 
 #: Rows are sorted by length within windows of this many batches: long enough to save padding, short enough that an
 #: epoch is not ordered by length.

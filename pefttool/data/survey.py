@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pefttool import plan
 from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem, Row
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.data import corpus, rows
+from pefttool.setup import plan
 
 
 @dataclass(frozen=True)

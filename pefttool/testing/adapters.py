@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from pefttool.api.errors import NotMergeable, PluginError, RunError, UsageError
 from pefttool.api.values import Facts
-from pefttool.attach import Adapted
 from pefttool.evaluate import inference
 from pefttool.nn import added_positions
 from pefttool.nn.tensors import tensors_of
+from pefttool.setup.attach import Adapted
 from pefttool.testing.bench import CPU, TOLERANCE, AdapterCase, Bench, load_base, toy_batch
 from pefttool.testing.equalities import (
     kernels_change_nothing,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pefttool.api.task import Adapter, Quantizer
 from pefttool.api.values import Facts, Setting
-from pefttool.attach import Adapted, attach
-from pefttool.base import load_model
 from pefttool.config.settings import TrainSettings
-from pefttool.devices import Choice
 from pefttool.evaluate import inference
 from pefttool.models.facts import inspect
 from pefttool.optimisation import make_optimizer, optimizer_step
-from pefttool.precision import grad_scaler
+from pefttool.setup.attach import Adapted, attach
+from pefttool.setup.base import load_model
+from pefttool.setup.devices import Choice
+from pefttool.setup.precision import grad_scaler
 from pefttool.testing.models import model_folder
 from pefttool.testing.toys import TOYS, toy_rows
 from pefttool.watch import Watch

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, attach, base, delivered, packing, reference, reload, techniques
+from pefttool import artefacts, delivered, packing, reference, reload
 from pefttool.api.errors import NotMergeable, Refused, RunError
 from pefttool.api.values import Row
 from pefttool.config import recipe
@@ -22,8 +22,9 @@ from pefttool.config.registry import Registry
 from pefttool.data.batches import Encoded, by_length, encode
 from pefttool.evaluate import evaluate, predict
 from pefttool.optimisation import make_optimizer, optimizer_step
-from pefttool.plan import Plan, make
-from pefttool.precision import grad_scaler
+from pefttool.setup import attach, base, techniques
+from pefttool.setup.plan import Plan, make
+from pefttool.setup.precision import grad_scaler
 from pefttool.testing.bench import require
 from pefttool.testing.models import model_folder
 from pefttool.testing.tasks import same_values

@@ -13,10 +13,10 @@ from pefttool import reference
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import Facts, Row, Setting
-from pefttool.base import load_model
 from pefttool.data import unused_columns
 from pefttool.data.batches import encode
 from pefttool.evaluate import inference, predict
+from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
 from pefttool.testing.models import model_folder
 from pefttool.testing.recorded import Recorded

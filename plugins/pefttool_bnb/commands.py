@@ -93,7 +93,7 @@ def _model(reference: str | None, registry: Registry) -> hub.LocalModel:
 def _device(asked: str) -> tuple[torch.device, torch.dtype]:
     import torch
 
-    from pefttool import devices
+    from pefttool.setup import devices
 
     choice = devices.choose(devices.report(), asked)
     return torch.device(choice.device), getattr(torch, choice.dtype)
@@ -210,7 +210,7 @@ def _cuda(asked: str) -> torch.device:
     """The device to tune. UsageError where there is no CUDA device at all, or not this one."""
     import torch
 
-    from pefttool import devices
+    from pefttool.setup import devices
 
     found = devices.report()
     if not found.cuda:

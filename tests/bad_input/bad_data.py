@@ -30,9 +30,9 @@ def load_data(
     path: str, task: str | None, data_format: str | None, eval_data: str | None, overrides: tuple[str, ...]
 ) -> None:
     """What a run does with its data: recognise the task, read, check, split."""
-    from pefttool import plan
     from pefttool.config import recipe
     from pefttool.data import corpus
+    from pefttool.setup import plan
 
     registry = current_registry()
     flags = {"data.train": path, "data.eval": eval_data, "data.format": data_format, "task.name": task}

@@ -12,9 +12,9 @@ import torch
 from task_samples import SAMPLES
 
 from pefttool.api.values import Attached, Problem
-from pefttool.attach import Adapted
 from pefttool.config import registry as registries
 from pefttool.config.registry import Kind, Registered
+from pefttool.setup.attach import Adapted
 from pefttool.testing.bench import ContractViolation
 from pefttool.testing.matrix import try_pair
 from pefttool_lora.adapter import LoraAdapter

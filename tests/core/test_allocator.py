@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pefttool import allocator
+from pefttool.setup import allocator
 
 FAULTS = """
 import resource, sys

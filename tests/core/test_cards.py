@@ -13,10 +13,11 @@ from tiny_models import batch, configs
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from pefttool import Loss, Setting, evaluate, random_state, recovery, reference
-from pefttool.devices import Choice
+from pefttool import Loss, Setting, evaluate, recovery, reference
 from pefttool.nn import attention, embedding_offload, placement
 from pefttool.nn.embedding_offload import LookedUp
+from pefttool.setup import random_state
+from pefttool.setup.devices import Choice
 from pefttool_audio import ctc
 from pefttool_text import packed
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from pefttool import agreement, attach, delivered, precision, witness
+from pefttool import agreement, delivered, witness
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Row, Setting
-from pefttool.attach import Adapted
+from pefttool.setup import attach, precision
+from pefttool.setup.attach import Adapted
 from pefttool.witness import Witness
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pefttool.api.errors import UsageError
-from pefttool.devices import CudaDevice, DeviceFacts, choose, cpu_bfloat16, report
+from pefttool.setup.devices import CudaDevice, DeviceFacts, choose, cpu_bfloat16, report
 
 GIB = 2**30
 T4 = CudaDevice("Tesla T4", (7, 5), 15 * GIB)

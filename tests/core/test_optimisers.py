@@ -10,14 +10,15 @@ import torch
 from allocations import peak_bytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pefttool import checkpoint, devices, optimisation
+from pefttool import checkpoint, optimisation
 from pefttool.api.task import Adapter
-from pefttool.attach import Adapted
 from pefttool.checkpoint import Best, Live, Progress
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Position
 from pefttool.memory import Recorder
 from pefttool.optimisation import make_optimizer
+from pefttool.setup import devices
+from pefttool.setup.attach import Adapted
 
 #: 8-bit state from 4,096 elements on: the first layer's; a block of 256 is cut short at its end.
 SHAPES = (67, 71, 3)

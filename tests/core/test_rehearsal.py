@@ -18,9 +18,9 @@ from pefttool import Facts, packing, rehearsal
 from pefttool.api import events
 from pefttool.api.errors import RunError, UsageError
 from pefttool.api.values import Loss
-from pefttool.base import Base
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Batches
+from pefttool.setup.base import Base
 
 
 def trained(folder: Path, packed: bool, rehearse: bool, optimizer: str) -> Any:

@@ -12,9 +12,10 @@ import torch
 from adapted_models import adapted, gradients, same
 from torch import Tensor, nn
 
-from pefttool import Facts, devices, plan
+from pefttool import Facts
 from pefttool.config.settings import MemorySettings, TrainSettings
 from pefttool.nn import compiling, gradient_checkpointing
+from pefttool.setup import devices, plan
 from pefttool_text import packed
 
 

@@ -13,10 +13,10 @@ from pefttool import keeping
 from pefttool.api import events
 from pefttool.api.errors import Interrupted, RunError
 from pefttool.api.values import Row
-from pefttool.attach import Adapted
 from pefttool.config.settings import TrainSettings
 from pefttool.files import durable
 from pefttool.optimisation import make_optimizer, make_schedule
+from pefttool.setup.attach import Adapted
 
 
 def test_loss_falls_and_every_step_is_told(tmp_path):

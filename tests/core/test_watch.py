@@ -14,10 +14,10 @@ from torch import nn
 from pefttool import checkpoint, resuming
 from pefttool.api import events
 from pefttool.api.errors import Refused, RunError
-from pefttool.attach import Adapted, attach
 from pefttool.config import registry as registries
 from pefttool.files import fingerprint
 from pefttool.resuming import Resume
+from pefttool.setup.attach import Adapted, attach
 from pefttool.testing.bench import AdapterCase, Bench
 from pefttool.watch import UPDATES, Watch
 

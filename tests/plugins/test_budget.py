@@ -15,14 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import configs
 
-from pefttool import budget, devices, forecast, plan, simulate
+from pefttool import budget, forecast, simulate
 from pefttool.api.errors import UsageError
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data.batches import FEATURES, Encoded
 from pefttool.memory import Estimate
-from pefttool.plan import Plan
 from pefttool.rehearsal import Rehearsed
+from pefttool.setup import devices, plan
+from pefttool.setup.plan import Plan
 
 STATIC, A_TOKEN, CARD = 4000, 10, devices.DeviceFacts(build="cuda", cuda=(devices.CudaDevice("card", (8, 0), 1 << 33),))
 

@@ -14,9 +14,9 @@ from allocations import peak_bytes
 from torch import Tensor, nn
 
 from pefttool import Loss, Setting
-from pefttool.devices import Choice
 from pefttool.evaluate import evaluate
 from pefttool.nn import embedding_offload
+from pefttool.setup.devices import Choice
 from pefttool_full.adapter import FullAdapter
 from pefttool_full.options import FullOptions
 from pefttool_head.adapter import HeadAdapter

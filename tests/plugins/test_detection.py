@@ -18,9 +18,9 @@ from samples_vision import coco_file, detected, drawn
 
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import DataProblem, Facts, Row, Setting
-from pefttool.base import load_model
 from pefttool.config import registry as registries
 from pefttool.models import facts
+from pefttool.setup.base import load_model
 from pefttool.testing import check_task
 from pefttool.testing.models import model_folder
 from pefttool.testing.vision_models import tiny_vision
@@ -385,8 +385,9 @@ def test_transparency_and_palettes_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "adapter"), [("vision", "head"), ("vision", "lora"), ("detector", "lora")])
 def test_a_step_can_be_simulated_without_numbers(kind: str, adapter: str, tmp_path: Path) -> None:
-    from pefttool import forecast, plan
+    from pefttool import forecast
     from pefttool.config import recipe
+    from pefttool.setup import plan
 
     document = {
         "model": str(model_folder(kind)),

@@ -92,7 +92,7 @@ def test_whisper_hears_a_prompt(prompts: Path) -> None:
     if audio.WHISPER.installed is None:
         pytest.skip(audio.WHISPER.command)
     from pefttool.api.values import Facts, Row, Setting
-    from pefttool.base import load_model
+    from pefttool.setup.base import load_model
     from pefttool_audio.recognition import SpeechRecognition
 
     task = SpeechRecognition()

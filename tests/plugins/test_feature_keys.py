@@ -10,12 +10,13 @@ import frozen_runs as runs
 import pytest
 import torch
 
-from pefttool import attach, base, features, frozen, plan, techniques
+from pefttool import features, frozen
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data import batches, corpus
 from pefttool.files import fingerprint
 from pefttool.files.store import Store
+from pefttool.setup import attach, base, plan, techniques
 
 CLASSIFY = "text-classification"
 

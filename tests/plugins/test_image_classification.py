@@ -16,12 +16,12 @@ from samples_vision import classified, drawn
 
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Facts, Row, Setting
-from pefttool.base import load_model
 from pefttool.config import recipe
 from pefttool.config import registry as registries
 from pefttool.data import corpus
 from pefttool.data.rows import find_files, item_suffixes, read
 from pefttool.models import facts
+from pefttool.setup.base import load_model
 from pefttool.testing.models import model_folder
 from pefttool.testing.vision_models import tiny_vision
 from pefttool_lora.options import LoraOptions, resolve
@@ -299,7 +299,8 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_plan_needs_no_pictures(tmp_path: Path) -> None:
-    from pefttool import forecast, plan
+    from pefttool import forecast
+    from pefttool.setup import plan
 
     document = {
         "model": str(tiny_vision(tmp_path / "model")),

@@ -16,7 +16,8 @@ from bnb_models import save_llama
 from terminal import Terminal
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-from pefttool import UsageError, devices
+from pefttool import UsageError
+from pefttool.setup import devices
 from pefttool_bnb import commands
 from pefttool_bnb.survey import describe, survey
 from pefttool_kernels import backends, dispatch, machine, selftest, tune

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from pefttool import NotMergeable, UsageError
-from pefttool import attach as core
+from pefttool.setup import attach as core
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions, resolve, unmatched
 

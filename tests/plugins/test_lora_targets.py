@@ -17,11 +17,11 @@ from case_models import experts, fused
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from pefttool import attach as core
 from pefttool.api.values import Facts, Setting
-from pefttool.base import load_model
 from pefttool.config import registry
 from pefttool.models import facts
+from pefttool.setup import attach as core
+from pefttool.setup.base import load_model
 from pefttool.testing.tensors import content
 from pefttool.toolkit import peft_targets
 from pefttool_lora.adapter import LoraAdapter

@@ -18,9 +18,9 @@ from text_models import fit, plain_peft_difference
 from tiny_models import run_without_pefttool
 
 from pefttool import Facts, ModelError, Row, Setting
-from pefttool.base import load_model
 from pefttool.config import registry
 from pefttool.models.pretrained import LocalPretrained
+from pefttool.setup.base import load_model
 from pefttool.testing.models import model_folder, tiny_masked, tiny_tokenizer
 from pefttool_head.adapter import HeadAdapter
 from pefttool_lora.adapter import LoraAdapter

@@ -15,10 +15,10 @@ from torch.nn.functional import log_softmax
 
 from pefttool import reference, run
 from pefttool.api.values import Facts, Row, Setting
-from pefttool.base import load_model
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
 from pefttool.data.batches import encode
+from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder, tiny_tokenizer
 from pefttool_text import preference_rows

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seq2seq_models import SEQ2SEQ, store_untrained
 
-from pefttool import attach, run
+from pefttool import run
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Facts, Row, Setting
-from pefttool.base import load_model
 from pefttool.config import recipe
 from pefttool.config import registry as registries
 from pefttool.evaluate import predict
@@ -25,6 +24,8 @@ from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import gradient_checkpointing
 from pefttool.nn.tensors import last_layer_parameters
 from pefttool.reload import reload
+from pefttool.setup import attach
+from pefttool.setup.base import load_model
 from pefttool.testing.models import model_folder, tiny_tokenizer
 from pefttool_text import text_scores
 from pefttool_text.batching import IGNORE, kind_of

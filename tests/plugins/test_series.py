@@ -15,13 +15,13 @@ from transformers import PatchTSTConfig, PatchTSTForPrediction, PatchTSTModel
 
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Facts, Row, Setting
-from pefttool.base import load_model
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
 from pefttool.evaluate import inference
 from pefttool.models.pretrained import LocalPretrained
-from pefttool.plan import make
 from pefttool.run import run
+from pefttool.setup.base import load_model
+from pefttool.setup.plan import make
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
 from pefttool_series.classification import SeriesClassification

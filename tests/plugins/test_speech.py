@@ -20,7 +20,7 @@ from samples_audio import tones, write_tones
 
 from pefttool.api.errors import ModelError, UsageError
 from pefttool.api.values import Facts, Row, Setting
-from pefttool.base import load_model
+from pefttool.setup.base import load_model
 from pefttool.testing import check_task
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 from pefttool.toolkit.columns import describe

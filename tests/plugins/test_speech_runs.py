@@ -10,13 +10,14 @@ import frozen_runs as runs
 import pytest
 import samples_audio
 
-from pefttool import forecast, plan
+from pefttool import forecast
 from pefttool.api.errors import DataError, Refused
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.evaluate import predict
 from pefttool.reload import reload
+from pefttool.setup import plan
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 
 pytestmark = pytest.mark.usefixtures("own_cache")

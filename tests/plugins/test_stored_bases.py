@@ -11,13 +11,13 @@ from case_models import stored
 from transformers import AutoModelForCausalLM
 
 from pefttool import ModelError, UsageError
-from pefttool import attach as core
 from pefttool.api.values import Facts, Setting
-from pefttool.base import load_model
 from pefttool.config import registry
 from pefttool.models import facts, prequantized
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn.tensors import stored_by
+from pefttool.setup import attach as core
+from pefttool.setup.base import load_model
 from pefttool.testing.tensors import content, storage, storage_bytes
 from pefttool_bnb import loading
 from pefttool_lora.adapter import LoraAdapter

@@ -12,15 +12,16 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from pefttool import ModelError, streamed_base
+from pefttool import ModelError
 from pefttool.api.values import Facts, Loaded, Setting
-from pefttool.base import load_model
 from pefttool.config import registry
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.sectioned_file import PackedFile
 from pefttool.models import facts, hub
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn.block_streaming import Copies, Mapped, Slots, Views
+from pefttool.setup import streamed_base
+from pefttool.setup.base import load_model
 from pefttool_kernels import lora
 from pefttool_kernels.cross_entropy import linear_cross_entropy
 

@@ -11,12 +11,13 @@ import pytest
 import real_step
 from real_run import CHAT, CLASSIFY, SMALL, run
 
-from pefttool import devices, plan, simulate, streamed_base
+from pefttool import simulate
 from pefttool.api.errors import Refused
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
-from pefttool.devices import DeviceFacts
 from pefttool.files.sectioned_file import ALIGNMENT
+from pefttool.setup import devices, plan, streamed_base
+from pefttool.setup.devices import DeviceFacts
 from pefttool.testing.models import model_folder
 
 MODEL = "example:smollm2-135m-instruct"

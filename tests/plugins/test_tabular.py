@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pefttool import held_out
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Facts, Row, Setting
-from pefttool.base import load_model
 from pefttool.config import recipe, registry
 from pefttool.data import corpus
 from pefttool.evaluate import predict
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.reload import Reloaded
+from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
 from pefttool_series import tabular_columns as columns

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pefttool.api.values import Facts, Row, Setting
-from pefttool.base import load_model
 from pefttool.data import packed_rows as packed
 from pefttool.evaluate import predict
+from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
 from pefttool_series.tabular import TabularClassification
 from pefttool_series.tabular_columns import of_model

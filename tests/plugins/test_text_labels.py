@@ -13,8 +13,8 @@ from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting
 from pefttool.api.errors import DataError
-from pefttool.devices import Choice
 from pefttool.evaluate import inference, predict
+from pefttool.setup.devices import Choice
 from pefttool.testing import check_task
 from pefttool_head.adapter import HeadAdapter
 from pefttool_lora.adapter import LoraAdapter

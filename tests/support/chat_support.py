@@ -10,7 +10,7 @@ from typing import Any
 from case_bench import Bench
 
 from pefttool import Facts, Loaded, Row, Setting
-from pefttool.base import load_model
+from pefttool.setup.base import load_model
 from pefttool_text.batching import IGNORE
 from pefttool_text.chat import Chat
 

@@ -10,9 +10,9 @@ from pefttool import train
 from pefttool.api import events
 from pefttool.api.task import Adapter, Task
 from pefttool.api.values import Attached, Loss, Row, Setting
-from pefttool.attach import Adapted
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import encode
+from pefttool.setup.attach import Adapted
 
 
 class Line(Task):

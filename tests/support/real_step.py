@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from allocations import peak_bytes
 
-from pefttool import attach, base, frozen, packing, plan, simulate, techniques
+from pefttool import frozen, packing, simulate
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data.batches import Encoded, to_device
 from pefttool.optimisation import make_optimizer, optimizer_step
-from pefttool.precision import autocast, grad_scaler
+from pefttool.setup import attach, base, plan, techniques
+from pefttool.setup.precision import autocast, grad_scaler
 
 
 def planned(registry: Registry, adapter: str, task: str, *overrides: str) -> plan.Plan:

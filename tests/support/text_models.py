@@ -14,12 +14,12 @@ from torch import Tensor
 
 from pefttool import Facts, Row, Setting
 from pefttool.api.task import Adapter, Task
-from pefttool.attach import attach
-from pefttool.base import load_model
 from pefttool.data.batches import encode
-from pefttool.devices import Choice
 from pefttool.evaluate import evaluate, predict
 from pefttool.models.facts import inspect
+from pefttool.setup.attach import attach
+from pefttool.setup.base import load_model
+from pefttool.setup.devices import Choice
 from pefttool.testing.models import model_folder
 from pefttool.toolkit import peft_folder
 

@@ -14,11 +14,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from pefttool import Facts, Row, Setting, attach, train
+from pefttool import Facts, Row, Setting, train
 from pefttool.api import events
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Encoded
 from pefttool.nn import attention, cpu
+from pefttool.setup import attach
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions
 from pefttool_text.causal_lm import CausalLM

@@ -55,7 +55,7 @@ ALLOWED: dict[Use, str] = {
     Use("pefttool/cli/group.py", "import_module"): "the verbs of a table in the same file",
     Use("plugins/pefttool_examples/verses.py", "importlib.import_module"): "a package that one example needs, by name",
     Use("pefttool/models/hub_client.py", "urllib.parse"): "quotes a revision; it connects nowhere",
-    Use("pefttool/allocator.py", "ctypes"): "two settings of the C library's own allocator",
+    Use("pefttool/setup/allocator.py", "ctypes"): "two settings of the C library's own allocator",
     Use("kernels/pefttool_kernels/cpu/native.py", "ctypes"): "the compiled CPU code that the wheel itself brings",
     Use(
         "pefttool/models/pretrained.py", "trust_remote_code=trusted"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from case_bench import Bench
 
-from pefttool import devices
+from pefttool.setup import devices
 from pefttool_text.chat import Chat
 
 TURNS = [{"role": "user", "content": "good film"}, {"role": "assistant", "content": "a gem"}]

@@ -8,9 +8,9 @@ import transformers
 from case_bench import Bench
 from torch.nn.functional import cross_entropy
 
-from pefttool import attach
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.config.registry import build
+from pefttool.setup import attach
 
 LINES = [f"take {n} and {n + 1}, and count what you have{'.' * (n % 4)}" for n in range(12)]
 TOKENS = 5

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import devices
 from pefttool.api.errors import ModelError, Refused, UsageError, suggest
 from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Problem, Setting
@@ -18,6 +17,7 @@ from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.models.pretrained import LocalPretrained, WrongKind
 from pefttool.nn import parameters
 from pefttool.nn.tensors import stored_by
+from pefttool.setup import devices
 
 TRUSTED = "warning: {!r} comes with Python code, which runs, as trust_remote_code says"
 STORED = "{} is stored as {} already, and is trained on as it is"

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import streamed_base
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Quantizer, Task
 from pefttool.api.values import Facts, Setting
 from pefttool.models import facts, hub, prequantized, vocabulary
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn.tensors import transformers_part
-from pefttool.plan import Plan, decided
-from pefttool.precision import compute_in_float32, torch_dtype
+from pefttool.setup import streamed_base
+from pefttool.setup.plan import Plan, decided
+from pefttool.setup.precision import compute_in_float32, torch_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pefttool.attach import Adapted
 from pefttool.nn import compiling, cpu, gradient_checkpointing
-from pefttool.plan import Plan
+from pefttool.setup.attach import Adapted
+from pefttool.setup.plan import Plan
 from pefttool.toolkit import peft_folder
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pefttool.devices import Choice
+    from pefttool.setup.devices import Choice
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -22,7 +22,7 @@ from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import block_streaming, parameters
 from pefttool.nn.block_streaming import Slots
 from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by
-from pefttool.precision import torch_dtype
+from pefttool.setup.precision import torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

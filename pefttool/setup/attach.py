@@ -7,12 +7,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pefttool import random_state
 from pefttool.api.errors import PluginError
 from pefttool.api.task import Adapter
 from pefttool.api.values import Attached, Facts
 from pefttool.nn import added_positions
 from pefttool.nn.tensors import passing_buffers
+from pefttool.setup import random_state
 from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""From a plan to an adapted model on its device."""
