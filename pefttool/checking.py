@@ -15,7 +15,6 @@ from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.api.errors import ModelError, PefttoolError, RunError, UsageError
 from pefttool.api.events import Notice
 from pefttool.api.values import Row
-from pefttool.artefacts import write_json
 from pefttool.config import sizes
 from pefttool.config.emitter import Emitter
 from pefttool.config.recipe import Recipe
@@ -24,7 +23,8 @@ from pefttool.files.safetensors_file import Reader
 from pefttool.judge import Judge
 from pefttool.recovery import out_of_memory
 from pefttool.reload import Opened, Reloaded
-from pefttool.run_folder import CHECK, EVENTS
+from pefttool.runs.artefacts import write_json
+from pefttool.runs.run_folder import CHECK, EVENTS
 from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
 from pefttool.witness import Witness

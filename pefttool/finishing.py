@@ -7,23 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pefttool import (
-    artefacts,
-    comparison,
-    forecast,
-    model_card,
-    run_folder,
-    saved_files,
-    verdict,
-    witness,
-    witness_file,
-)
+from pefttool import comparison, forecast, verdict, witness, witness_file
 from pefttool.api.errors import PefttoolError, RunError
 from pefttool.api.events import Notice
 from pefttool.config.emitter import Emitter
 from pefttool.config.plugins import one_line
 from pefttool.data.batches import Encoded
 from pefttool.files import fingerprint
+from pefttool.runs import artefacts, model_card, run_folder, saved_files
 from pefttool.setup import attach
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base

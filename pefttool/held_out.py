@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import places
 from pefttool.api.errors import DataError, UsageError
 from pefttool.api.values import Row
-from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data import corpus, rows
 from pefttool.reload import Reloaded
-from pefttool.run_folder import ADAPTER, METRICS, RECIPE
+from pefttool.runs import run_paths
+from pefttool.runs.artefacts import ADAPTER_FACTS
+from pefttool.runs.run_folder import ADAPTER, METRICS, RECIPE
 
 Complaint = Callable[[Mapping[str, Any], Any], str | None]
 
@@ -34,7 +34,7 @@ def of(run: Path, registry: Registry, loaded: Reloaded, data: str | None, data_f
     path = next((folder / RECIPE for folder in folders if (folder / RECIPE).is_file()), None)
     if path is None:
         raise UsageError(f"{run} has no {RECIPE} that says what its held-out rows were: give --data FILE")
-    own = recipe.resolve(places.followed(recipe.read(path), path), registry)
+    own = recipe.resolve(run_paths.followed(recipe.read(path), path), registry)
     found = corpus.load(own, registry, skip_bad_rows=True)
     # Of other files the seed holds out other rows: among them some that were trained on.
     if _trained_on(path.parent / METRICS) not in (None, found.sha256):

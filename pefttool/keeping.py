@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
-from pefttool import checkpoint
 from pefttool.api.errors import Interrupted, RunError
 from pefttool.api.events import Notice, Resumed, Saved
-from pefttool.checkpoint import Beside, Live, Progress
 from pefttool.rehearsal import Rehearsed
-from pefttool.run_folder import CHECKPOINTS
+from pefttool.runs import checkpoint
+from pefttool.runs.checkpoint import Beside, Live, Progress
+from pefttool.runs.run_folder import CHECKPOINTS
 from pefttool.setup import random_state
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ from pefttool.agreement import TOLERANCE, Agreement
 from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.api.task import Quantizer
 from pefttool.api.values import Row
-from pefttool.artefacts import ADAPTER_FACTS, save_processor, write_json
 from pefttool.config.registry import Registry
 from pefttool.files import durable, safetensors_file
 from pefttool.files.fingerprint import weight_files
@@ -28,6 +27,7 @@ from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained, quiet_loading
 from pefttool.nn.tensors import dequantise, stored_by, transformers_part
 from pefttool.reload import MERGED, Opened, Reloaded
+from pefttool.runs.artefacts import ADAPTER_FACTS, save_processor, write_json
 from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
 

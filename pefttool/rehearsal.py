@@ -14,17 +14,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import checkpoint, measure, packing
+from pefttool import measure, packing
 from pefttool.api.errors import RunError
 from pefttool.api.events import Notice
 from pefttool.api.events import Progress as Doing
-from pefttool.checkpoint import Best, Progress
 from pefttool.data.batches import FEATURES, Batches, Position, by_length
 from pefttool.evaluate import forward
 from pefttool.nn.tensors import held_by
 from pefttool.optimisation import make_optimizer
 from pefttool.recovery import RandomState, out_of_memory
-from pefttool.run_folder import REHEARSAL
+from pefttool.runs import checkpoint
+from pefttool.runs.checkpoint import Best, Progress
+from pefttool.runs.run_folder import REHEARSAL
 from pefttool.setup.attach import small_buffers
 from pefttool.setup.devices import memory_in_use
 from pefttool.setup.precision import grad_scaler

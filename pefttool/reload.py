@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import places, reference
+from pefttool import reference
 from pefttool.api.errors import ModelError, Refused, UsageError
 from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Setting
-from pefttool.artefacts import ADAPTER_FACTS
 from pefttool.config.registry import Registry
 from pefttool.config.validation import validate
 from pefttool.data.batches import Encoded
@@ -22,7 +21,9 @@ from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import check_folder
 from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.nn import added_positions
-from pefttool.run_folder import ADAPTER
+from pefttool.runs import run_paths
+from pefttool.runs.artefacts import ADAPTER_FACTS
+from pefttool.runs.run_folder import ADAPTER
 from pefttool.setup import devices
 from pefttool.setup.base import load_model
 from pefttool.toolkit import peft_folder
@@ -298,7 +299,7 @@ def _choose(device: str, dtype: str | None, trained_in: str) -> devices.Choice:
 
 
 def _base(base: dict[str, Any], registry: Registry, run: Path) -> hub.LocalModel:
-    local = hub.resolve(places.follow(base["reference"], run), registry, weights=True)
+    local = hub.resolve(run_paths.follow(base["reference"], run), registry, weights=True)
     if weight_files(local.path) != base["sha256"]:
         raise ModelError(
             f"the base at {local.path} is not the one this adapter was trained on (its hash differs):"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pefttool import (
-    artefacts,
     budget,
     comparison,
     evaluate,
@@ -21,8 +20,6 @@ from pefttool import (
     missing,
     packing,
     reference,
-    resuming,
-    run_folder,
     train,
     witness,
 )
@@ -38,7 +35,8 @@ from pefttool.data.batches import Encoded
 from pefttool.files import store
 from pefttool.files.store import Store
 from pefttool.models import vocabulary
-from pefttool.resuming import Resume
+from pefttool.runs import artefacts, resuming, run_folder
+from pefttool.runs.resuming import Resume
 from pefttool.setup import attach, base, plan, techniques
 
 #: What the user has to mend before anything can train.

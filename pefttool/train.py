@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pefttool import interrupts, verdict
 from pefttool.api.errors import RunError
 from pefttool.api.events import Evaluated, Notice, StepDone, TrainFinished, TrainStarted
-from pefttool.checkpoint import Best, Progress
 from pefttool.config.emitter import Emitter
 from pefttool.data.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
 from pefttool.evaluate import evaluate
@@ -23,6 +22,7 @@ from pefttool.non_finite import NonFinite
 from pefttool.optimisation import StepResult, advance, check_rates, make_optimizer, make_schedule, optimizer_step
 from pefttool.recovery import Attempt, RandomState, out_of_memory, release, split
 from pefttool.rehearsal import Rehearsed, rehearse
+from pefttool.runs.checkpoint import Best, Progress
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.devices import memory_in_use

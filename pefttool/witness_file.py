@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pefttool import checkpoint
 from pefttool.api.errors import RunError
 from pefttool.files import durable
 from pefttool.observe import Call
-from pefttool.run_folder import ADAPTER, WITNESS
+from pefttool.runs import checkpoint
+from pefttool.runs.run_folder import ADAPTER, WITNESS
 from pefttool.witness import Witness
 
 #: The file's metadata holds JSON under this name, which refers to the tensors.

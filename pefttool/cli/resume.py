@@ -25,7 +25,7 @@ def resume(run: Path, allow_changed: bool, as_json: bool) -> None:
     What could not be done after training (answers, metrics, the check) is done without training again.
     """
     registry = current_registry()
-    from pefttool import resuming
+    from pefttool.runs import resuming
 
     unchecked = resuming.unchecked(run, registry)
     if unchecked is not None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pefttool.checking import Checked
     from pefttool.config.recipe import Recipe
     from pefttool.config.registry import Registry
-    from pefttool.resuming import Resume
     from pefttool.run import Finished
+    from pefttool.runs.resuming import Resume
     from pefttool.witness import Witness
 
 

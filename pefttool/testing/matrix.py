@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, delivered, packing, reference, reload
+from pefttool import delivered, packing, reference, reload
 from pefttool.api.errors import NotMergeable, Refused, RunError
 from pefttool.api.values import Row
 from pefttool.config import recipe
@@ -22,6 +22,7 @@ from pefttool.config.registry import Registry
 from pefttool.data.batches import Encoded, by_length, encode
 from pefttool.evaluate import evaluate, predict
 from pefttool.optimisation import make_optimizer, optimizer_step
+from pefttool.runs import artefacts
 from pefttool.setup import attach, base, techniques
 from pefttool.setup.plan import Plan, make
 from pefttool.setup.precision import grad_scaler

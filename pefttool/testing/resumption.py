@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import resuming, run, run_folder
-from pefttool.checkpoint import MANIFEST
+from pefttool import run
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
+from pefttool.runs import resuming, run_folder
+from pefttool.runs.checkpoint import MANIFEST
 from pefttool.testing.bench import require
 
 #: What of `metrics.json` depends on the machine, and not on the training.

@@ -14,9 +14,9 @@ from typing import Any
 import click
 from bad_entry import Entry
 
-from pefttool import checkpoint
-from pefttool.checkpoint import Best, Live, Progress
 from pefttool.data.batches import Position
+from pefttool.runs import checkpoint
+from pefttool.runs.checkpoint import Best, Live, Progress
 
 Spoil = Callable[[Path], object]
 PARAMETERS, STATE, DOCUMENT = "parameters.safetensors", "state.safetensors", "state.json"

@@ -21,13 +21,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pefttool import checkpoint
 from pefttool.api.errors import DataError, ModelError, PefttoolError, Refused, RunError
 from pefttool.api.values import DataProblem, Row
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
 from pefttool.config.recipe import Recipe
 from pefttool.files.model_folder import check_folder
+from pefttool.runs import checkpoint
 from pefttool.toolkit import peft_folder
 from pefttool_kernels.layout import (
     BLOCK,

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pefttool import checkpoint
 from pefttool.api.errors import RunError
-from pefttool.checkpoint import Beside, Best, Live, Progress
 from pefttool.data.batches import Position
+from pefttool.runs import checkpoint
+from pefttool.runs.checkpoint import Beside, Best, Live, Progress
 
 
 class Training:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from disk import Crash, Disk, Operation, Record, recorded
 
-from pefttool import checkpoint
-from pefttool.checkpoint import Beside, Best, Live, Progress
 from pefttool.data.batches import Position
+from pefttool.runs import checkpoint
+from pefttool.runs.checkpoint import Beside, Best, Live, Progress
 
 
 def training(step: int) -> Live:

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pefttool import artefacts
 from pefttool.api import events
 from pefttool.api.errors import RunError
 from pefttool.config.emitter import Emitter
 from pefttool.files import durable
+from pefttool.runs import artefacts
 
 
 def plugins(**observers):

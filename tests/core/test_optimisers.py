@@ -10,13 +10,14 @@ import torch
 from allocations import peak_bytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pefttool import checkpoint, optimisation
+from pefttool import optimisation
 from pefttool.api.task import Adapter
-from pefttool.checkpoint import Best, Live, Progress
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Position
 from pefttool.memory import Recorder
 from pefttool.optimisation import make_optimizer
+from pefttool.runs import checkpoint
+from pefttool.runs.checkpoint import Best, Live, Progress
 from pefttool.setup import devices
 from pefttool.setup.attach import Adapted
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from tiny_loop import Emitter, build, equal, weights
 
-from pefttool import checkpoint, keeping
+from pefttool import keeping
 from pefttool.api import events
 from pefttool.api.errors import Interrupted
+from pefttool.runs import checkpoint
 from pefttool.setup import attach
 from pefttool.train import Loop
 

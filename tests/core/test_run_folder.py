@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from pefttool import checkpoint, resuming, run_folder
 from pefttool.api.errors import Refused, UsageError
 from pefttool.api.values import Row
-from pefttool.checkpoint import Best, Live, Progress
 from pefttool.config import emitter
 from pefttool.data.batches import Position
-from pefttool.resuming import Resume
+from pefttool.runs import checkpoint, resuming, run_folder
+from pefttool.runs.checkpoint import Best, Live, Progress
+from pefttool.runs.resuming import Resume
 
 
 def save(folder: Path, step: int) -> Path:

@@ -11,12 +11,12 @@ import torch
 from tiny_loop import build
 from torch import nn
 
-from pefttool import checkpoint, resuming
 from pefttool.api import events
 from pefttool.api.errors import Refused, RunError
 from pefttool.config import registry as registries
 from pefttool.files import fingerprint
-from pefttool.resuming import Resume
+from pefttool.runs import checkpoint, resuming
+from pefttool.runs.resuming import Resume
 from pefttool.setup.attach import Adapted, attach
 from pefttool.testing.bench import AdapterCase, Bench
 from pefttool.watch import UPDATES, Watch

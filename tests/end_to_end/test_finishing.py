@@ -10,8 +10,9 @@ from typing import Any
 import case_models
 import pytest
 
-from pefttool import artefacts, checking, comparison, forecast, model_card, run_folder, saved_files
+from pefttool import checking, comparison, forecast
 from pefttool.cli import entry
+from pefttool.runs import artefacts, model_card, run_folder, saved_files
 
 STEPS = ("adapter", "files", "answers", "before", "memory", "metrics", "card")
 FAULTS: dict[str, tuple[Any, str]] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from real_run import ENVIRONMENT, pefttool
 
-from pefttool import run_folder
+from pefttool.runs import run_folder
 from pefttool.testing.models import model_folder
 from pefttool.testing.resumption import interrupt
 

@@ -26,9 +26,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from disk import Record, recorded
 
-from pefttool import checkpoint, run_folder
 from pefttool import run as stages
 from pefttool.cli.entry import execute
+from pefttool.runs import checkpoint, run_folder
 from pefttool.testing.models import model_folder
 
 WORDS = ("a", "gem", "of", "film", "two", "hours", "never", "get", "back", "want", "them", "now", "slow", "dull")

@@ -10,12 +10,13 @@ import pytest
 from fake_hub import Client, FakeHub, client, fake, files
 from safetensors.numpy import save_file
 
-from pefttool import Adapter, checkpoint
+from pefttool import Adapter
 from pefttool.api.errors import ModelError, RunError, UsageError
 from pefttool.config import recipe as recipes
 from pefttool.config.registry import NAME, Registry, _unfit
 from pefttool.files import model_folder
 from pefttool.models import hub
+from pefttool.runs import checkpoint
 from pefttool.toolkit import peft_folder
 
 OUTSIDE = ["../x", "/etc/x", "a/../../x", "~/x", "..", "runs/../../../x"]

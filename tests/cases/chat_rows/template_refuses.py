@@ -4,7 +4,7 @@ import json
 
 from case_bench import QUICK, Bench
 
-from pefttool.run_folder import REJECTS
+from pefttool.runs.run_folder import REJECTS
 
 WORDS = "System role not supported"
 

@@ -11,11 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pefttool import places, run_folder, saved_files
 from pefttool.api.errors import RunError, UsageError
 from pefttool.files import durable, strict_json
 from pefttool.files.fingerprint import weight_files
-from pefttool.run_folder import ADAPTER, ENVIRONMENT, METRICS, PLAN, RECIPE
+from pefttool.runs import run_folder, run_paths, saved_files
+from pefttool.runs.run_folder import ADAPTER, ENVIRONMENT, METRICS, PLAN, RECIPE
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
@@ -57,7 +57,7 @@ def open_folder(folder: Path, plan: Plan, world_size: int) -> bool:
         cleared = run_folder.clear(folder)
         durable.replace(folder / RECIPE, plan.recipe.as_yaml().encode())
         write_json(folder / PLAN, plan.as_json())
-        write_json(folder / ENVIRONMENT, environment(plan, world_size) | places.here(folder))
+        write_json(folder / ENVIRONMENT, environment(plan, world_size) | run_paths.here(folder))
     except OSError as error:
         raise UsageError(f"out: {folder} cannot be written: {error.strerror}; choose another --out") from error
     return cleared

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool.models.hub import SOURCE
-from pefttool.run_folder import ENVIRONMENT, RECIPE
+from pefttool.runs.run_folder import ENVIRONMENT, RECIPE
 
 #: Keys of a recipe that may name a file or folder, each a section's or the recipe's own.
 KEYS = (("model",), ("data", "train"), ("data", "eval"))

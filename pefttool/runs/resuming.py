@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pefttool import artefacts, checkpoint, places, run_folder
 from pefttool.api.errors import Refused, UsageError
 from pefttool.config import recipe as recipes
 from pefttool.config.recipe import Recipe
@@ -16,6 +15,7 @@ from pefttool.config.registry import Registry
 from pefttool.config.validation import short
 from pefttool.data.corpus import Corpus
 from pefttool.files import fingerprint
+from pefttool.runs import artefacts, checkpoint, run_folder, run_paths
 from pefttool.setup.plan import Plan
 
 ABSENT = object()
@@ -56,7 +56,7 @@ def unchecked(folder: Path, registry: Registry) -> Recipe | None:
 
 def _recipe(folder: Path, registry: Registry) -> Recipe:
     path = folder / run_folder.RECIPE
-    return recipes.resolve(places.followed(recipes.read(path), path), registry)
+    return recipes.resolve(run_paths.followed(recipes.read(path), path), registry)
 
 
 def require_newest(resume: Resume) -> None:
@@ -77,7 +77,7 @@ def identity(plan: Plan, rows: Corpus, processes: int, skip_bad_rows: bool) -> d
         **({quantizer.name: registry.quantizers.owner(quantizer.name)} if quantizer else {}),
     }
     return {
-        "recipe": places.without(plan.recipe.as_document()),
+        "recipe": run_paths.without(plan.recipe.as_document()),
         "data": rows.sha256,
         **_contents(plan, rows),
         "base": fingerprint.weight_files(plan.model.path),

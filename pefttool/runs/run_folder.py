@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pefttool import checkpoint
 from pefttool.api.errors import UsageError
 from pefttool.files.durable import PARTIAL
+from pefttool.runs import checkpoint
 
 RECIPE, PLAN, ENVIRONMENT, EVENTS, METRICS, ADAPTER, REJECTS, CHECK = (
     "recipe.yaml",
