@@ -19,10 +19,10 @@ SWITCHES = 50
 
 def transfer(folder: Path, seed: int, quick: bool) -> dict[str, float]:
     """Accuracies on held-out product reviews. The run on films is the benchmark's own; one on products is made."""
-    from pefttool import evaluate
     from pefttool.config import recipe, registry
     from pefttool.data import corpus
     from pefttool.data.batches import by_length, encode
+    from pefttool.inference import evaluate
     from pefttool.reload import reload
     from pefttool.setup import plan
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import agreement, clean_process, held_out, observe, peft_versions, reload, witness_file
-from pefttool.agreement import TOLERANCE, Agreement
+from pefttool import clean_process, held_out, peft_versions, reload
 from pefttool.api.errors import ModelError, PefttoolError, RunError, UsageError
 from pefttool.api.events import Notice
 from pefttool.api.values import Row
@@ -20,14 +19,16 @@ from pefttool.config.emitter import Emitter
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.files.safetensors_file import Reader
+from pefttool.inference import agreement, recorded_calls, witness_file
+from pefttool.inference.agreement import TOLERANCE, Agreement
+from pefttool.inference.out_of_memory import out_of_memory
+from pefttool.inference.witness import Witness
 from pefttool.judge import Judge
-from pefttool.recovery import out_of_memory
 from pefttool.reload import Opened, Reloaded
 from pefttool.runs.artefacts import write_json
 from pefttool.runs.run_folder import CHECK, EVENTS
 from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
-from pefttool.witness import Witness
 
 #: As much as two ways to compute the same may differ: below it the adapter has changed nothing.
 NOTHING = 1e-6
@@ -135,7 +136,7 @@ def check(
         clean: Agreement | str = clean_process.why_none(opened)
         versions: dict[str, str] = {}
         if sources[0] is not None:
-            observe.write(folder, judge.calls)
+            recorded_calls.write(folder, judge.calls)
             found = clean_process.run(sources[0], folder)
             if found.warnings:
                 raise ModelError(f"{opened.folder}: plain peft warns: {' '.join(found.warnings[0].split())[:300]}")

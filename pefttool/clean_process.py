@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import observe
 from pefttool.api.errors import ModelError
 from pefttool.files.model_folder import CONFIG, SINGLE
+from pefttool.inference import recorded_calls
 from pefttool.nn import added_positions
 from pefttool.reload import Opened
 from pefttool.toolkit import loader_code, peft_folder
@@ -27,7 +27,7 @@ from pefttool.toolkit import loader_code, peft_folder
 if TYPE_CHECKING:
     from torch import nn
 
-    from pefttool.observe import Outputs
+    from pefttool.inference.recorded_calls import Outputs
 
 SCRIPT, REPORT = "check.py", "report.json"
 #: Variables that would make the process one of several, or let it import from elsewhere.
@@ -145,10 +145,10 @@ def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
         made = WHOLE.format(name=name, adapter=str(adapter), arguments=arguments)
     else:
         return None
-    functions: tuple[Any, ...] = (observe.answers, added_positions.shifted, added_positions.of_text)
+    functions: tuple[Any, ...] = (recorded_calls.answers, added_positions.shifted, added_positions.of_text)
     return FRAME.format(
-        inside=observe.INSIDE.pattern,
-        positions=observe.POSITIONS,
+        inside=recorded_calls.INSIDE.pattern,
+        positions=recorded_calls.POSITIONS,
         answers="\n".join(map(inspect.getsource, functions)),
         added=opened.added_positions,
         model="\n".join(f"    {line}" if line else "" for line in made.splitlines()),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pefttool import evaluate
 from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem, Row
 from pefttool.data import batches
 from pefttool.data.batches import Encoded
+from pefttool.inference import evaluate
 from pefttool.reload import Reloaded
 
 

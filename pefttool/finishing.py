@@ -7,20 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pefttool import comparison, forecast, verdict, witness, witness_file
+from pefttool import forecast
 from pefttool.api.errors import PefttoolError, RunError
 from pefttool.api.events import Notice
 from pefttool.config.emitter import Emitter
 from pefttool.config.plugins import one_line
 from pefttool.data.batches import Encoded
 from pefttool.files import fingerprint
+from pefttool.inference import before_after, verdict, witness, witness_file
+from pefttool.inference.witness import Witness
 from pefttool.runs import artefacts, model_card, run_folder, saved_files
 from pefttool.setup import attach
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
 from pefttool.train import Result
-from pefttool.witness import Witness
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +107,7 @@ def finish(
         if seen is not None:
             return seen
         with attach.without(adapted, plan.adapter, untrained):
-            return comparison.look(plan, base, adapted.model, held_out, emit)
+            return before_after.look(plan, base, adapted.model, held_out, emit)
 
     trained = None
     if writes:
@@ -116,10 +117,10 @@ def finish(
             steps.take("the saved files", lambda: saved_files.report(target, adapted, plan.recipe.check, emit), None)
     nothing: list[Any] = []
     unknown: tuple[Mapping[str, float], list[Any]] = ({}, nothing)
-    answers = steps.take("answers", lambda: comparison.answers(plan, base, adapted.model, held_out), nothing)
+    answers = steps.take("answers", lambda: before_after.answers(plan, base, adapted.model, held_out), nothing)
     after = steps.take(
         "held-out metrics",
-        lambda: comparison.delivered(plan, base, adapted.model, held_out, result.metrics, emit),
+        lambda: before_after.delivered(plan, base, adapted.model, held_out, result.metrics, emit),
         result.metrics,
     )
     metrics, shown = steps.take("the comparison with the base", before, unknown)

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import agreement, observe
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Row
 from pefttool.data import batches
+from pefttool.inference import agreement, recorded_calls
+from pefttool.inference.out_of_memory import release
+from pefttool.inference.recorded_calls import Call, Outputs, Spilled
+from pefttool.inference.witness import ROUNDING
 from pefttool.nn import added_positions
-from pefttool.observe import Call, Outputs, Spilled
-from pefttool.recovery import release
 from pefttool.reload import Opened, Reloaded
-from pefttool.witness import ROUNDING
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,19 +50,19 @@ class Judge:
         plain: list[Spilled] = []
 
         def before(model: nn.Module) -> None:
-            plain.append(Spilled(self.folder, f"{name}-plain", observe.made(model, self.calls, choice)))
+            plain.append(Spilled(self.folder, f"{name}-plain", recorded_calls.made(model, self.calls, choice)))
 
         known = self.calls and adapter is not None and adapter.switches_off
         loaded = opened.model(quantized, before if known else None)
         model = loaded.model
-        self.classes = observe.exclusive(model)
+        self.classes = recorded_calls.exclusive(model)
         if not self.calls:
             self._record(loaded)
-        answers = Spilled(self.folder, name, observe.made(model, self.calls, choice))
+        answers = Spilled(self.folder, name, recorded_calls.made(model, self.calls, choice))
         base = None
         if adapter is not None and adapter.switches_off:
             with added_positions.disabled(adapter, model):
-                base = Spilled(self.folder, f"{name}-base", observe.made(model, self.calls, choice))
+                base = Spilled(self.folder, f"{name}-base", recorded_calls.made(model, self.calls, choice))
             for own in plain:
                 require_off(own, base, opened)
         look(loaded)
@@ -73,7 +73,7 @@ class Judge:
     def ask_base(self, name: str, opened: Opened) -> Spilled:
         """The answers of the base alone, with a new head where the task has one: as before the first step."""
         model, _, _ = opened.base()
-        answers = Spilled(self.folder, name, observe.made(model, self.calls, opened.choice))
+        answers = Spilled(self.folder, name, recorded_calls.made(model, self.calls, opened.choice))
         del model
         release(opened.choice.device)
         return answers
@@ -83,7 +83,7 @@ class Judge:
         task, processor, setting = loaded.task, loaded.processor, loaded.setting
         # Rows that a run leaves out tell nothing of two models.
         encoded = loaded.prepared(batches.encode(rows, task, processor, setting, bad_rows=lambda problems, good: None))
-        self.calls = observe.calls(loaded.model, task, encoded.examples, processor, setting, loaded.choice)
+        self.calls = recorded_calls.calls(loaded.model, task, encoded.examples, processor, setting, loaded.choice)
 
 
 def require_off(plain: Iterable[Outputs], off: Iterable[Outputs], opened: Opened) -> None:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pefttool import agreement, held_out, merge_in_parts, reload
-from pefttool.agreement import TOLERANCE, Agreement
+from pefttool import held_out, merge_in_parts, reload
 from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.api.task import Quantizer
 from pefttool.api.values import Row
@@ -22,6 +21,8 @@ from pefttool.config.registry import Registry
 from pefttool.files import durable, safetensors_file
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
+from pefttool.inference import agreement
+from pefttool.inference.agreement import TOLERANCE, Agreement
 from pefttool.judge import Judge
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained, quiet_loading

@@ -14,15 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import measure, packing
+from pefttool import measure
 from pefttool.api.errors import RunError
 from pefttool.api.events import Notice
 from pefttool.api.events import Progress as Doing
 from pefttool.data.batches import FEATURES, Batches, Position, by_length
-from pefttool.evaluate import forward
+from pefttool.inference import packing
+from pefttool.inference.evaluate import forward
+from pefttool.inference.out_of_memory import RandomState, out_of_memory
 from pefttool.nn.tensors import held_by
 from pefttool.optimisation import make_optimizer
-from pefttool.recovery import RandomState, out_of_memory
 from pefttool.runs import checkpoint
 from pefttool.runs.checkpoint import Best, Progress
 from pefttool.runs.run_folder import REHEARSAL

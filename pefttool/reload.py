@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import reference
 from pefttool.api.errors import ModelError, Refused, UsageError
 from pefttool.api.task import Adapter, Quantizer, Task
 from pefttool.api.values import Facts, Setting
 from pefttool.config.registry import Registry
 from pefttool.config.validation import validate
 from pefttool.data.batches import Encoded
-from pefttool.evaluate import inference
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import check_folder
+from pefttool.inference import reference_model
+from pefttool.inference.evaluate import inference
 from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.nn import added_positions
 from pefttool.runs import run_paths
@@ -76,7 +76,7 @@ class Reloaded:
 
     def prepared(self, data: Encoded) -> Encoded:
         """The rows with what the base says about them, where the task wants to know: without the adapter, that is."""
-        if not reference.asks(self.task):
+        if not reference_model.asks(self.task):
             return data
         assert self.load_base is not None
         if self.adapter is None:
@@ -86,10 +86,10 @@ class Reloaded:
         off = self.adapter.switches_off
         model = self.model if off else self.load_base()
         with added_positions.disabled(self.adapter, model) if off else nullcontext():
-            known = reference.ask(
+            known = reference_model.ask(
                 self.task, data.examples, model, self.processor, self.setting, self.choice, self.batch_size
             )
-        return reference.carrying(data, known)
+        return reference_model.carrying(data, known)
 
     def as_evaluated(self, examples: Sequence[Mapping[str, Any]]) -> Setting:
         """The setting in which the run evaluated: with rows packed if they were, and if this model still can."""

@@ -9,20 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import (
-    budget,
-    comparison,
-    evaluate,
-    features,
-    finishing,
-    forecast,
-    interrupts,
-    missing,
-    packing,
-    reference,
-    train,
-    witness,
-)
+from pefttool import budget, finishing, forecast, interrupts, train
 from pefttool.api.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
 from pefttool.api.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.api.values import DataProblem
@@ -34,6 +21,7 @@ from pefttool.data import batches, corpus
 from pefttool.data.batches import Encoded
 from pefttool.files import store
 from pefttool.files.store import Store
+from pefttool.inference import before_after, evaluate, features, missing_weights, packing, reference_model, witness
 from pefttool.models import vocabulary
 from pefttool.runs import artefacts, resuming, run_folder
 from pefttool.runs.resuming import Resume
@@ -123,23 +111,23 @@ def _run(
     cache = kept if planned.recipe.data.cache else None
     told = functools.partial(_bad_rows, emit, skip_bad_rows, rejects)
     data, held_out = _encode(planned, loaded, rows, cache, emit, told)
-    planned, loaded, lacking = missing.settle(planned, loaded, data)
+    planned, loaded, lacking = missing_weights.settle(planned, loaded, data)
     _warn(emit, lacking)
 
-    moment = comparison.moment(planned.adapter)
+    moment = before_after.moment(planned.adapter)
     if moment == "loaded":
         loaded = _settle(planned, loaded, loaded.model, data, emit)
-        before, shown = comparison.look(planned, loaded, loaded.model, held_out, emit)
+        before, shown = before_after.look(planned, loaded, loaded.model, held_out, emit)
     adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
-    _warn(emit, missing.require_trained(planned, loaded, adapted))
-    moment = comparison.later(moment, adapted)
+    _warn(emit, missing_weights.require_trained(planned, loaded, adapted))
+    moment = before_after.later(moment, adapted)
     techniques.apply(planned, adapted)
     if moment != "loaded" or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
         loaded = _settle(planned, loaded, adapted.model, data, emit)
     ranks = accelerator.num_processes
     adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, cache, emit, ranks)
     if moment == "attached":
-        before, shown = comparison.look(planned, loaded, adapted.model, held_out, emit)
+        before, shown = before_after.look(planned, loaded, adapted.model, held_out, emit)
 
     untrained = attach.head_values(adapted)
     start = None if resume is None else resume.checkpoint
@@ -229,8 +217,8 @@ def _encode(
     )
     for part in (data, held_out):
         vocabulary.check(loaded.model, processor, part.examples, part.rows)
-    if reference.asks(planned.task):
-        data, held_out = (reference.settle(planned, loaded, part, cache, asked) for part in (data, held_out))
+    if reference_model.asks(planned.task):
+        data, held_out = (reference_model.settle(planned, loaded, part, cache, asked) for part in (data, held_out))
     for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
         if part.dropped:
             emit(Notice(text=batches.left_out(part, which, purpose), level="warning"))

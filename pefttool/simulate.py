@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import frozen
 from pefttool.api.errors import UsageError
+from pefttool.inference import frozen
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import block_streaming, placement
 from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by

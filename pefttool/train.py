@@ -11,16 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import interrupts, verdict
+from pefttool import interrupts
 from pefttool.api.errors import RunError
 from pefttool.api.events import Evaluated, Notice, StepDone, TrainFinished, TrainStarted
 from pefttool.config.emitter import Emitter
 from pefttool.data.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
-from pefttool.evaluate import evaluate
+from pefttool.inference import verdict
+from pefttool.inference.evaluate import evaluate
+from pefttool.inference.out_of_memory import Attempt, RandomState, out_of_memory, release, split
 from pefttool.keeping import Keeper
 from pefttool.non_finite import NonFinite
 from pefttool.optimisation import StepResult, advance, check_rates, make_optimizer, make_schedule, optimizer_step
-from pefttool.recovery import Attempt, RandomState, out_of_memory, release, split
 from pefttool.rehearsal import Rehearsed, rehearse
 from pefttool.runs.checkpoint import Best, Progress
 from pefttool.setup.attach import Adapted

@@ -11,15 +11,15 @@ import click
 from pefttool.api.errors import PefttoolError, RunError
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
 from pefttool.files import strict_json
-from pefttool.verdict import NO_BETTER
+from pefttool.inference.verdict import NO_BETTER
 
 if TYPE_CHECKING:
     from pefttool.checking import Checked
     from pefttool.config.recipe import Recipe
     from pefttool.config.registry import Registry
+    from pefttool.inference.witness import Witness
     from pefttool.run import Finished
     from pefttool.runs.resuming import Resume
-    from pefttool.witness import Witness
 
 
 @click.command("run")

@@ -135,7 +135,7 @@ def predict(
     registry = current_registry()
     from pefttool import delivered, held_out
     from pefttool.data import rows
-    from pefttool.evaluate import text_alone
+    from pefttool.inference.evaluate import text_alone
     from pefttool.reload import reload
     from pefttool.toolkit import truncation
 
@@ -177,8 +177,8 @@ def chat(
 ) -> None:
     """Talk to a chat model; an empty line or Ctrl-D ends it."""
     registry = current_registry()
-    from pefttool.evaluate import predict as answer
-    from pefttool.evaluate import talks, typed
+    from pefttool.inference.evaluate import predict as answer
+    from pefttool.inference.evaluate import talks, typed
     from pefttool.reload import reload
     from pefttool.toolkit import truncation
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pefttool.api.errors import NotMergeable, PluginError, RunError, UsageError
 from pefttool.api.values import Facts
-from pefttool.evaluate import inference
+from pefttool.inference.evaluate import inference
 from pefttool.nn import added_positions
 from pefttool.nn.tensors import tensors_of
 from pefttool.setup.attach import Adapted

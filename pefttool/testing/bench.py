@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pefttool.api.task import Adapter, Quantizer
 from pefttool.api.values import Facts, Setting
 from pefttool.config.settings import TrainSettings
-from pefttool.evaluate import inference
+from pefttool.inference.evaluate import inference
 from pefttool.models.facts import inspect
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.setup.attach import Adapted, attach

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import delivered, packing, reference, reload
+from pefttool import delivered, reload
 from pefttool.api.errors import NotMergeable, Refused, RunError
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data.batches import Encoded, by_length, encode
-from pefttool.evaluate import evaluate, predict
+from pefttool.inference import packing, reference_model
+from pefttool.inference.evaluate import evaluate, predict
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.runs import artefacts
 from pefttool.setup import attach, base, techniques
@@ -109,7 +110,7 @@ class _Pair:
         planned = planned.settled(task.settle(rows, planned.recipe.task_options))
         options = planned.recipe.task_options
         loaded = base.load(planned, task.labels(rows, options), fitted=task.fit(rows, options))
-        data = reference.settle(planned, loaded, encode(rows, task, loaded.processor, loaded.setting), None)
+        data = reference_model.settle(planned, loaded, encode(rows, task, loaded.processor, loaded.setting), None)
         plain = predict(loaded.model, task, data.rows, loaded.processor, loaded.setting, planned.choice)
         adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
         techniques.apply(planned, adapted)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pefttool import reference
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.data import unused_columns
 from pefttool.data.batches import encode
-from pefttool.evaluate import inference, predict
+from pefttool.inference import reference_model
+from pefttool.inference.evaluate import inference, predict
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
 from pefttool.testing.models import model_folder
@@ -85,9 +85,9 @@ def _load(task: Task, what: str, rows: Sequence[Row], kind: str, frozen: bool) -
     encoded = encode(rows, task, processor, setting)
     require(encoded == encode(rows, task, processor, setting), what, "encodes one row in two ways")
     require(len(encoded.examples) == len(rows), what, f"finds nothing to train in {encoded.dropped[:1]}")
-    if reference.asks(task):
-        known = reference.ask(task, encoded.examples, model, processor, setting, CPU)
-        encoded = reference.carrying(encoded, known)
+    if reference_model.asks(task):
+        known = reference_model.ask(task, encoded.examples, model, processor, setting, CPU)
+        encoded = reference_model.carrying(encoded, known)
     return TaskBench(task, what, model, processor, setting, encoded.rows, encoded.examples)
 
 

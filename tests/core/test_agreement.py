@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pefttool.agreement import compare
+from pefttool.inference.agreement import compare
 
 A = {"logits": torch.tensor([[2.0, 0.0], [0.0, 4.0]])}
 

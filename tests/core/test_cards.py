@@ -13,7 +13,8 @@ from tiny_models import batch, configs
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from pefttool import Loss, Setting, evaluate, recovery, reference
+from pefttool import Loss, Setting
+from pefttool.inference import evaluate, out_of_memory, reference_model
 from pefttool.nn import attention, embedding_offload, placement
 from pefttool.nn.embedding_offload import LookedUp
 from pefttool.setup import random_state
@@ -104,7 +105,7 @@ def on_mps(tensors: Mapping[str, Tensor], device: str) -> dict[str, Tensor]:
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    for module in (evaluate, reference):
+    for module in (evaluate, reference_model):
         monkeypatch.setattr(module, "to_device", on_mps)
         monkeypatch.setattr(module, "collate", lambda rows, *rest: {"x": torch.stack([row["x"] for row in rows])})
     generator = torch.Generator().manual_seed(0)
@@ -126,7 +127,7 @@ def test_an_evaluation_needs_no_float64(rows):
 
 def test_what_the_base_is_asked_needs_no_float64(rows):
     model = nn.Linear(3, 2)
-    found = reference.ask(TOY, rows, model, None, Setting(None), CPU, batch_size=2)
+    found = reference_model.ask(TOY, rows, model, None, Setting(None), CPU, batch_size=2)
     assert found["mean"].dtype == torch.float64
     torch.testing.assert_close(found["mean"].float(), model(torch.stack([row["x"] for row in rows])).mean(1))
 
@@ -158,7 +159,7 @@ def test_the_state_of_apples_generator_is_stored_and_put_back(mps):
 
 
 def test_a_step_that_is_tried_again_draws_the_same_from_apples_generator(mps):
-    before = recovery.RandomState("mps")
+    before = out_of_memory.RandomState("mps")
     mps.state += 6
     before.restore()
     assert mps.state.tolist() == [1]

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from pefttool import agreement, delivered, witness
+from pefttool import delivered
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Row, Setting
+from pefttool.inference import agreement, witness
+from pefttool.inference.witness import Witness
 from pefttool.setup import attach, precision
 from pefttool.setup.attach import Adapted
-from pefttool.witness import Witness
 
 
 def normed() -> Adapted:

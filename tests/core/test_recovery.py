@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_loop import build, distance, equal, weights
 
-from pefttool import recovery
 from pefttool.api import events
 from pefttool.api.errors import RunError
-from pefttool.evaluate import evaluate
+from pefttool.inference import out_of_memory
+from pefttool.inference.evaluate import evaluate
 
 #: Made anew for every raise: an error that was raised holds the frames it came through.
 ERRORS: tuple[Callable[[], Exception], ...] = (
@@ -201,7 +201,7 @@ def test_only_what_was_changed_counts_as_applied(tmp_path: Path, name: str) -> N
     loop = build(tmp_path, True, optimizer=name)
     for parameter in loop.parameters.values():
         parameter.grad = torch.ones_like(parameter)
-    attempt = recovery.Attempt(loop.optimizer)
+    attempt = out_of_memory.Attempt(loop.optimizer)
     assert not attempt.applied
     attempt.enter("optimizer")
     assert not attempt.applied
@@ -259,27 +259,27 @@ def test_evaluation_goes_on_with_smaller_batches(tmp_path: Path, packed: bool) -
 
 
 def test_what_is_a_lack_of_memory() -> None:
-    assert all(recovery.out_of_memory(error()) for error in ERRORS)
-    assert recovery.out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
-    assert not recovery.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not recovery.out_of_memory(ValueError("out of memory"))
+    assert all(out_of_memory.out_of_memory(error()) for error in ERRORS)
+    assert out_of_memory.out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"))
+    assert not out_of_memory.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not out_of_memory.out_of_memory(ValueError("out of memory"))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(0, 5))
 def test_splitting_keeps_rows_and_order(lengths: list[int], times: int) -> None:
     rows = list(range(len(lengths)))[::-1]
-    parts = recovery.split([rows], lengths, times)
+    parts = out_of_memory.split([rows], lengths, times)
     assert [row for part in parts for row in part] == rows and all(parts)
     assert len(parts) <= 2**times
     if times and len(rows) > 1:
         assert len(parts) > 1
-        first, second = (sum(lengths[row] for row in half) for half in recovery.halves(rows, lengths))
+        first, second = (sum(lengths[row] for row in half) for half in out_of_memory.halves(rows, lengths))
         assert abs(first - second) <= 2 * max(lengths)
 
 
 def test_random_state_is_gone_back_to() -> None:
     torch.manual_seed(1)
-    state = recovery.RandomState("cpu")
+    state = out_of_memory.RandomState("cpu")
     first = torch.rand(3)
     state.restore()
     assert torch.rand(3).equal(first)

@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from tiny_loop import build, equal, weights
 from torch import nn
 
-from pefttool import Facts, packing, rehearsal
+from pefttool import Facts, rehearsal
 from pefttool.api import events
 from pefttool.api.errors import RunError, UsageError
 from pefttool.api.values import Loss
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Batches
+from pefttool.inference import packing
 from pefttool.setup.base import Base
 
 

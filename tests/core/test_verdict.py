@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pefttool import verdict
+from pefttool.inference import verdict
 
 NAN = float("nan")
 

@@ -10,16 +10,17 @@ from typing import Any
 import case_models
 import pytest
 
-from pefttool import checking, comparison, forecast
+from pefttool import checking, forecast
 from pefttool.cli import entry
+from pefttool.inference import before_after
 from pefttool.runs import artefacts, model_card, run_folder, saved_files
 
 STEPS = ("adapter", "files", "answers", "before", "memory", "metrics", "card")
 FAULTS: dict[str, tuple[Any, str]] = {
     "adapter": (artefacts, "_save_adapter"),
     "files": (saved_files, "check"),
-    "answers": (comparison, "answers"),
-    "before": (comparison, "look"),
+    "answers": (before_after, "answers"),
+    "before": (before_after, "look"),
     "memory": (forecast, "compare"),
     "metrics": (artefacts, "write_metrics"),
     "card": (model_card, "write"),
@@ -114,7 +115,7 @@ def test_what_fails_loses_nothing_and_is_done_later(
 def test_two_faults_are_both_told(
     typed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(comparison, "answers", broken)
+    monkeypatch.setattr(before_after, "answers", broken)
     monkeypatch.setattr(forecast, "compare", broken)
     assert typed(tmp_path / "run") == 1
     said = capsys.readouterr().err.splitlines()[-1]

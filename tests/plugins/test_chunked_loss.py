@@ -14,7 +14,7 @@ from allocations import peak_bytes
 from torch import Tensor, nn
 
 from pefttool import Loss, Setting
-from pefttool.evaluate import evaluate
+from pefttool.inference.evaluate import evaluate
 from pefttool.nn import embedding_offload
 from pefttool.setup.devices import Choice
 from pefttool_full.adapter import FullAdapter

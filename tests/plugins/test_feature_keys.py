@@ -10,12 +10,12 @@ import frozen_runs as runs
 import pytest
 import torch
 
-from pefttool import features, frozen
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data import batches, corpus
 from pefttool.files import fingerprint
 from pefttool.files.store import Store
+from pefttool.inference import features, frozen
 from pefttool.setup import attach, base, plan, techniques
 
 CLASSIFY = "text-classification"

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from pefttool import features, frozen, witness
 from pefttool.config.registry import Registry
 from pefttool.data import batches
+from pefttool.inference import features, frozen, witness
 
 #: Float32; a row's features come from a batch of other shape, so products are rounded in another order.
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from terminal import Terminal
 
 from pefttool import merge_in_parts, merging, reload
-from pefttool.agreement import TOLERANCE
 from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.config.registry import Registry
+from pefttool.inference.agreement import TOLERANCE
 
 PARTS = ["lora", "dora", "lora-nf4", "lora-int8", "lora-classes", "lora-pooled"]
 #: Marian's positions are computed, and in no file.

@@ -14,7 +14,7 @@ from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.config import recipe, registry
 from pefttool.data import corpus
-from pefttool.evaluate import predict
+from pefttool.inference.evaluate import predict
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU

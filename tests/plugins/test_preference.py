@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax
 
-from pefttool import reference, run
+from pefttool import run
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
 from pefttool.data.batches import encode
+from pefttool.inference import reference_model
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder, tiny_tokenizer
@@ -186,7 +187,9 @@ def test_what_is_preferred_is_rewarded(model: Any) -> None:
 def test_before_the_first_step_the_loss_is_known(model: Any, kind: str) -> None:
     chosen, tokenizer = setting(loss=kind, beta=0.25), tiny_tokenizer()
     data = encode(ROWS, TASK, tokenizer, chosen)
-    data = reference.carrying(data, reference.ask(TASK, data.examples, model, tokenizer, chosen, CPU, batch_size=2))
+    data = reference_model.carrying(
+        data, reference_model.ask(TASK, data.examples, model, tokenizer, chosen, CPU, batch_size=2)
+    )
     loss = TASK.loss(model, TASK.collate(data.examples, tokenizer, chosen), chosen)
     each = {"sigmoid": math.log(2), "hinge": 1.0, "ipo": (1 / (2 * 0.25)) ** 2}[kind]
     assert float(loss.sum.detach()) / 3 == pytest.approx(each, abs=1e-5)
@@ -195,7 +198,7 @@ def test_before_the_first_step_the_loss_is_known(model: Any, kind: str) -> None:
 def test_the_base_is_asked_in_halves_where_memory_runs_out(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, tokenizer = setting(), tiny_tokenizer()
     data = encode(ROWS, TASK, tokenizer, chosen)
-    whole = reference.ask(TASK, data.examples, model, tokenizer, chosen, CPU)
+    whole = reference_model.ask(TASK, data.examples, model, tokenizer, chosen, CPU)
     prepare, sizes = TASK.prepare, []
 
     def short_of_memory(model: Any, batch: Any, setting: Setting) -> Any:
@@ -205,7 +208,7 @@ def test_the_base_is_asked_in_halves_where_memory_runs_out(model: Any, monkeypat
         return prepare(model, batch, setting)
 
     monkeypatch.setattr(TASK, "prepare", short_of_memory, raising=False)
-    parts = reference.ask(TASK, data.examples, model, tokenizer, chosen, CPU)
+    parts = reference_model.ask(TASK, data.examples, model, tokenizer, chosen, CPU)
     assert sizes[0] == 3 and sizes.count(1) == 3
     assert all(torch.allclose(parts[name], whole[name], rtol=1e-6) for name in whole)
 
@@ -225,7 +228,7 @@ def test_a_run_learns_to_prefer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     run asks the base nothing."""
     from pefttool.data.batches import by_length
     from pefttool.data.corpus import load as load_rows
-    from pefttool.evaluate import evaluate
+    from pefttool.inference.evaluate import evaluate
     from pefttool.reload import reload
 
     monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "cache"))

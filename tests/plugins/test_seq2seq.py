@@ -18,7 +18,7 @@ from pefttool.api.errors import ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.config import recipe
 from pefttool.config import registry as registries
-from pefttool.evaluate import predict
+from pefttool.inference.evaluate import predict
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import gradient_checkpointing

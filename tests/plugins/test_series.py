@@ -17,7 +17,7 @@ from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
-from pefttool.evaluate import inference
+from pefttool.inference.evaluate import inference
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.run import run
 from pefttool.setup.base import load_model
@@ -266,7 +266,7 @@ def tuned(tmp_path: Path, task: str, rows: list[dict[str, Any]], model: Path, **
 
 
 def test_a_tiny_run_learns_to_classify_and_reloads(tmp_path: Path, forecaster: Path) -> None:
-    from pefttool.evaluate import predict
+    from pefttool.inference.evaluate import predict
     from pefttool.reload import reload
 
     draws = random.Random(0)

@@ -9,7 +9,7 @@ import torch
 
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.data import packed_rows as packed
-from pefttool.evaluate import predict
+from pefttool.inference.evaluate import predict
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
 from pefttool_series.tabular import TabularClassification

@@ -13,7 +13,7 @@ from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting
 from pefttool.api.errors import DataError
-from pefttool.evaluate import inference, predict
+from pefttool.inference.evaluate import inference, predict
 from pefttool.setup.devices import Choice
 from pefttool.testing import check_task
 from pefttool_head.adapter import HeadAdapter

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from allocations import peak_bytes
 
-from pefttool import frozen, packing, simulate
+from pefttool import simulate
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data.batches import Encoded, to_device
+from pefttool.inference import frozen, packing
 from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.setup import attach, base, plan, techniques
 from pefttool.setup.precision import autocast, grad_scaler

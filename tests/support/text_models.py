@@ -15,7 +15,7 @@ from torch import Tensor
 from pefttool import Facts, Row, Setting
 from pefttool.api.task import Adapter, Task
 from pefttool.data.batches import encode
-from pefttool.evaluate import evaluate, predict
+from pefttool.inference.evaluate import evaluate, predict
 from pefttool.models.facts import inspect
 from pefttool.setup.attach import attach
 from pefttool.setup.base import load_model

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pefttool.api.task import Task
 from pefttool.api.values import Setting
 from pefttool.data.batches import Encoded, by_length, collate, to_device
-from pefttool.evaluate import inference
 from pefttool.files import fingerprint
-from pefttool.recovery import halves, out_of_memory, release
+from pefttool.inference.evaluate import inference
+from pefttool.inference.out_of_memory import halves, out_of_memory, release
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import UsageError
 from pefttool.data.batches import FEATURES, Encoded, collate, loss_of, to_device, two_short
-from pefttool.evaluate import inference
+from pefttool.inference.evaluate import inference
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import agreement, observe
-from pefttool.agreement import Agreement
 from pefttool.api.errors import ModelError, RunError
 from pefttool.data.batches import FEATURES, Encoded
 from pefttool.files import fingerprint
+from pefttool.inference import agreement, recorded_calls
+from pefttool.inference.agreement import Agreement
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pefttool.observe import Call, Outputs
+    from pefttool.inference.recorded_calls import Call, Outputs
 
 #: Rows that are asked.
 ROWS = 4
@@ -96,10 +96,10 @@ def hear(plan: Plan, base: Base, adapted: Adapted, held_out: Encoded) -> Witness
     examples = [{k: v for k, v in e.items() if k != FEATURES} for e in held_out.examples[:ROWS]]
     setting, model = replace(base.setting, packing=False), adapted.model
     try:
-        calls = observe.calls(model, plan.task, examples, base.processor, setting, plan.choice)
+        calls = recorded_calls.calls(model, plan.task, examples, base.processor, setting, plan.choice)
     except RunError:
         return None
-    answers = tuple(_last(observe.made(model, calls, plan.choice)))
+    answers = tuple(_last(recorded_calls.made(model, calls, plan.choice)))
     made = {**adapted.parameters(), **adapted.changed_buffers()}
     values = dict(zip(made, fingerprint.checksums(list(made.values())), strict=True))
     dtypes = {name: tensor.dtype for name, tensor in made.items()}

@@ -10,7 +10,7 @@ from pefttool.api.events import Notice
 from pefttool.api.task import Adapter
 from pefttool.config.emitter import Emitter
 from pefttool.data.batches import FEATURES, Encoded, by_length
-from pefttool.evaluate import evaluate, predict
+from pefttool.inference.evaluate import evaluate, predict
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan

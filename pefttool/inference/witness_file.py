@@ -9,10 +9,10 @@ from typing import Any
 
 from pefttool.api.errors import RunError
 from pefttool.files import durable
-from pefttool.observe import Call
+from pefttool.inference.recorded_calls import Call
+from pefttool.inference.witness import Witness
 from pefttool.runs import checkpoint
 from pefttool.runs.run_folder import ADAPTER, WITNESS
-from pefttool.witness import Witness
 
 #: The file's metadata holds JSON under this name, which refers to the tensors.
 DOCUMENT = "witness"

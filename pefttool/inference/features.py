@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pefttool import frozen
 from pefttool.api.events import Notice, Progress
 from pefttool.data.batches import FEATURES, Batches, Encoded, to_device
-from pefttool.evaluate import inference
 from pefttool.files import fingerprint
 from pefttool.files.store import Unwritable
-from pefttool.frozen import BatchFeatures, Frontier
+from pefttool.inference import frozen
+from pefttool.inference.evaluate import inference
+from pefttool.inference.frozen import BatchFeatures, Frontier
+from pefttool.inference.out_of_memory import halves, out_of_memory
 from pefttool.nn.compiling import eagerly
-from pefttool.recovery import halves, out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from pefttool.api.errors import RunError
 from pefttool.api.task import Task
 from pefttool.api.values import Setting
 from pefttool.data.batches import collate, loss_of, to_device
-from pefttool.evaluate import inference
+from pefttool.inference.evaluate import inference
 from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pefttool.api.errors import DataError, RunError
 from pefttool.api.task import Task
 from pefttool.api.values import Row, Setting
 from pefttool.data.batches import collate, loss_of, to_device
-from pefttool.recovery import halves, out_of_memory, release
+from pefttool.inference.out_of_memory import halves, out_of_memory, release
 from pefttool.setup.precision import autocast
 from pefttool.setup.random_state import forked
 

@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from pefttool.data.batches import FEATURES, Encoded, loss_of, to_device, two_short
-from pefttool.evaluate import inference
+from pefttool.inference.evaluate import inference
 from pefttool.nn.compiling import eagerly
 from pefttool.setup.precision import autocast
 from pefttool.setup.random_state import forked
