@@ -102,11 +102,12 @@ def simulated(arguments: argparse.Namespace) -> dict[str, float]:
 
 def measured(arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step, those of them that the process was given by a busy machine, and of the first step."""
-    from pefttool import optimisation, simulate
+    from pefttool import simulate
     from pefttool.api.values import Row
     from pefttool.data.batches import Encoded
     from pefttool.inference import packing
     from pefttool.setup import allocator, attach, base, precision, techniques
+    from pefttool.training import optimisation
 
     allocator.keep_freed_memory()
     made = planned(arguments, "cpu")

@@ -136,8 +136,8 @@ def simulate() -> None:
 def compare() -> None:
     """Both in one process, a step of one and a step of the other: 4 rows of 128 tokens, on this CPU."""
     from pefttool.config import recipe, registry
-    from pefttool.optimisation import make_optimizer
     from pefttool.setup import attach, base, plan, techniques
+    from pefttool.training.optimisation import make_optimizer
 
     found, runs = registry.build(), {}
     for name in ("resident", "streamed"):
@@ -170,8 +170,8 @@ def compare() -> None:
 
 def step(chosen: Any, adapted: Any, batch: Any, weight: float, optimizer: Any) -> Any:
     """The trainer's own optimiser step."""
-    from pefttool.optimisation import optimizer_step
     from pefttool.setup.precision import grad_scaler
+    from pefttool.training.optimisation import optimizer_step
 
     return optimizer_step(
         adapted.model.train(),
@@ -258,8 +258,8 @@ def train(folder: Path, model: str, tokens: int, steps: int) -> None:
     import torch
 
     from pefttool.models import facts
-    from pefttool.optimisation import make_optimizer
     from pefttool.setup import attach, streamed_base, techniques
+    from pefttool.training.optimisation import make_optimizer
 
     sampler = Sampler()
     chosen = planned(config_folder(folder, model), tokens, "cpu", "memory.stream=true")

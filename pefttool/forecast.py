@@ -20,8 +20,8 @@ from pefttool.files.store import Store
 from pefttool.memory import Estimate
 from pefttool.models.pretrained import LocalPretrained, one_line
 from pefttool.outside import Outside
-from pefttool.rehearsal import Rehearsed, longest_batch
 from pefttool.setup.plan import Plan
+from pefttool.training.rehearsal import Rehearsed, longest_batch
 
 #: A simulated peak this far from the measured one is a mistake in the simulation, unless both are so near that what
 #: libraries allocate for themselves makes the difference.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import budget, finishing, forecast, interrupts, train
+from pefttool import budget, forecast
 from pefttool.api.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
 from pefttool.api.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.api.values import DataProblem
@@ -26,6 +26,7 @@ from pefttool.models import vocabulary
 from pefttool.runs import artefacts, resuming, run_folder
 from pefttool.runs.resuming import Resume
 from pefttool.setup import attach, base, plan, techniques
+from pefttool.training import finishing, interrupts, loop
 
 #: What the user has to mend before anything can train.
 REFUSED = (UsageError, Refused, PluginError, DataError, ModelError)
@@ -131,7 +132,7 @@ def _run(
 
     untrained = attach.head_values(adapted)
     start = None if resume is None else resume.checkpoint
-    result = train.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder, identity, start)
+    result = loop.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder, identity, start)
     seen = None if moment == "trained" else (before, shown)
     brought = finishing.finish(
         folder, planned, loaded, adapted, data, held_out, result, seen, untrained, rows.sha256, emit, writes

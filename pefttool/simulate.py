@@ -18,10 +18,10 @@ from pefttool.inference import frozen
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import block_streaming, placement
 from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by
-from pefttool.optimisation import is_paged, make_optimizer, optimizer_step
 from pefttool.setup import attach, techniques
 from pefttool.setup.plan import Plan
 from pefttool.setup.precision import autocast, compute_in_float32, torch_dtype
+from pefttool.training.optimisation import is_paged, make_optimizer, optimizer_step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -23,7 +23,7 @@ from pefttool.testing.equalities import (
 from pefttool.testing.tensors import changes, close, content, lost, snapshot, storage
 from pefttool.testing.toys import TOYS
 from pefttool.toolkit import peft_folder
-from pefttool.watch import UPDATES
+from pefttool.training.sanity_checks import UPDATES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

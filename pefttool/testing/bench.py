@@ -11,14 +11,14 @@ from pefttool.api.values import Facts, Setting
 from pefttool.config.settings import TrainSettings
 from pefttool.inference.evaluate import inference
 from pefttool.models.facts import inspect
-from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.setup.attach import Adapted, attach
 from pefttool.setup.base import load_model
 from pefttool.setup.devices import Choice
 from pefttool.setup.precision import grad_scaler
 from pefttool.testing.models import model_folder
 from pefttool.testing.toys import TOYS, toy_rows
-from pefttool.watch import Watch
+from pefttool.training.optimisation import make_optimizer, optimizer_step
+from pefttool.training.sanity_checks import Watch
 
 if TYPE_CHECKING:
     import torch

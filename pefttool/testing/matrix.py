@@ -22,7 +22,6 @@ from pefttool.config.registry import Registry
 from pefttool.data.batches import Encoded, by_length, encode
 from pefttool.inference import packing, reference_model
 from pefttool.inference.evaluate import evaluate, predict
-from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.runs import artefacts
 from pefttool.setup import attach, base, techniques
 from pefttool.setup.plan import Plan, make
@@ -32,7 +31,8 @@ from pefttool.testing.models import model_folder
 from pefttool.testing.tasks import same_values
 from pefttool.testing.tensors import changes, snapshot
 from pefttool.toolkit import peft_folder
-from pefttool.watch import UPDATES, Watch
+from pefttool.training.optimisation import make_optimizer, optimizer_step
+from pefttool.training.sanity_checks import UPDATES, Watch
 
 #: A refusal says what to do instead in one of these words.
 WAYS_OUT = ("use ", "drop ", "remove ", "add ")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from line_loop import Line, Whole, fit
 
-from pefttool import train
 from pefttool.api import events
 from pefttool.api.errors import RunError
 from pefttool.api.values import Loss, Row
 from pefttool.config.settings import TrainSettings
+from pefttool.training import loop
 
 NAN, GOOD = float("nan"), [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1}, "rows.jsonl", i + 1) for i in range(7)]
 BAD = Row({"x": NAN, "y": 1, "n": 1}, "rows.jsonl", 8)
@@ -38,7 +38,7 @@ def test_such_steps_can_be_left_out(tmp_path):
     losses = [e.loss for e in run.emit.of(events.StepDone)]
     assert len(losses) == 16 and sum(math.isnan(loss) for loss in losses) == 2
     left_out = {e.step for e in told}
-    order = train.Batches((1,) * 8, 1, 1, 0).steps()
+    order = loop.Batches((1,) * 8, 1, 1, 0).steps()
     parameter = torch.nn.Linear(1, 1)
     torch.manual_seed(0)
     parameter.reset_parameters()
@@ -60,8 +60,8 @@ def test_too_many_of_them_in_a_row_stop_the_run(tmp_path):
 
 
 def test_statistics_of_a_step_that_is_left_out_are_put_back():
-    from pefttool.non_finite import NonFinite
-    from pefttool.optimisation import StepResult
+    from pefttool.training.non_finite import NonFinite
+    from pefttool.training.optimisation import StepResult
 
     norm, told = torch.nn.BatchNorm1d(2), []
     policy = NonFinite(norm.train(), [BAD], TrainSettings(non_finite="skip"), 0, told.append)
@@ -74,8 +74,8 @@ def test_statistics_of_a_step_that_is_left_out_are_put_back():
 
 
 def test_scaled_gradients_may_overflow_and_losses_may_not():
-    from pefttool.non_finite import MOST_SCALED_STEPS, NonFinite
-    from pefttool.optimisation import StepResult
+    from pefttool.training.non_finite import MOST_SCALED_STEPS, NonFinite
+    from pefttool.training.optimisation import StepResult
 
     told = []
     policy = NonFinite(torch.nn.Linear(1, 1), [BAD], TrainSettings(), 0, told.append)

@@ -10,16 +10,16 @@ import torch
 from allocations import peak_bytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pefttool import optimisation
 from pefttool.api.task import Adapter
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Position
 from pefttool.memory import Recorder
-from pefttool.optimisation import make_optimizer
 from pefttool.runs import checkpoint
 from pefttool.runs.checkpoint import Best, Live, Progress
 from pefttool.setup import devices
 from pefttool.setup.attach import Adapted
+from pefttool.training import optimisation
+from pefttool.training.optimisation import make_optimizer
 
 #: 8-bit state from 4,096 elements on: the first layer's; a block of 256 is cut short at its end.
 SHAPES = (67, 71, 3)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_loop import build, equal, weights
 from torch import nn
 
-from pefttool import Facts, rehearsal
+from pefttool import Facts
 from pefttool.api import events
 from pefttool.api.errors import RunError, UsageError
 from pefttool.api.values import Loss
@@ -22,6 +22,7 @@ from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Batches
 from pefttool.inference import packing
 from pefttool.setup.base import Base
+from pefttool.training import rehearsal
 
 
 def trained(folder: Path, packed: bool, rehearse: bool, optimizer: str) -> Any:

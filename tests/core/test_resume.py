@@ -14,12 +14,12 @@ import pytest
 import torch
 from tiny_loop import Emitter, build, equal, weights
 
-from pefttool import keeping
 from pefttool.api import events
 from pefttool.api.errors import Interrupted
 from pefttool.runs import checkpoint
 from pefttool.setup import attach
-from pefttool.train import Loop
+from pefttool.training import checkpointing
+from pefttool.training.loop import Loop
 
 
 def tell(loop: Loop) -> list[Any]:
@@ -123,7 +123,7 @@ def test_the_last_step_is_kept_where_it_would_be_a_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int | None
 ) -> None:
     """What comes after training (evaluation, writing the adapter) may fail or be interrupted."""
-    monkeypatch.setattr(keeping, "WORTH", 0)
+    monkeypatch.setattr(checkpointing, "WORTH", 0)
     whole = build(tmp_path, True, checkpoint_minutes=minutes)
     steps = whole.run().steps
     found = [path.name for path in tmp_path.glob("checkpoints/*")]
@@ -192,7 +192,7 @@ def test_the_process_may_be_killed_by_a_real_signal(tmp_path: Path) -> None:
     loop = build(tmp_path / "run", True)
     emit: Any = loop.emit
     emit.after[2] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    from pefttool import interrupts
+    from pefttool.training import interrupts
 
     with interrupts.raising(), pytest.raises(Interrupted), interrupts.waiting() as loop.heard:
         loop.run()

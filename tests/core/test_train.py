@@ -9,14 +9,14 @@ import pytest
 import torch
 from line_loop import Whole, fit
 
-from pefttool import keeping
 from pefttool.api import events
 from pefttool.api.errors import Interrupted, RunError
 from pefttool.api.values import Row
 from pefttool.config.settings import TrainSettings
 from pefttool.files import durable
-from pefttool.optimisation import make_optimizer, make_schedule
 from pefttool.setup.attach import Adapted
+from pefttool.training import checkpointing
+from pefttool.training.optimisation import make_optimizer, make_schedule
 
 
 def test_loss_falls_and_every_step_is_told(tmp_path):
@@ -186,7 +186,7 @@ def test_the_first_signal_ends_with_a_checkpoint_and_the_second_at_once(tmp_path
 
 def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpointing.time, "monotonic", lambda: now[0])
 
     def later():
         now[0] += 50

@@ -19,7 +19,7 @@ from pefttool.runs import checkpoint, resuming
 from pefttool.runs.resuming import Resume
 from pefttool.setup.attach import Adapted, attach
 from pefttool.testing.bench import AdapterCase, Bench
-from pefttool.watch import UPDATES, Watch
+from pefttool.training.sanity_checks import UPDATES, Watch
 
 STEPS = UPDATES + 3
 #: Plain SGD moves what has small gradients by less than float32 can show, if its rate is that of AdamW.

@@ -144,10 +144,10 @@ def test_a_check_that_fails_is_made_again(
 def test_a_last_evaluation_that_fails_is_made_again(
     typed: Run, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pefttool import train
+    from pefttool.training import loop
 
     calls: list[int] = []
-    real = train.evaluate
+    real = loop.evaluate
 
     def second(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -155,7 +155,7 @@ def test_a_last_evaluation_that_fails_is_made_again(
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(train, "evaluate", second)
+        patch.setattr(loop, "evaluate", second)
         assert typed(folder) == 70
     assert f"step 4 is kept: go on with `pefttool resume {folder}`" in (folder / "events.jsonl").read_text()
     assert entry.execute(["resume", str(folder)]) == 0

@@ -21,9 +21,9 @@ from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data.batches import FEATURES, Encoded
 from pefttool.memory import Estimate
-from pefttool.rehearsal import Rehearsed
 from pefttool.setup import devices, plan
 from pefttool.setup.plan import Plan
+from pefttool.training.rehearsal import Rehearsed
 
 STATIC, A_TOKEN, CARD = 4000, 10, devices.DeviceFacts(build="cuda", cuda=(devices.CudaDevice("card", (8, 0), 1 << 33),))
 

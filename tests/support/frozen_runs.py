@@ -134,7 +134,7 @@ class Seen:
 @contextmanager
 def watching(seen: Seen, registry: Registry, task: str) -> Iterator[None]:
     """Count what the run does, through the objects that it uses; nothing is changed for long."""
-    from pefttool import optimisation
+    from pefttool.training import optimisation
 
     clip, encode = torch.nn.utils.clip_grad_norm_, registry.tasks[task].encode
 

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import torch
 
-from pefttool import train
 from pefttool.api import events
 from pefttool.api.task import Adapter, Task
 from pefttool.api.values import Attached, Loss, Row, Setting
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import encode
 from pefttool.setup.attach import Adapted
+from pefttool.training import loop
 
 
 class Line(Task):
@@ -103,5 +103,5 @@ def fit(tmp_path, held_out=(), stop_at=None, at_step=None, rows=None, **settings
     rows = rows or [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1 + i % 3}) for i in range(8)]
     data = encode(rows, task, None, base.setting)
     adapted = Adapted(model, ("weight", "bias"), (), True)
-    result = train.train(plan, base, adapted, data, data, emit, ACCELERATOR, tmp_path)
+    result = loop.train(plan, base, adapted, data, data, emit, ACCELERATOR, tmp_path)
     return SimpleNamespace(model=model, result=result, emit=emit, adapter=adapter)

@@ -14,9 +14,9 @@ from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data.batches import Encoded, to_device
 from pefttool.inference import frozen, packing
-from pefttool.optimisation import make_optimizer, optimizer_step
 from pefttool.setup import attach, base, plan, techniques
 from pefttool.setup.precision import autocast, grad_scaler
+from pefttool.training.optimisation import make_optimizer, optimizer_step
 
 
 def planned(registry: Registry, adapter: str, task: str, *overrides: str) -> plan.Plan:

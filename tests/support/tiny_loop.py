@@ -14,12 +14,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from pefttool import Facts, Row, Setting, train
+from pefttool import Facts, Row, Setting
 from pefttool.api import events
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Encoded
 from pefttool.nn import attention, cpu
 from pefttool.setup import attach
+from pefttool.training import loop as train
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions
 from pefttool_text.causal_lm import CausalLM

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pefttool.api.errors import RunError
 from pefttool.api.values import Row
-from pefttool.optimisation import StepResult
+from pefttool.training.optimisation import StepResult
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

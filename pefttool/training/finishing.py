@@ -21,7 +21,7 @@ from pefttool.setup import attach
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
-from pefttool.train import Result
+from pefttool.training.loop import Result
 
 if TYPE_CHECKING:
     from torch import Tensor

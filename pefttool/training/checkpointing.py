@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pefttool.api.errors import Interrupted, RunError
 from pefttool.api.events import Notice, Resumed, Saved
-from pefttool.rehearsal import Rehearsed
 from pefttool.runs import checkpoint
 from pefttool.runs.checkpoint import Beside, Live, Progress
 from pefttool.runs.run_folder import CHECKPOINTS
 from pefttool.setup import random_state
+from pefttool.training.rehearsal import Rehearsed
 
 if TYPE_CHECKING:
-    from pefttool.train import Loop
+    from pefttool.training.loop import Loop
 
 
 #: Seconds of training that are worth a checkpoint at the end.

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttool import measure
 from pefttool.api.errors import RunError
 from pefttool.api.events import Notice
 from pefttool.api.events import Progress as Doing
@@ -23,18 +22,19 @@ from pefttool.inference import packing
 from pefttool.inference.evaluate import forward
 from pefttool.inference.out_of_memory import RandomState, out_of_memory
 from pefttool.nn.tensors import held_by
-from pefttool.optimisation import make_optimizer
 from pefttool.runs import checkpoint
 from pefttool.runs.checkpoint import Best, Progress
 from pefttool.runs.run_folder import REHEARSAL
 from pefttool.setup.attach import small_buffers
 from pefttool.setup.devices import memory_in_use
 from pefttool.setup.precision import grad_scaler
+from pefttool.training import peak_memory
+from pefttool.training.optimisation import make_optimizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pefttool.train import Loop
+    from pefttool.training.loop import Loop
 
 GIB = 1 << 30
 
@@ -64,7 +64,7 @@ def rehearse(loop: Loop, model: nn.Module) -> Rehearsed:
     with undisturbed(loop):
         prime(loop)
         prepare(loop, longest)
-        with measure.peak(loop.plan.choice.device, lasting(loop)) as peak:
+        with peak_memory.peak(loop.plan.choice.device, lasting(loop)) as peak:
             loop.optimise(model, [longest] * loop.ranks, "rehearsal")
             held = memory_in_use(loop.plan.choice.device)
             evaluate_longest(loop)

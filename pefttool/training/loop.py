@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool import interrupts
 from pefttool.api.errors import RunError
 from pefttool.api.events import Evaluated, Notice, StepDone, TrainFinished, TrainStarted
 from pefttool.config.emitter import Emitter
@@ -19,17 +18,25 @@ from pefttool.data.batches import FEATURES, Batches, Encoded, Position, by_lengt
 from pefttool.inference import verdict
 from pefttool.inference.evaluate import evaluate
 from pefttool.inference.out_of_memory import Attempt, RandomState, out_of_memory, release, split
-from pefttool.keeping import Keeper
-from pefttool.non_finite import NonFinite
-from pefttool.optimisation import StepResult, advance, check_rates, make_optimizer, make_schedule, optimizer_step
-from pefttool.rehearsal import Rehearsed, rehearse
 from pefttool.runs.checkpoint import Best, Progress
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.devices import memory_in_use
 from pefttool.setup.plan import Plan
 from pefttool.setup.precision import grad_scaler
-from pefttool.watch import Watch
+from pefttool.training import interrupts
+from pefttool.training.checkpointing import Keeper
+from pefttool.training.non_finite import NonFinite
+from pefttool.training.optimisation import (
+    StepResult,
+    advance,
+    check_rates,
+    make_optimizer,
+    make_schedule,
+    optimizer_step,
+)
+from pefttool.training.rehearsal import Rehearsed, rehearse
+from pefttool.training.sanity_checks import Watch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
