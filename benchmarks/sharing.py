@@ -22,8 +22,8 @@ def transfer(folder: Path, seed: int, quick: bool) -> dict[str, float]:
     from pefttool.config import recipe, registry
     from pefttool.data import corpus
     from pefttool.data.batches import by_length, encode
+    from pefttool.export.reload import reload
     from pefttool.inference import evaluate
-    from pefttool.reload import reload
     from pefttool.setup import plan
 
     job, films = JOBS["sentiment"], folder / "sentiment" / TUNED

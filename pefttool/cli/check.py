@@ -27,7 +27,8 @@ def check(adapter: Path, as_json: bool, **options: Any) -> None:
     ADAPTER is a run's folder, or its adapter folder. Whatever is wrong is said in one line, and the exit status is 1.
     """
     registry = current_registry()
-    from pefttool import checking, peft_versions
+    from pefttool.export import check as checking
+    from pefttool.export import peft_versions
     from pefttool.setup import allocator
 
     allocator.give_back_freed_memory()  # one model comes after another

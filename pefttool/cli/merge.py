@@ -46,7 +46,7 @@ def merge(run: Path, as_json: bool, **options: Any) -> None:
     The two answer the same held-out rows; where they differ, nothing is left behind.
     """
     registry = current_registry()
-    from pefttool import merging
+    from pefttool.export import merge as merging
     from pefttool.setup import allocator
 
     allocator.give_back_freed_memory()  # one model comes after another

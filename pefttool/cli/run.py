@@ -14,9 +14,9 @@ from pefttool.files import strict_json
 from pefttool.inference.verdict import NO_BETTER
 
 if TYPE_CHECKING:
-    from pefttool.checking import Checked
     from pefttool.config.recipe import Recipe
     from pefttool.config.registry import Registry
+    from pefttool.export.check import Checked
     from pefttool.inference.witness import Witness
     from pefttool.run import Finished
     from pefttool.runs.resuming import Resume
@@ -60,8 +60,8 @@ def report(finished: Finished, recipe: Recipe, registry: Registry, as_json: bool
 
 def check(folder: Path, registry: Registry, recipe: Recipe, trained: Witness | None = None) -> Checked | str:
     """The check that ends a run; whatever fails in it, `pefttool resume` makes it again."""
-    from pefttool import checking
     from pefttool.config.plugins import one_line
+    from pefttool.export import check as checking
 
     try:
         return checking.after_run(folder, registry, recipe, trained)

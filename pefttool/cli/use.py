@@ -15,7 +15,7 @@ from pefttool.files import strict_json
 
 if TYPE_CHECKING:
     from pefttool.api.values import Row
-    from pefttool.reload import Reloaded
+    from pefttool.export.reload import Reloaded
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
@@ -87,9 +87,9 @@ def evaluate(
 ) -> None:
     """Held-out metrics of a finished run."""
     registry = current_registry()
-    from pefttool import delivered, held_out
     from pefttool.data import batches
-    from pefttool.reload import reload
+    from pefttool.export import delivered_metrics, held_out
+    from pefttool.export.reload import reload
 
     loaded = reload(run, registry, device, dtype, None, trust_remote_code)
     chosen = held_out.of(run, registry, loaded, data, data_format)
@@ -97,7 +97,7 @@ def evaluate(
         _tell_unused("eval", chosen, loaded)
     # Of the own rows the run left the bad ones out, too; of other rows none may be bad.
     bad_rows = (lambda problems, good: None) if data is None else None
-    metrics, encoded = delivered.measure(loaded, chosen, batch_size, bad_rows)
+    metrics, encoded = delivered_metrics.measure(loaded, chosen, batch_size, bad_rows)
     if as_json:
         click.echo(strict_json.dumps({"rows": len(encoded.rows), "left_out": len(encoded.dropped), **metrics}))
     else:
@@ -133,10 +133,10 @@ def predict(
     if (data is None) == (not texts):
         raise UsageError("predict: give either --data FILE or --text TEXT, and not both")
     registry = current_registry()
-    from pefttool import delivered, held_out
     from pefttool.data import rows
+    from pefttool.export import delivered_metrics, held_out
+    from pefttool.export.reload import reload
     from pefttool.inference.evaluate import text_alone
-    from pefttool.reload import reload
     from pefttool.toolkit import truncation
 
     generation = _generation(overrides)
@@ -151,9 +151,9 @@ def predict(
             complaint = loaded.task.check_input(row.values, loaded.setting.options)
             if complaint:
                 raise DataError(f"{row.place}: {complaint}; mend it")
-    order = delivered.order_of(loaded, chosen, batch_size)
+    order = delivered_metrics.order_of(loaded, chosen, batch_size)
     with truncation.counted() as counted:
-        for answer in delivered.answers(loaded, chosen, order):
+        for answer in delivered_metrics.answers(loaded, chosen, order):
             click.echo(strict_json.dumps(answer))
     line = counted.line(len(chosen), loaded.setting)
     if line is not None:
@@ -177,9 +177,9 @@ def chat(
 ) -> None:
     """Talk to a chat model; an empty line or Ctrl-D ends it."""
     registry = current_registry()
+    from pefttool.export.reload import reload
     from pefttool.inference.evaluate import predict as answer
     from pefttool.inference.evaluate import talks, typed
-    from pefttool.reload import reload
     from pefttool.toolkit import truncation
 
     generation = _generation(overrides)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import delivered, reload
 from pefttool.api.errors import NotMergeable, Refused, RunError
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data.batches import Encoded, by_length, encode
+from pefttool.export import delivered_metrics, reload
 from pefttool.inference import packing, reference_model
 from pefttool.inference.evaluate import evaluate, predict
 from pefttool.runs import artefacts
@@ -229,7 +229,7 @@ class _Pair:
         self.require(
             same_values(list(trained), found), f"answers {trained} before it is saved, and {found} when loaded"
         )
-        worth, _ = delivered.measure(again, self.data.rows)
+        worth, _ = delivered_metrics.measure(again, self.data.rows)
         apart = [name for name, value in judged.items() if not _same(value, worth[name])]
         self.require(
             not apart, f"is judged by {apart and judged[apart[0]]}, and worth {apart and worth[apart[0]]}: {apart[:1]}"

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from pefttool import delivered
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Row, Setting
+from pefttool.export import delivered_metrics
 from pefttool.inference import agreement, witness
 from pefttool.inference.witness import Witness
 from pefttool.setup import attach, precision
@@ -99,10 +99,10 @@ class Words:
 def test_rows_to_predict_are_batched_as_they_are_judged() -> None:
     loaded: Any = SimpleNamespace(task=Words(), setting=Setting(None), processor=None, batch_size=2)
     rows = [Row({"n": n, "label": "a"}) for n in (1, 5, 3)] + [Row({"n": 9, "label": "a", "weight": 0})]
-    assert delivered.order_of(loaded, rows) == [[1, 2], [0], [3]]
-    assert delivered.order_of(loaded, rows, 3) == [[1, 2, 0], [3]]
+    assert delivered_metrics.order_of(loaded, rows) == [[1, 2], [0], [3]]
+    assert delivered_metrics.order_of(loaded, rows, 3) == [[1, 2, 0], [3]]
     unlabelled = [*rows, Row({"n": 2})]
-    assert delivered.order_of(loaded, unlabelled) == [[0, 1], [2, 3], [4]]
+    assert delivered_metrics.order_of(loaded, unlabelled) == [[0, 1], [2, 3], [4]]
 
 
 def test_answers_come_in_the_rows_order_as_soon_as_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +112,9 @@ def test_answers_come_in_the_rows_order_as_soon_as_they_can(monkeypatch: pytest.
         asked.append([row.values["n"] for row in rows])
         return [{"answer": row.values["n"]} for row in rows]
 
-    monkeypatch.setattr(delivered.evaluate, "predict", predict)
+    monkeypatch.setattr(delivered_metrics.evaluate, "predict", predict)
     loaded: Any = SimpleNamespace(model=None, task=None, processor=None, setting=None, choice=None)
-    answers = delivered.answers(loaded, [Row({"n": n}) for n in range(5)], [[0, 3], [4], [1, 2]])
+    answers = delivered_metrics.answers(loaded, [Row({"n": n}) for n in range(5)], [[0, 3], [4], [1, 2]])
     assert next(answers) == {"answer": 0} and len(asked) == 1
     assert [answer["answer"] for answer in answers] == [1, 2, 3, 4]
 

@@ -12,11 +12,11 @@ from finished_runs import Runs
 from frozen_runs import fine_tune, store_model
 from terminal import Terminal
 
-from pefttool import held_out
 from pefttool.api.errors import DataError
 from pefttool.config.registry import Registry
 from pefttool.data import batches
-from pefttool.reload import Reloaded, reload
+from pefttool.export import held_out
+from pefttool.export.reload import Reloaded, reload
 
 
 @pytest.fixture(scope="module")

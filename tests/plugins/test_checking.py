@@ -15,10 +15,11 @@ from finished_runs import Runs
 from safetensors.torch import load_file, save_file
 from terminal import Terminal
 
-from pefttool import checking, clean_process, peft_versions
 from pefttool.api.errors import ModelError, RunError, UsageError
 from pefttool.cli.run import report
 from pefttool.config.registry import Registry
+from pefttool.export import check as checking
+from pefttool.export import clean_process, peft_versions
 from pefttool.run import Finished
 from pefttool.runs import saved_files
 from pefttool.setup import attach

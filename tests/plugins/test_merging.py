@@ -16,9 +16,9 @@ from finished_runs import RUNS, Runs
 from safetensors.torch import load_file, save_file
 from terminal import Terminal
 
-from pefttool import merge_in_parts, merging, reload
 from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.config.registry import Registry
+from pefttool.export import merge, merge_in_parts, reload
 from pefttool.inference.agreement import TOLERANCE
 
 PARTS = ["lora", "dora", "lora-nf4", "lora-int8", "lora-classes", "lora-pooled"]
@@ -52,7 +52,7 @@ def outputs(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("name", [*PARTS, *WHOLE[:2], *(slow(name) for name in WHOLE[2:])])
 def test_the_merged_model_answers_as_the_adapter(name: str, runs: Runs, registry: Registry, tmp_path: Path) -> None:
     """To rounding, in float32; by transformers alone, where it has a class for the model."""
-    done = merging.merge(runs[name], registry, tmp_path / "m", save_as="float32")
+    done = merge.merge(runs[name], registry, tmp_path / "m", save_as="float32")
     assert done.agreement.rows > 1 and done.agreement.relative < 2e-5
     assert (done.whole is None) == (name in PARTS)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -75,9 +75,9 @@ def test_the_merged_model_answers_as_the_adapter(name: str, runs: Runs, registry
 def test_in_parts_and_as_a_whole_are_the_same(
     name: str, runs: Runs, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merging.merge(runs[name], registry, tmp_path / "parts", save_as="float32")
+    merge.merge(runs[name], registry, tmp_path / "parts", save_as="float32")
     monkeypatch.setattr(type(registry.adapters["lora"]), "merges_in_parts", False)
-    done = merging.merge(runs[name], registry, tmp_path / "whole", save_as="float32")
+    done = merge.merge(runs[name], registry, tmp_path / "whole", save_as="float32")
     assert done.whole is not None
     parts, whole = tensors(tmp_path / "parts"), tensors(tmp_path / "whole")
     # transformers leaves out what is tied to what it writes; what was stored twice stays so.
@@ -92,7 +92,7 @@ def test_in_parts_and_as_a_whole_are_the_same(
 
 @pytest.mark.parametrize("name", ["lora-nf4", slow("lora-int8"), slow("full-classes")])
 def test_sixteen_bits_are_within_the_tolerance(name: str, runs: Runs, registry: Registry, tmp_path: Path) -> None:
-    done = merging.merge(runs[name], registry, tmp_path / "m", save_as="bfloat16")
+    done = merge.merge(runs[name], registry, tmp_path / "m", save_as="bfloat16")
     assert 1e-4 < done.agreement.typical < done.tolerance == TOLERANCE["bfloat16"]
     assert {t.dtype for t in tensors(tmp_path / "m").values()} == {torch.bfloat16}
     assert reload.reload(tmp_path / "m", registry, "cpu").model.config.dtype is not None
@@ -101,13 +101,13 @@ def test_sixteen_bits_are_within_the_tolerance(name: str, runs: Runs, registry: 
 def test_what_was_quantised_is_saved_in_sixteen_bits_and_the_rest_as_it_was(
     runs: Runs, registry: Registry, tmp_path: Path
 ) -> None:
-    assert merging.merge(runs["lora-nf4"], registry, tmp_path / "q").dtype == "bfloat16"
-    assert merging.merge(runs["lora"], registry, tmp_path / "p").dtype == "float32"
+    assert merge.merge(runs["lora-nf4"], registry, tmp_path / "q").dtype == "bfloat16"
+    assert merge.merge(runs["lora"], registry, tmp_path / "p").dtype == "float32"
 
 
 def test_into_the_original_weights(runs: Runs, registry: Registry, tmp_path: Path) -> None:
     """The quantisation error shows against the adapter as it was trained, and is no fault of the merge."""
-    done = merging.merge(runs["lora-nf4"], registry, tmp_path / "m", into="original", save_as="float32")
+    done = merge.merge(runs["lora-nf4"], registry, tmp_path / "m", into="original", save_as="float32")
     assert done.agreement.relative < 2e-5
     assert done.as_trained is not None and done.as_trained.relative > 1e-2
     base, merged = tensors(runs.root / "llama"), tensors(tmp_path / "m")
@@ -123,7 +123,7 @@ def test_a_base_in_shards_stays_in_its_shards(runs: Runs, registry: Registry, tm
     model.save_pretrained(base, max_shard_size="100KB")
     transformers.AutoTokenizer.from_pretrained(source).save_pretrained(base)
     rebase(run, base)
-    done = merging.merge(run, registry, tmp_path / "m")
+    done = merge.merge(run, registry, tmp_path / "m")
     assert done.whole is None and done.agreement.relative < 2e-5
     names = [p.name for p in base.glob("*.safetensors")]
     assert len(names) > 2 and sorted(names) == sorted(p.name for p in (tmp_path / "m").glob("*.safetensors"))
@@ -155,7 +155,7 @@ def test_a_merge_into_other_weights_is_found(
     monkeypatch.setattr(type(registry.quantizers[quantizer]), "round_trip", lambda self, weight, options: weight)
     monkeypatch.setattr(type(registry.adapters["lora"]), "merges_in_parts", not whole)
     with pytest.raises(RunError, match=r"does not answer as the adapter: difference .* is allowed"):
-        merging.merge(runs[name], registry, tmp_path / "m", save_as="float32")
+        merge.merge(runs[name], registry, tmp_path / "m", save_as="float32")
     assert left(tmp_path) == []
 
 
@@ -166,13 +166,13 @@ def test_a_merge_that_loses_the_adapter_is_found(
     monkeypatch.setattr(merge_in_parts.Writer, "_merged", lambda self, owner: {})
     monkeypatch.setattr(merge_in_parts, "_adapted", lambda model, tensors, heads: {})
     with pytest.raises(RunError, match=r"has lost the adapter: it has -?0% of its effect"):
-        merging.merge(runs["lora"], registry, tmp_path / "m", tolerance=1e9)
+        merge.merge(runs["lora"], registry, tmp_path / "m", tolerance=1e9)
     assert left(tmp_path) == []
 
 
 def test_a_tolerance_can_be_asked_for(runs: Runs, registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="where 0 is allowed"):
-        merging.merge(runs["lora"], registry, tmp_path / "m", save_as="bfloat16", tolerance=0)
+        merge.merge(runs["lora"], registry, tmp_path / "m", save_as="bfloat16", tolerance=0)
     assert left(tmp_path) == []
 
 
@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(UsageError, match="No space left on device: make room"):
-        merging.merge(runs["lora"], registry, tmp_path / "m")
+        merge.merge(runs["lora"], registry, tmp_path / "m")
     assert left(tmp_path) == []
 
 
@@ -218,7 +218,7 @@ def test_the_command_says_it_in_a_few_lines(runs: Runs, terminal: Terminal, regi
 def test_a_merged_folder_that_was_changed_is_not_loaded(runs: Runs, registry: Registry, tmp_path: Path) -> None:
     from pefttool.api.errors import ModelError
 
-    merging.merge(runs["lora"], registry, tmp_path / "m")
+    merge.merge(runs["lora"], registry, tmp_path / "m")
     path = tmp_path / "m" / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -235,7 +235,7 @@ def test_an_adapter_that_refuses_is_told_with_its_reason(
 
     monkeypatch.setattr(type(registry.adapters["lora"]), "merge", refuses)
     with pytest.raises(NotMergeable, match="not today"):
-        merging.merge(runs["lora"], registry, tmp_path / "m")
+        merge.merge(runs["lora"], registry, tmp_path / "m")
     assert left(tmp_path) == []
 
 

@@ -228,8 +228,8 @@ def test_a_run_learns_to_prefer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     run asks the base nothing."""
     from pefttool.data.batches import by_length
     from pefttool.data.corpus import load as load_rows
+    from pefttool.export.reload import reload
     from pefttool.inference.evaluate import evaluate
-    from pefttool.reload import reload
 
     monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "cache"))
     rows = tmp_path / "rows.jsonl"

@@ -18,12 +18,12 @@ from pefttool.api.errors import ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.config import recipe
 from pefttool.config import registry as registries
+from pefttool.export.reload import reload
 from pefttool.inference.evaluate import predict
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import gradient_checkpointing
 from pefttool.nn.tensors import last_layer_parameters
-from pefttool.reload import reload
 from pefttool.setup import attach
 from pefttool.setup.base import load_model
 from pefttool.testing.models import model_folder, tiny_tokenizer

@@ -15,8 +15,8 @@ from pefttool.api.errors import DataError, Refused
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
+from pefttool.export.reload import reload
 from pefttool.inference.evaluate import predict
-from pefttool.reload import reload
 from pefttool.setup import plan
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 

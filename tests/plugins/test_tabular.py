@@ -11,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttool import held_out
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Facts, Row, Setting
 from pefttool.config import recipe, registry
 from pefttool.data import corpus
+from pefttool.export import held_out
+from pefttool.export.reload import Reloaded
 from pefttool.inference.evaluate import predict
 from pefttool.models.pretrained import LocalPretrained
-from pefttool.reload import Reloaded
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder

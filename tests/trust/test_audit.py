@@ -38,7 +38,7 @@ SIMULATING = "torch defines named tuples and wrappers of operators where it firs
 CLEAN = (
     "`pefttool check` loads the adapter in a process of its own, which has never heard of pefttool: that is its point"
 )
-CHECK = Allowed("subprocess.Popen", "", sys.executable, CLEAN, "pefttool.clean_process:run")
+CHECK = Allowed("subprocess.Popen", "", sys.executable, CLEAN, "pefttool.export.clean_process:run")
 #: What pefttool's own code may cause. It is short, and nothing in it is a pickle, a connection or a process. Not met
 #: here, and exempt where they are asked for: torch.compile (`train.compile`), which runs a compiler and keeps what it
 #: made, and the rendezvous of several processes (`torchrun`), which is a connection.

@@ -51,7 +51,7 @@ ALLOWED: dict[Use, str] = {
     Use("pefttool/config/yaml_text.py", "yaml.load"): "its loader is a SafeLoader that takes less",
     Use("plugins/pefttool_examples/datasets.py", "yaml.load"): "BaseLoader: every scalar stays text",
     Use("plugins/pefttool_examples/archives.py", "subprocess"): "pip and apt-get, for `pefttool examples fetch` alone",
-    Use("pefttool/clean_process.py", "subprocess"): "`pefttool check` loads an adapter where pefttool is not",
+    Use("pefttool/export/clean_process.py", "subprocess"): "`pefttool check` loads an adapter where pefttool is not",
     Use("pefttool/cli/group.py", "import_module"): "the verbs of a table in the same file",
     Use("plugins/pefttool_examples/verses.py", "importlib.import_module"): "a package that one example needs, by name",
     Use("pefttool/models/hub_client.py", "urllib.parse"): "quotes a revision; it connects nowhere",

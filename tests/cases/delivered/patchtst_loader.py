@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from judging import series
 
-from pefttool import reload
 from pefttool.config import registry
+from pefttool.export import reload
 
 
 def check(bench: Any) -> None:

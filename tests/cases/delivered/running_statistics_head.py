@@ -8,8 +8,8 @@ import torch
 from judging import pictures, require_equal
 from safetensors.torch import load_file
 
-from pefttool import reload
 from pefttool.config import registry
+from pefttool.export import reload
 
 
 def check(bench: Any) -> None:

@@ -12,7 +12,7 @@ from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data import corpus, rows
-from pefttool.reload import Reloaded
+from pefttool.export.reload import Reloaded
 from pefttool.runs import run_paths
 from pefttool.runs.artefacts import ADAPTER_FACTS
 from pefttool.runs.run_folder import ADAPTER, METRICS, RECIPE

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import clean_process, held_out, peft_versions, reload
 from pefttool.api.errors import ModelError, PefttoolError, RunError, UsageError
 from pefttool.api.events import Notice
 from pefttool.api.values import Row
@@ -18,13 +17,14 @@ from pefttool.config import sizes
 from pefttool.config.emitter import Emitter
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
+from pefttool.export import clean_process, held_out, peft_versions, reload
+from pefttool.export.answers import Judge
+from pefttool.export.reload import Opened, Reloaded
 from pefttool.files.safetensors_file import Reader
 from pefttool.inference import agreement, recorded_calls, witness_file
 from pefttool.inference.agreement import TOLERANCE, Agreement
 from pefttool.inference.out_of_memory import out_of_memory
 from pefttool.inference.witness import Witness
-from pefttool.judge import Judge
-from pefttool.reload import Opened, Reloaded
 from pefttool.runs.artefacts import write_json
 from pefttool.runs.run_folder import CHECK, EVENTS
 from pefttool.setup.precision import torch_dtype

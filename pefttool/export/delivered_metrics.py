@@ -9,8 +9,8 @@ from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem, Row
 from pefttool.data import batches
 from pefttool.data.batches import Encoded
+from pefttool.export.reload import Reloaded
 from pefttool.inference import evaluate
-from pefttool.reload import Reloaded
 
 
 def measure(

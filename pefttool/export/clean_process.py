@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import ModelError
+from pefttool.export.reload import Opened
 from pefttool.files.model_folder import CONFIG, SINGLE
 from pefttool.inference import recorded_calls
 from pefttool.nn import added_positions
-from pefttool.reload import Opened
 from pefttool.toolkit import loader_code, peft_folder
 
 if TYPE_CHECKING:

@@ -13,21 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pefttool import held_out, merge_in_parts, reload
 from pefttool.api.errors import NotMergeable, RunError, UsageError
 from pefttool.api.task import Quantizer
 from pefttool.api.values import Row
 from pefttool.config.registry import Registry
+from pefttool.export import held_out, merge_in_parts, reload
+from pefttool.export.answers import Judge
+from pefttool.export.reload import MERGED, Opened, Reloaded
 from pefttool.files import durable, safetensors_file
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
 from pefttool.inference import agreement
 from pefttool.inference.agreement import TOLERANCE, Agreement
-from pefttool.judge import Judge
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained, quiet_loading
 from pefttool.nn.tensors import dequantise, stored_by, transformers_part
-from pefttool.reload import MERGED, Opened, Reloaded
 from pefttool.runs.artefacts import ADAPTER_FACTS, save_processor, write_json
 from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Row
 from pefttool.data import batches
+from pefttool.export.reload import Opened, Reloaded
 from pefttool.inference import agreement, recorded_calls
 from pefttool.inference.out_of_memory import release
 from pefttool.inference.recorded_calls import Call, Outputs, Spilled
 from pefttool.inference.witness import ROUNDING
 from pefttool.nn import added_positions
-from pefttool.reload import Opened, Reloaded
 
 if TYPE_CHECKING:
     from torch import nn
