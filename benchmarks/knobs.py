@@ -90,7 +90,7 @@ def planned(arguments: argparse.Namespace, device: str) -> Any:
 
 def simulated(arguments: argparse.Namespace) -> dict[str, float]:
     """MiB at the peak of a step."""
-    from pefttool import simulate
+    from pefttool.forecast import simulate
 
     kinds = ("cuda",) if "offload" in arguments.variant else ("cpu", "cuda")
     plans = {kind: planned(arguments, kind) for kind in kinds}
@@ -102,9 +102,9 @@ def simulated(arguments: argparse.Namespace) -> dict[str, float]:
 
 def measured(arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step, those of them that the process was given by a busy machine, and of the first step."""
-    from pefttool import simulate
     from pefttool.api.values import Row
     from pefttool.data.batches import Encoded
+    from pefttool.forecast import simulate
     from pefttool.inference import packing
     from pefttool.setup import allocator, attach, base, precision, techniques
     from pefttool.training import optimisation

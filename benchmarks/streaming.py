@@ -122,7 +122,7 @@ def planned(folder: Path, tokens: int, device: str, *settings: str) -> Any:
 
 
 def simulate() -> None:
-    from pefttool import forecast
+    from pefttool.forecast import forecast
 
     print(f"{'GiB at the peak':>16}  {'model, tokens':<12}  ", *(f"{part:>11}" for part in PARTS))
     with tempfile.TemporaryDirectory() as parent:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import budget, forecast
 from pefttool.api.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
 from pefttool.api.events import DataReady, Notice, Progress, RunFinished, RunStarted
 from pefttool.api.values import DataProblem
@@ -21,6 +20,7 @@ from pefttool.data import batches, corpus
 from pefttool.data.batches import Encoded
 from pefttool.files import store
 from pefttool.files.store import Store
+from pefttool.forecast import budget, forecast
 from pefttool.inference import before_after, evaluate, features, missing_weights, packing, reference_model, witness
 from pefttool.models import vocabulary
 from pefttool.runs import artefacts, resuming, run_folder

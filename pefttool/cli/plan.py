@@ -12,8 +12,8 @@ from pefttool.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from pefttool.config.recipe import Recipe
-    from pefttool.feeding import Feeding
-    from pefttool.forecast import Forecast
+    from pefttool.forecast.forecast import Forecast
+    from pefttool.forecast.throughput import Feeding
 
 
 @click.command("plan")
@@ -42,7 +42,7 @@ def _feeding(made: Forecast) -> Feeding | None:
     """Measured where blocks are streamed, and once: rates of this machine, whatever is planned for."""
     if not made.plan.recipe.memory.stream:
         return None
-    from pefttool import feeding
+    from pefttool.forecast import throughput as feeding
 
     return feeding.floor(made.plan)
 
@@ -50,9 +50,9 @@ def _feeding(made: Forecast) -> Feeding | None:
 def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], None]) -> Forecast:
     from dataclasses import replace
 
-    from pefttool import budget, forecast
     from pefttool.config import sizes
     from pefttool.files import store
+    from pefttool.forecast import budget, forecast
     from pefttool.setup import devices
     from pefttool.setup import plan as plans
 

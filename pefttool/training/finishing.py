@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pefttool import forecast
 from pefttool.api.errors import PefttoolError, RunError
 from pefttool.api.events import Notice
 from pefttool.config.emitter import Emitter
 from pefttool.config.plugins import one_line
 from pefttool.data.batches import Encoded
 from pefttool.files import fingerprint
+from pefttool.forecast import forecast
 from pefttool.inference import before_after, verdict, witness, witness_file
 from pefttool.inference.witness import Witness
 from pefttool.runs import artefacts, model_card, run_folder, saved_files

@@ -9,8 +9,8 @@ import pytest
 import torch
 from blocks import Lane
 
-from pefttool import feeding
 from pefttool.files.sectioned_file import Section
+from pefttool.forecast import throughput
 from pefttool.nn.block_streaming import Slots
 
 
@@ -26,32 +26,32 @@ def test_the_bytes_of_a_step_are_those_that_the_slots_fetch(blocks: int, ahead: 
     before = slots.fetched_bytes
     for block in walk:
         slots.tensors(block)
-    assert feeding.step_bytes(slots) == slots.fetched_bytes - before
+    assert throughput.step_bytes(slots) == slots.fetched_bytes - before
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_a_rate_is_measured_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    monkeypatch.setattr(feeding, "SAMPLE", 2 << 20)
-    monkeypatch.setattr(feeding, "PIECE", 1 << 20)
+    monkeypatch.setattr(throughput, "SAMPLE", 2 << 20)
+    monkeypatch.setattr(throughput, "PIECE", 1 << 20)
     file = tmp_path / "cache" / "model.safetensors"
     if there:
         file.parent.mkdir()
         file.write_bytes(bytes(3 << 20))
-    rate = feeding.reading_rate(file)
+    rate = throughput.reading_rate(file)
     assert 1e6 < rate < 1e12
     assert list(file.parent.iterdir()) == ([file] if there else [])
 
 
 def test_a_slow_disk_is_a_low_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeding, "SAMPLE", 2 << 20)
+    monkeypatch.setattr(throughput, "SAMPLE", 2 << 20)
     file = tmp_path / "model"
     file.write_bytes(bytes(2 << 20))
     clock = iter((10.0, 14.0))
-    monkeypatch.setattr(feeding.time, "perf_counter", lambda: next(clock))
-    assert feeding.reading_rate(file) == (2 << 20) / 4
-    assert time is feeding.time
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+    assert throughput.reading_rate(file) == (2 << 20) / 4
+    assert time is throughput.time
 
 
 def test_seconds() -> None:
-    assert feeding.Feeding(6_000, 2_000.0, "measured").seconds == 3
-    assert feeding.copying_rate("cpu") is None
+    assert throughput.Feeding(6_000, 2_000.0, "measured").seconds == 3
+    assert throughput.copying_rate("cpu") is None

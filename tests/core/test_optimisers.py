@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pefttool.api.task import Adapter
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Position
-from pefttool.memory import Recorder
+from pefttool.forecast.recorder import Recorder
 from pefttool.runs import checkpoint
 from pefttool.runs.checkpoint import Best, Live, Progress
 from pefttool.setup import devices

@@ -10,9 +10,9 @@ from typing import Any
 import case_models
 import pytest
 
-from pefttool import forecast
 from pefttool.cli import entry
 from pefttool.export import check as checking
+from pefttool.forecast import forecast
 from pefttool.inference import before_after
 from pefttool.runs import artefacts, model_card, run_folder, saved_files
 

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import configs
 
-from pefttool import budget, forecast, simulate
 from pefttool.api.errors import UsageError
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data.batches import FEATURES, Encoded
-from pefttool.memory import Estimate
+from pefttool.forecast import budget, forecast, simulate
+from pefttool.forecast.recorder import Estimate
 from pefttool.setup import devices, plan
 from pefttool.setup.plan import Plan
 from pefttool.training.rehearsal import Rehearsed

@@ -385,8 +385,8 @@ def test_transparency_and_palettes_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "adapter"), [("vision", "head"), ("vision", "lora"), ("detector", "lora")])
 def test_a_step_can_be_simulated_without_numbers(kind: str, adapter: str, tmp_path: Path) -> None:
-    from pefttool import forecast
     from pefttool.config import recipe
+    from pefttool.forecast import forecast
     from pefttool.setup import plan
 
     document = {

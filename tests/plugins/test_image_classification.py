@@ -299,7 +299,7 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_plan_needs_no_pictures(tmp_path: Path) -> None:
-    from pefttool import forecast
+    from pefttool.forecast import forecast
     from pefttool.setup import plan
 
     document = {

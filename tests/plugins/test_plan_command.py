@@ -57,7 +57,7 @@ def test_a_streamed_step_has_a_floor(
     plan: Any, llama: str, terminal: Terminal, monkeypatch: Any, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path))
-    monkeypatch.setattr("pefttool.feeding.reading_rate", lambda file: 1000.0)
+    monkeypatch.setattr("pefttool.forecast.throughput.reading_rate", lambda file: 1000.0)
     arguments = ("--model", llama, "--for", "cuda:8GiB", *TINY, "--quantize", "nf4")
     assert plan(*arguments)["feeding"] is None
     once = plan(*arguments, "-o", "memory.stream=true")["feeding"]

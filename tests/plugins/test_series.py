@@ -296,7 +296,7 @@ def test_a_tiny_run_learns_to_forecast_a_long_series(tmp_path: Path, forecaster:
 @pytest.mark.parametrize("adapter", ["lora", "head", "full", "prefix"])
 @pytest.mark.parametrize("task", ["series-classification", "series-forecasting"])
 def test_plans_are_made_without_data(adapter: str, task: str) -> None:
-    from pefttool import forecast
+    from pefttool.forecast import forecast
 
     given = {"model": str(model_folder("series")), "adapter": adapter, "task": task, "device": "cpu"}
     planned = make(recipes.resolve(given, REGISTRY, data_optional=True), REGISTRY)

@@ -10,8 +10,8 @@ from itertools import product
 import pytest
 import real_step
 
-from pefttool import simulate
 from pefttool.config.registry import Registry
+from pefttool.forecast import simulate
 
 SMOLLM2, MINILM = ("chat", ()), ("text-classification", ("0", "1"))
 DINOV2, WHISPER = ("image-classification", tuple("0123456789")), ("speech-recognition", ())

@@ -10,12 +10,12 @@ import frozen_runs as runs
 import pytest
 import samples_audio
 
-from pefttool import forecast
 from pefttool.api.errors import DataError, Refused
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.export.reload import reload
+from pefttool.forecast import forecast
 from pefttool.inference.evaluate import predict
 from pefttool.setup import plan
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech

@@ -11,11 +11,11 @@ import pytest
 import real_step
 from real_run import CHAT, CLASSIFY, SMALL, run
 
-from pefttool import simulate
 from pefttool.api.errors import Refused
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.files.sectioned_file import ALIGNMENT
+from pefttool.forecast import simulate
 from pefttool.setup import devices, plan, streamed_base
 from pefttool.setup.devices import DeviceFacts
 from pefttool.testing.models import model_folder

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from allocations import peak_bytes
 
-from pefttool import simulate
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.data.batches import Encoded, to_device
+from pefttool.forecast import simulate
 from pefttool.inference import frozen, packing
 from pefttool.setup import attach, base, plan, techniques
 from pefttool.setup.precision import autocast, grad_scaler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pefttool.memory import BLOCK, Estimate
+from pefttool.forecast.recorder import BLOCK, Estimate
 from pefttool.setup.plan import Plan
 
 #: A CUDA context with PyTorch's kernels loaded. Nobody can ask for it beforehand, and no card was there to measure one.

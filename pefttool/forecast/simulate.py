@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pefttool.api.values import Setting
-    from pefttool.memory import Estimate, Recorder
+    from pefttool.forecast.recorder import Estimate, Recorder
     from pefttool.nn.block_streaming import Slots
     from pefttool.setup.attach import Adapted
 
@@ -53,7 +53,7 @@ def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]],
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from pefttool.memory import HOST, Recorder
+    from pefttool.forecast.recorder import HOST, Recorder
 
     with torch.random.fork_rng(devices=[]), _quiet():
         adapted, setting, processor, slots = _abstract(plan, setting, settled)
@@ -145,7 +145,7 @@ def _make_fake(model: nn.Module) -> None:
 def _own(recorder: Recorder, adapted: Adapted, batch: Mapping[str, Any]) -> None:
     import torch
 
-    from pefttool.memory import HOST
+    from pefttool.forecast.recorder import HOST
     from pefttool.nn import embedding_offload
 
     trained = {id(p) for p in adapted.parameters().values()}
@@ -161,7 +161,7 @@ def _stream(recorder: Recorder, slots: Slots, model: nn.Module, mapped: bool) ->
     """Blocks in host memory, and buffers for those at hand, unless all that is frozen is `mapped`."""
     import torch
 
-    from pefttool.memory import HOST
+    from pefttool.forecast.recorder import HOST
 
     host = AnyBlock(torch.empty(max(section.size for section in slots.sections), dtype=torch.uint8))
     lane = block_streaming.Copies(slots.sections, host, torch.device("cpu"), slots.most)
@@ -190,7 +190,7 @@ def _empty_step(recorder: Recorder, adapted: Adapted, optimizer: Any) -> None:
     """The optimiser makes its state, in a step with empty gradients."""
     import torch
 
-    from pefttool.memory import HOST
+    from pefttool.forecast.recorder import HOST
 
     for parameter in adapted.parameters().values():
         parameter.grad = torch.empty_like(parameter)

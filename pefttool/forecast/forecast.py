@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool import outside, simulate
 from pefttool.api.errors import DataError
 from pefttool.api.events import Notice
 from pefttool.api.values import Setting
@@ -17,9 +16,10 @@ from pefttool.data import corpus
 from pefttool.data.batches import FEATURES, Batches, Encoded, rows_key
 from pefttool.data.packed_rows import PackedRows
 from pefttool.files.store import Store
-from pefttool.memory import Estimate
+from pefttool.forecast import overhead, simulate
+from pefttool.forecast.overhead import Outside
+from pefttool.forecast.recorder import Estimate
 from pefttool.models.pretrained import LocalPretrained, one_line
-from pefttool.outside import Outside
 from pefttool.setup.plan import Plan
 from pefttool.training.rehearsal import Rehearsed, longest_batch
 
@@ -41,7 +41,7 @@ class Forecast:
     rows: int
     tokens: int
     estimate: Estimate
-    outside: tuple[Outside, ...]
+    overhead: tuple[Outside, ...]
     memory: int | None = None
     measured_lengths: bool = False
 
@@ -136,7 +136,7 @@ def make(plan: Plan, memory: int | None = None, data: Known | None = None) -> Fo
     else:
         rows, tokens = len(chosen), max(int(example["length"]) for example in chosen)
         estimate = simulate.peak_of(plan, data.setting, chosen)
-    shares = outside.shares(plan, estimate)
+    shares = overhead.shares(plan, estimate)
     return Forecast(plan, rows, tokens, estimate, shares, memory, measured_lengths=chosen is not None)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pefttool import forecast
 from pefttool.api.errors import UsageError
 from pefttool.config import sizes
-from pefttool.forecast import Forecast, Known
+from pefttool.forecast import forecast
+from pefttool.forecast.forecast import Forecast, Known
 from pefttool.setup import plan
 from pefttool.setup.plan import Plan
 
