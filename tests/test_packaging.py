@@ -65,7 +65,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert shipped == there
-    assert {"pefttool/py.typed", "pefttool/first_run.yaml", "pefttool/cli/__init__.py"} <= shipped
+    assert {"pefttool/py.typed", "pefttool/config/first_run.yaml", "pefttool/cli/__init__.py"} <= shipped
     assert any(name.endswith("licenses/LICENSE") for name in files)
 
 

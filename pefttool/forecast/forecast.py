@@ -41,7 +41,7 @@ class Forecast:
     rows: int
     tokens: int
     estimate: Estimate
-    overhead: tuple[Outside, ...]
+    outside: tuple[Outside, ...]
     memory: int | None = None
     measured_lengths: bool = False
 
