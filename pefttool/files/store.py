@@ -40,7 +40,7 @@ Put = Callable[[str, int, "Tensor"], None]
 
 def of_user(tell: Callable[[str], None]) -> Store:
     """The store in the user's cache folder, which all runs share."""
-    from pefttool.models.hub import cache_folder
+    from pefttool.files.cache_folder import cache_folder
 
     return Store(cache_folder() / "made", tell)
 

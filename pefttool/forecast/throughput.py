@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttool.config import sizes
-from pefttool.models import hub
+from pefttool.files import cache_folder
 from pefttool.nn.block_streaming import Slots
 from pefttool.setup import streamed_base
 from pefttool.setup.plan import Plan
@@ -50,7 +50,7 @@ def floor(plan: Plan) -> Feeding:
     _, slots, _ = streamed_base.skeleton(*arguments, plan.facts, plan.choice.dtype, ())
     size = step_bytes(slots) * plan.recipe.train.gradient_accumulation
     file = streamed_base.file_for(*arguments, plan.choice.dtype)
-    rates = [(reading_rate(file), f"measured: reading {SAMPLE >> 20} MiB in {hub.cache_folder()}")]
+    rates = [(reading_rate(file), f"measured: reading {SAMPLE >> 20} MiB in {cache_folder.cache_folder()}")]
     copying = copying_rate(plan.choice.device)
     if copying is not None:
         rates.append((copying, f"measured: copying {SAMPLE >> 20} MiB to {plan.choice.device}"))

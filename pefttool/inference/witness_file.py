@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pefttool.api.errors import RunError
-from pefttool.files import durable
+from pefttool.files import durable, state_tree
 from pefttool.inference.recorded_calls import Call
 from pefttool.inference.witness import Witness
-from pefttool.runs import checkpoint
 from pefttool.runs.run_folder import ADAPTER, WITNESS
 
 #: The file's metadata holds JSON under this name, which refers to the tensors.
@@ -38,7 +37,7 @@ def keep(run: Path, trained: Witness | None, device: str) -> None:
         "device": device,
     }
     try:
-        tensors, skeleton = checkpoint.flatten(state)
+        tensors, skeleton = state_tree.flatten(state)
     except RunError:
         return
     content = save({name: t.clone() for name, t in tensors.items()}, metadata={DOCUMENT: json.dumps(skeleton)})
@@ -59,7 +58,7 @@ def kept(run: Path, device: str) -> Witness | None:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            state: dict[str, Any] = checkpoint.unflatten(json.loads(file.metadata()[DOCUMENT]), tensors)
+            state: dict[str, Any] = state_tree.unflatten(json.loads(file.metadata()[DOCUMENT]), tensors)
         found = Witness(
             [Call(arguments) for arguments in state["calls"]],
             state["answers"],

@@ -11,13 +11,13 @@ from pathlib import Path
 from pefttool.api.errors import ModelError, PefttoolError, suggest
 from pefttool.config.registry import Registry
 from pefttool.files import model_folder
+from pefttool.files.cache_folder import cache_folder
 from pefttool.models import hub_client, hub_store
 from pefttool.models.hub_client import Unreachable
 from pefttool.models.hub_store import Record
 
 #: Called with (what, done, total) in bytes while something is fetched or checked.
 ProgressReport = Callable[[str, int, int], None]
-CACHE = "PEFTTOOL_CACHE"
 HUB_REFERENCE = re.compile(r"[^/@]+/[^/@]+(@.*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REVISION = re.compile(r"(?!.*\.\.)[\w.][\w.\-/+]*", re.ASCII)
@@ -54,15 +54,6 @@ class LocalModel:
     def reference(self) -> str:
         """What `resolve` takes to give exactly this model again, whatever its branch holds by then."""
         return self.id if self.revision is None else f"{self.id}@{self.revision}"
-
-
-def cache_folder() -> Path:
-    """Where pefttool keeps what it can make or fetch again: PEFTTOOL_CACHE, else the user's cache folder."""
-    own = os.environ.get(CACHE)
-    if own:
-        return Path(own).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "pefttool"
 
 
 def resolve(

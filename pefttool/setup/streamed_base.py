@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Quantizer, Task
 from pefttool.api.values import Facts, Loaded, Setting
-from pefttool.files import fingerprint
+from pefttool.files import cache_folder, fingerprint
 from pefttool.files.sectioned_file import PackedFile, Section, Unreadable, write
-from pefttool.models import hub
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import block_streaming, parameters
 from pefttool.nn.block_streaming import Slots
@@ -84,7 +83,7 @@ def file_for(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dty
             dict(setting.fitted),
         ],
     )
-    return hub.cache_folder() / "streamed" / f"{key[:32]}.safetensors"
+    return cache_folder.cache_folder() / "streamed" / f"{key[:32]}.safetensors"
 
 
 def _find(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dtype: str) -> PackedFile | None:
@@ -130,7 +129,7 @@ def _require_space(target: Path, needed: int) -> None:
     if needed > free:
         raise ModelError(
             f"memory.stream: the quantised model takes {needed} bytes and {target.parent} has {free} free: make room,"
-            f" or set {hub.CACHE} to another disk"
+            f" or set {cache_folder.CACHE} to another disk"
         )
 
 

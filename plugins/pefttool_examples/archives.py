@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from pefttool.api.errors import DataError
-from pefttool.models.hub import cache_folder
+from pefttool.files.cache_folder import cache_folder
 from pefttool_examples.materialise import materialise
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pefttool import Source
 from pefttool.api.errors import DataError, ModelError, PefttoolError, suggest
-from pefttool.models.hub import cache_folder
+from pefttool.files.cache_folder import cache_folder
 from pefttool_examples.catalogue import audio, language, series, tables, vision
 from pefttool_examples.example import Example
 from pefttool_examples.materialise import is_made, materialise

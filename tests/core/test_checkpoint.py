@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pefttool.api.errors import RunError
 from pefttool.data.batches import Position
+from pefttool.files import state_tree
 from pefttool.runs import checkpoint
 from pefttool.runs.checkpoint import Beside, Best, Live, Progress
 
@@ -217,8 +218,8 @@ STATES = st.recursive(
 
 @given(STATES)
 def test_any_nested_state_survives_json(state):
-    tensors, skeleton = checkpoint.flatten(state)
-    back = checkpoint.unflatten(json.loads(json.dumps(skeleton)), tensors)
+    tensors, skeleton = state_tree.flatten(state)
+    back = state_tree.unflatten(json.loads(json.dumps(skeleton)), tensors)
 
     def same(a, b):
         if isinstance(a, torch.Tensor):
@@ -234,4 +235,4 @@ def test_any_nested_state_survives_json(state):
 
 def test_what_would_need_pickle_is_refused():
     with pytest.raises(RunError, match="without pickle"):
-        checkpoint.flatten({"f": len})
+        state_tree.flatten({"f": len})

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from pefttool.api.errors import ModelError
 from pefttool.api.task import Source
-from pefttool.files import model_folder
+from pefttool.files import cache_folder, model_folder
 from pefttool.models import hub
 
 NO_SOURCES: Any = SimpleNamespace(sources={})
@@ -192,11 +192,11 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PEFTTOOL_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert hub.cache_folder() == tmp_path / ".cache" / "pefttool"
+    assert cache_folder.cache_folder() == tmp_path / ".cache" / "pefttool"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert hub.cache_folder() == tmp_path / "xdg" / "pefttool"
+    assert cache_folder.cache_folder() == tmp_path / "xdg" / "pefttool"
     monkeypatch.setenv("PEFTTOOL_CACHE", "~/own")
-    assert hub.cache_folder() == tmp_path / "own"
+    assert cache_folder.cache_folder() == tmp_path / "own"
 
 
 def test_importing_the_module_is_cheap() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pefttool.models.hub import cache_folder
+from pefttool.files.cache_folder import cache_folder
 
 SUITES = Path(__file__).parents[1] / "suites"
 #: Which parts are in place: a plugin of `tests/suites` reads it.
