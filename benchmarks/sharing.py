@@ -20,18 +20,17 @@ SWITCHES = 50
 def transfer(folder: Path, seed: int, quick: bool) -> dict[str, float]:
     """Accuracies on held-out product reviews. The run on films is the benchmark's own; one on products is made."""
     from pefttool.config import recipe, registry
-    from pefttool.data import corpus
+    from pefttool.data import corpus, recognition
     from pefttool.data.batches import by_length, encode
     from pefttool.export.reload import reload
     from pefttool.inference import evaluate
-    from pefttool.setup import plan
 
     job, films = JOBS["sentiment"], folder / "sentiment" / TUNED
     changes = {**(job.quick if quick else {}), "data.train": PRODUCTS, "train.seed": seed}
     document = benefit_jobs.changed(job.recipe, changes)
     own = benefit_jobs.run(document, folder / "products", job.metric)
     known = registry.build()
-    resolved, _ = plan.recognise_task(recipe.resolve(document, known), known)
+    resolved, _ = recognition.recognise_task(recipe.resolve(document, known), known)
     rows = corpus.load(resolved, known).eval
     loaded = reload(films, known)
     encoded = encode(rows, loaded.task, loaded.processor, loaded.setting)

@@ -150,11 +150,10 @@ def trivial(example: str, experiment: Experiment) -> tuple[str, float]:
     """What it is, and its metric on the rows that the recipe holds out."""
     from pefttool.config import recipe as recipes
     from pefttool.config import registry
-    from pefttool.data import corpus
-    from pefttool.setup import plan
+    from pefttool.data import corpus, recognition
 
     known = registry.build()
-    resolved, _ = plan.recognise_task(recipes.resolve(recipe(example, experiment, {}), known), known)
+    resolved, _ = recognition.recognise_task(recipes.resolve(recipe(example, experiment, {}), known), known)
     rows = corpus.load(resolved, known)
     name, function = experiment.trivial
     return name, float(function([row.values for row in rows.train], [row.values for row in rows.eval]))

@@ -134,8 +134,9 @@ def _run(
     start = None if resume is None else resume.checkpoint
     result = loop.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder, identity, start)
     seen = None if moment == "trained" else (before, shown)
+    memory_of = functools.partial(forecast.compare, planned, loaded.setting, data, emit)
     brought = finishing.finish(
-        folder, planned, loaded, adapted, data, held_out, result, seen, untrained, rows.sha256, emit, writes
+        folder, planned, loaded, adapted, held_out, result, memory_of, seen, untrained, rows.sha256, emit, writes
     )
     accelerator.wait_for_everyone()
     if brought.error is not None:
@@ -211,7 +212,7 @@ def _encode(
             setting,
             told,
             cache,
-            batches.rows_key(planned, processor, setting, part),
+            batches.rows_key(planned.task, planned.registry, planned.model.path, processor, setting, part),
             bad_rows,
         )
         for part, told in ((rows.train, progress), (rows.eval, None))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
-
-from pefttool.files import strict_json
 
 
 class Control:
@@ -27,10 +25,6 @@ class Event:
     monotonic: float = 0.0
     step: int = 0
     control: Control = field(default_factory=Control, repr=False, compare=False)
-
-    def as_json(self) -> str:
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "control"}
-        return strict_json.dumps({"type": type(self).__name__, **values})
 
 
 @dataclass(frozen=True, kw_only=True)

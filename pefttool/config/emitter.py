@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from pefttool.api.events import Control, Event, Notice
 from pefttool.config.plugins import Plugin, Plugins
+from pefttool.files import strict_json
 
 
 class Emitter:
@@ -37,7 +38,7 @@ class Emitter:
                 trim(path)
             self._file = path.open("a", encoding="utf-8")
             early, self._early = self._early, []
-            self._write("".join(event.as_json() + "\n" for event in early))
+            self._write("".join(line(event) for event in early))
 
     def close(self) -> None:
         if self._file is not None:
@@ -64,7 +65,7 @@ class Emitter:
         if self._file is None:
             self._early.append(event)
         else:
-            self._write(event.as_json() + "\n")
+            self._write(line(event))
         failed: list[tuple[Plugin, BaseException]] = []
         for plugin, observe in self._observers:
             try:
@@ -81,6 +82,12 @@ class Emitter:
                 f"observer {plugin.name!r} ({plugin.owner}) failed on {type(event).__name__}: {reason}; it is disabled"
             )
             self(Notice(text=text, level="warning"))
+
+
+def line(event: Event) -> str:
+    """An event as a line of `events.jsonl`."""
+    values = {f.name: getattr(event, f.name) for f in fields(event) if f.name != "control"}
+    return strict_json.dumps({"type": type(event).__name__, **values}) + "\n"
 
 
 def trim(path: Path) -> None:

@@ -15,10 +15,12 @@ from pefttool.data import packed_rows
 from pefttool.files import fingerprint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
+    from pefttool.config.registry import Registry
     from pefttool.files.store import Store
-    from pefttool.setup.plan import Plan
 
 #: Rows are sorted by length within windows of this many batches: long enough to save padding, short enough that an
 #: epoch is not ordered by length.
@@ -135,21 +137,23 @@ def _encode(
     return examples, problems
 
 
-def rows_key(plan: Plan, processor: Any, setting: Setting, rows: Sequence[Row]) -> str | None:
+def rows_key(
+    task: Task, registry: Registry, model: Path, processor: Any, setting: Setting, rows: Sequence[Row]
+) -> str | None:
     """A hash over everything that these rows, once encoded, depend on; None where that cannot be known."""
-    if not plan.task.repeatable:
+    if not task.repeatable:
         return None
-    owner = plan.registry.tasks.owner(plan.task.name)
-    options = plan.task.encoding_options(setting.options, processor)
+    owner = registry.tasks.owner(task.name)
+    options = task.encoding_options(setting.options, processor)
     try:
         return fingerprint.key(
             what="encoded rows",
             rows=fingerprint.rows(rows),
-            files=fingerprint.files(path for row in rows for path in plan.task.files(row.values, setting.options)),
-            task=[plan.task.name, owner.distribution, owner.version],
+            files=fingerprint.files(path for row in rows for path in task.files(row.values, setting.options)),
+            task=[task.name, owner.distribution, owner.version],
             setting={**asdict(setting), "options": options.model_dump(mode="json")},
-            processor=[type(processor).__qualname__, fingerprint.processor_files(plan.model.path)],
-            code=fingerprint.code([plan.task, processor]),
+            processor=[type(processor).__qualname__, fingerprint.processor_files(model)],
+            code=fingerprint.code([task, processor]),
         )
     except (fingerprint.Unknowable, OSError):
         return None

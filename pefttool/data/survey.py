@@ -12,7 +12,7 @@ from pefttool.api.values import DataProblem, Row
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.data import corpus, rows
-from pefttool.setup import plan
+from pefttool.data.recognition import recognise_task
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Survey:
 
 def survey(given: Recipe, registry: Registry) -> Survey:
     """Read, check and split the recipe's data. Raises DataError, or UsageError, where not even the task can be told."""
-    recipe, reason = plan.recognise_task(given, registry)
+    recipe, reason = recognise_task(given, registry)
     assert recipe.task is not None
     task = registry.tasks[recipe.task]
     path = rows.resolve(str(recipe.data.train), registry)

@@ -25,6 +25,7 @@ from pefttool.inference import agreement, recorded_calls, witness_file
 from pefttool.inference.agreement import TOLERANCE, Agreement
 from pefttool.inference.out_of_memory import out_of_memory
 from pefttool.inference.witness import Witness
+from pefttool.runs import run_folder
 from pefttool.runs.artefacts import write_json
 from pefttool.runs.run_folder import CHECK, EVENTS
 from pefttool.setup.precision import torch_dtype
@@ -107,7 +108,7 @@ def check(
     if opened.adapter is None:
         raise UsageError(f"{run} is merged, and holds no adapter: check the run that it was made from")
     if trained is None and data is None and dtype is None:
-        trained = witness_file.kept(run, opened.choice.device)
+        trained = witness_file.kept(run_folder.witness(run), opened.choice.device)
     since = _format(opened) if (opened.folder / peft_folder.CONFIG).is_file() else None
 
     def chosen(loaded: Reloaded) -> Sequence[Row]:
@@ -190,7 +191,7 @@ def _after_run(run: Path, registry: Registry, recipe: Recipe, trained: Witness |
     needed, free = _size(opened), _free(opened.choice.device)
     if needed > free:
         return later.format(f"that takes {sizes.show(needed)} of memory, and {sizes.show(free)} are free")
-    trained = trained or witness_file.kept(run, opened.choice.device)
+    trained = trained or witness_file.kept(run_folder.witness(run), opened.choice.device)
     found: Checked | str
     if recipe.check == "process":
         found = check(run, registry, recipe.device, None, None, None, AFTER_RUN, recipe.trust_remote_code, trained)
@@ -199,7 +200,7 @@ def _after_run(run: Path, registry: Registry, recipe: Recipe, trained: Witness |
         return later.format("nothing is known of its answers")
     else:
         found = _loaded_again(opened, trained)
-    witness_file.forget(run)
+    witness_file.forget(run_folder.witness(run))
     return found
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool.files import durable, safetensors_file
+from pefttool.files.cache_folder import cache_folder
 from pefttool.files.safetensors_file import Shapes
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ Put = Callable[[str, int, "Tensor"], None]
 
 def of_user(tell: Callable[[str], None]) -> Store:
     """The store in the user's cache folder, which all runs share."""
-    from pefttool.files.cache_folder import cache_folder
-
     return Store(cache_folder() / "made", tell)
 
 

@@ -116,7 +116,7 @@ def known(plan: Plan, store: Store) -> Known | None:
         return None  # a run says what is wrong with it
     setting = plan.settled(rows.options).setting(rows.labels, rows.fitted)
     processor = plan.task.load(LocalPretrained(plan.model.path, abstract=True, trusted=plan.trusted), setting).processor
-    key = rows_key(plan, processor, setting, rows.train)
+    key = rows_key(plan.task, plan.registry, plan.model.path, processor, setting, rows.train)
     kept = store.load(key) if key is not None else None
     if kept is None:
         return None
@@ -140,7 +140,7 @@ def make(plan: Plan, memory: int | None = None, data: Known | None = None) -> Fo
     return Forecast(plan, rows, tokens, estimate, shares, memory, measured_lengths=chosen is not None)
 
 
-def compare(plan: Plan, setting: Setting, data: Encoded, rehearsed: Rehearsed | None, emit: Emitter) -> dict[str, int]:
+def compare(plan: Plan, setting: Setting, data: Encoded, emit: Emitter, rehearsed: Rehearsed | None) -> dict[str, int]:
     """What `pefttool plan` would have said of the longest batch, beside what was measured; a difference is said."""
     if rehearsed is None or rehearsed.peak_bytes is None:
         return {}

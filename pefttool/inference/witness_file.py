@@ -11,20 +11,19 @@ from pefttool.api.errors import RunError
 from pefttool.files import durable, state_tree
 from pefttool.inference.recorded_calls import Call
 from pefttool.inference.witness import Witness
-from pefttool.runs.run_folder import ADAPTER, WITNESS
 
 #: The file's metadata holds JSON under this name, which refers to the tensors.
 DOCUMENT = "witness"
 
 
-def keep(run: Path, trained: Witness | None, device: str) -> None:
-    """Write it into the run's folder; what an earlier attempt at the same end left there goes. Raises OSError.
+def keep(path: Path, trained: Witness | None, device: str) -> None:
+    """Write it to `path`; what an earlier attempt at the same end left there goes. Raises OSError.
 
     A task that calls its model with what safetensors and JSON cannot hold leaves none.
     """
     from safetensors.torch import save
 
-    forget(run)
+    forget(path)
     if trained is None:
         return
     state = {
@@ -41,18 +40,17 @@ def keep(run: Path, trained: Witness | None, device: str) -> None:
     except RunError:
         return
     content = save({name: t.clone() for name, t in tensors.items()}, metadata={DOCUMENT: json.dumps(skeleton)})
-    durable.replace(run / WITNESS, content)
+    durable.replace(path, content)
 
 
-def kept(run: Path, device: str) -> Witness | None:
-    """The one that waits in this run's folder (or that of this adapter folder), if it was asked on such a device.
+def kept(path: Path, device: str) -> Witness | None:
+    """The one that waits at `path`, if it was asked on such a device.
 
     Raises RunError where the file is damaged.
     """
     import torch
     from safetensors import SafetensorError, safe_open
 
-    path = (run.resolve().parent if run.resolve().name == ADAPTER else run) / WITNESS
     if not path.is_file():
         return None
     try:
@@ -71,9 +69,9 @@ def kept(run: Path, device: str) -> Witness | None:
         return found if torch.device(state["device"]).type == torch.device(device).type else None
     except (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RunError(f"{path} is damaged ({reason}): remove it, then `pefttool check {run}`") from error
+        raise RunError(f"{path} is damaged ({reason}): remove it, then `pefttool check {path.parent}`") from error
 
 
-def forget(run: Path) -> None:
+def forget(path: Path) -> None:
     """Once the adapter has answered as the trained model did. Raises OSError."""
-    (run / WITNESS).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)

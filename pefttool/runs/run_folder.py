@@ -117,6 +117,11 @@ def forget(folder: Path) -> None:
         folder.rmdir()
 
 
+def witness(folder: Path) -> Path:
+    """The file in which the trained model's answers wait, of a run's folder or of the adapter's in it."""
+    return (folder.resolve().parent if folder.resolve().name == ADAPTER else folder) / WITNESS
+
+
 def _is_aside(name: str) -> bool:
     """What a run works in and takes away again."""
     return name.startswith(".") and (name in (REHEARSAL, WITNESS) or name.endswith(PARTIAL))

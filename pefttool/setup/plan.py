@@ -12,7 +12,7 @@ from pefttool.api.values import Facts, Problem, Setting
 from pefttool.config import recipe
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
-from pefttool.data.recognition import recognise_task as recognise_task
+from pefttool.data.recognition import recognise_task
 from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.models.pretrained import LocalPretrained, WrongKind
 from pefttool.nn import parameters

@@ -13,7 +13,6 @@ from pefttool.config.emitter import Emitter
 from pefttool.config.plugins import one_line
 from pefttool.data.batches import Encoded
 from pefttool.files import fingerprint
-from pefttool.forecast import forecast
 from pefttool.inference import before_after, verdict, witness, witness_file
 from pefttool.inference.witness import Witness
 from pefttool.runs import artefacts, model_card, run_folder, saved_files
@@ -22,6 +21,7 @@ from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
 from pefttool.training.loop import Result
+from pefttool.training.rehearsal import Rehearsed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,9 +86,9 @@ def finish(
     plan: Plan,
     base: Base,
     adapted: Adapted,
-    data: Encoded,
     held_out: Encoded,
     result: Result,
+    memory_of: Callable[[Rehearsed | None], dict[str, int]],
     seen: tuple[Mapping[str, float], list[Any]] | None,
     untrained: Mapping[str, Tensor],
     data_sha256: str,
@@ -129,9 +129,7 @@ def finish(
         {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, answers, strict=False)
     )
     if writes:
-        memory = steps.take(
-            "memory", lambda: forecast.compare(plan, base.setting, data, result.rehearsed, emit), dict[str, int]()
-        )
+        memory = steps.take("memory", lambda: memory_of(result.rehearsed), dict[str, int]())
         known = {"steps": result.steps, "best_step": result.best_step, "reason": result.reason, "memory": memory}
         known |= {"improved": improved} if metrics else {}
         if "the adapter" not in steps.failed:
@@ -156,7 +154,7 @@ def finish(
 def _hear(folder: Path, plan: Plan, base: Base, adapted: Adapted, held_out: Encoded) -> Witness | None:
     """The trained model's answers, which wait in the run's folder, too: the check may be another process's."""
     trained = witness.hear(plan, base, adapted, held_out)
-    witness_file.keep(folder, trained, plan.choice.device)
+    witness_file.keep(run_folder.witness(folder), trained, plan.choice.device)
     return trained
 
 

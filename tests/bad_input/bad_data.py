@@ -31,14 +31,13 @@ def load_data(
 ) -> None:
     """What a run does with its data: recognise the task, read, check, split."""
     from pefttool.config import recipe
-    from pefttool.data import corpus
-    from pefttool.setup import plan
+    from pefttool.data import corpus, recognition
 
     registry = current_registry()
     flags = {"data.train": path, "data.eval": eval_data, "data.format": data_format, "task.name": task}
     document = {"model": "none", "adapter": {"name": next(iter(registry.adapters), None)}}
     given = recipe.resolve(recipe.combine(document, flags, overrides), registry)
-    found = corpus.load(plan.recognise_task(given, registry)[0], registry)
+    found = corpus.load(recognition.recognise_task(given, registry)[0], registry)
     click.echo(f"{len(found.train)} rows")
 
 

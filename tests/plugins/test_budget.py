@@ -143,7 +143,7 @@ def test_a_finished_run_that_cannot_be_simulated_says_so(registry, folder, monke
     told: list[str] = []
     data = Encoded(({"input_ids": [1], "length": 1},), (), ())
     rehearsed = Rehearsed((0,), 77)
-    found = forecast.compare(planned(registry, folder), None, data, rehearsed, lambda event: told.append(event.text))
+    found = forecast.compare(planned(registry, folder), None, data, lambda event: told.append(event.text), rehearsed)
     assert found == {"measured_bytes": 77}
     assert told == ["memory: this run cannot be simulated (no such tensor), so it cannot be planned"]
 
@@ -169,7 +169,7 @@ def test_a_plan_that_is_wrong_is_said_and_only_then(registry, folder, monkeypatc
     features = {FEATURES: None} if more.get("features") else {}
     data = Encoded(({"input_ids": [1], "length": 1, **features},), (), ())
     rehearsed = Rehearsed((0,), 1000 * unit, more.get("evaluated_more", False))
-    found = forecast.compare(planned(registry, folder), None, data, rehearsed, told.append)
+    found = forecast.compare(planned(registry, folder), None, data, told.append, rehearsed)
     assert found == {"simulated_bytes": simulated * unit, "measured_bytes": 1000 * unit}
     assert [event.level for event in told] == [level]
     assert ("report it" in told[0].text) == (level == "warning")

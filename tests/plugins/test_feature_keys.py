@@ -43,7 +43,9 @@ class Keys:
         planned = plan.make(recipe.resolve(document, self.registry), self.registry)
         read = corpus.load(planned.recipe, self.registry)
         loaded = base.load(planned, read.labels)
-        key = batches.rows_key(planned, loaded.processor, loaded.setting, read.train)
+        key = batches.rows_key(
+            planned.task, planned.registry, planned.model.path, loaded.processor, loaded.setting, read.train
+        )
         data = batches.encode(read.train, planned.task, loaded.processor, loaded.setting, key=key)
         adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
         techniques.apply(planned, adapted)
