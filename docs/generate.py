@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FunctionType
 
 from pefttool.api import hookspecs
-from pefttool.api.values import Section
+from pefttool.api.options import Section
 from pefttool.cli.kinds import summary
 from pefttool.cli.options import Option, describe, options
 from pefttool.config import registry

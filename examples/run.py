@@ -123,8 +123,9 @@ def miniature(example: str, experiment: Experiment, start: Start | None = None) 
 
 def recipe(example: str, experiment: Experiment, changes: Mapping[str, Any]) -> dict[str, Any]:
     from pefttool.config import recipe as recipes
+    from pefttool.config import recipe_file
 
-    document = recipes.combine(recipes.read(HERE / example / experiment.recipe), {}, ())
+    document = recipes.combine(recipe_file.read(HERE / example / experiment.recipe), {}, ())
     return recipes.combine(document, changes, ())
 
 

@@ -11,7 +11,7 @@ def make(model: Path, folder: Path, seed: int) -> Path:
     import torch
     import transformers
 
-    from pefttool.models.pretrained import quiet_loading
+    from pefttool.toolkit.quiet import quiet_loading
 
     folder.mkdir(parents=True)
     for path in model.iterdir():

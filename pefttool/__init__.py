@@ -4,6 +4,8 @@ Plugin authors need only this module: `from pefttool import Adapter, Attached, O
 Importing it imports no torch.
 """
 
+from pefttool.api.adapter import Adapter
+from pefttool.api.data import DataFormat, Source
 from pefttool.api.errors import (
     DataError,
     ModelError,
@@ -14,9 +16,12 @@ from pefttool.api.errors import (
     RunError,
     UsageError,
 )
+from pefttool.api.facts import Facts
 from pefttool.api.hookspecs import API_VERSION, hookimpl
-from pefttool.api.task import Adapter, DataFormat, Quantizer, Source, Task
-from pefttool.api.values import Arranged, Attached, Facts, Loaded, Loss, Options, Problem, Row, Setting
+from pefttool.api.options import Options
+from pefttool.api.quantizer import Quantizer
+from pefttool.api.task import Task
+from pefttool.api.values import Arranged, Attached, Loaded, Loss, Problem, Row, Setting
 
 __version__ = "0.1.0"
 __all__ = [

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pefttool.api.values import DataProblem, Options, Row
+from pefttool.api.options import Options
+from pefttool.api.values import DataProblem, Row
 
 
 class DataFormat(ABC):

@@ -17,6 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 
 
 class PefttoolError(Exception):
@@ -75,3 +79,9 @@ def suggest(given: str, allowed: Iterable[str], called: str = "allowed") -> str:
     close = get_close_matches(given, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}({called}: {', '.join(names) or 'none'})"
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = f"{type(error).__name__}: {text}" if isinstance(error, KeyError) else text
+    return text if len(text) <= limit else text[: limit - 3] + "..."

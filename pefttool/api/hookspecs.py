@@ -18,8 +18,11 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
+    from pefttool.api.adapter import Adapter
+    from pefttool.api.data import DataFormat, Source
     from pefttool.api.events import Event
-    from pefttool.api.task import Adapter, DataFormat, Quantizer, Source, Task
+    from pefttool.api.quantizer import Quantizer
+    from pefttool.api.task import Task
 
 PROJECT = "pefttool"
 API_VERSION = 1

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pefttool.api.values import Facts, Options
+from pefttool.api.facts import Facts
+from pefttool.api.options import Options
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -153,9 +153,10 @@ def read_recipe(
     Raises UsageError where a flag of SHORTHANDS and `-o` give the same key.
     """
     from pefttool.config import recipe as recipes
+    from pefttool.config import recipe_file
     from pefttool.runs import run_paths
 
-    document = {} if recipe is None else run_paths.followed(recipes.read(recipe), recipe)
+    document = {} if recipe is None else run_paths.followed(recipe_file.read(recipe), recipe)
     for name in SHORTHANDS:
         twice = [override for override in overrides if override.partition("=")[0].strip() == f"train.{name}"]
         if twice and flags.get(name) is not None:

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from pefttool.api.adapter import Adapter
+from pefttool.api.data import DataFormat, Source
 from pefttool.api.errors import PluginError, UsageError, suggest
-from pefttool.api.task import Adapter, DataFormat, Quantizer, Source, Task
-from pefttool.api.values import Options
+from pefttool.api.options import Options
+from pefttool.api.quantizer import Quantizer
+from pefttool.api.task import Task
 from pefttool.config import plugins as plugin_loader
 from pefttool.config.plugins import Plugin, Plugins, one_line
 

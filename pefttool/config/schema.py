@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pefttool.api.errors import PluginError
-from pefttool.api.values import Options
+from pefttool.api.options import Options
 from pefttool.config.registry import Kind, Registry
 from pefttool.config.settings import Document
 

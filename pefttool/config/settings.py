@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from pefttool.api.values import Section
+from pefttool.api.options import Section
 from pefttool.config import sizes
 
 

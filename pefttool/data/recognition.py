@@ -16,7 +16,7 @@ from pefttool.config import recipe
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.data import rows, suggestions
-from pefttool.toolkit.majority import most
+from pefttool.toolkit.columns import most
 
 
 class _Data:

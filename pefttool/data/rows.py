@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pefttool.api.data import DataFormat
 from pefttool.api.errors import DataError, UsageError, suggest
-from pefttool.api.task import DataFormat
 from pefttool.api.values import DataProblem, Row
 from pefttool.config.registry import Registry
 from pefttool.config.validation import short

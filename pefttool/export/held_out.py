@@ -9,7 +9,7 @@ from typing import Any
 
 from pefttool.api.errors import DataError, UsageError
 from pefttool.api.values import Row
-from pefttool.config import recipe
+from pefttool.config import recipe, recipe_file
 from pefttool.config.registry import Registry
 from pefttool.data import corpus, rows
 from pefttool.export.reload import Reloaded
@@ -34,7 +34,7 @@ def of(run: Path, registry: Registry, loaded: Reloaded, data: str | None, data_f
     path = next((folder / RECIPE for folder in folders if (folder / RECIPE).is_file()), None)
     if path is None:
         raise UsageError(f"{run} has no {RECIPE} that says what its held-out rows were: give --data FILE")
-    own = recipe.resolve(run_paths.followed(recipe.read(path), path), registry)
+    own = recipe.resolve(run_paths.followed(recipe_file.read(path), path), registry)
     found = corpus.load(own, registry, skip_bad_rows=True)
     # Of other files the seed holds out other rows: among them some that were trained on.
     if _trained_on(path.parent / METRICS) not in (None, found.sha256):

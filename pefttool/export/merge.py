@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pefttool.api.errors import NotMergeable, RunError, UsageError
-from pefttool.api.task import Quantizer
+from pefttool.api.quantizer import Quantizer
 from pefttool.api.values import Row
 from pefttool.config.registry import Registry
 from pefttool.export import held_out, merge_in_parts, reload
@@ -26,11 +26,13 @@ from pefttool.files.model_folder import INDEX, SINGLE, read_index
 from pefttool.inference import agreement
 from pefttool.inference.agreement import TOLERANCE, Agreement
 from pefttool.models import facts
-from pefttool.models.pretrained import LocalPretrained, quiet_loading
-from pefttool.nn.tensors import dequantise, stored_by, transformers_part
+from pefttool.models.pretrained import LocalPretrained
+from pefttool.models.quantized import dequantise, stored_by
 from pefttool.runs.artefacts import ADAPTER_FACTS, save_processor, write_json
 from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
+from pefttool.toolkit.model_parts import transformers_part
+from pefttool.toolkit.quiet import quiet_loading
 
 Into = Literal["trained-on", "original"]
 #: Below this share of the adapter's effect the merged model answers more as the base than as the adapter.

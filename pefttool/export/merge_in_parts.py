@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool.api.task import Adapter
+from pefttool.api.adapter import Adapter
 from pefttool.export.reload import Opened
 from pefttool.files import safetensors_file
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
 from pefttool.files.safetensors_file import Reader
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained
-from pefttool.nn.tensors import stored_by, transformers_part
+from pefttool.models.quantized import stored_by
 from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
+from pefttool.toolkit.model_parts import transformers_part
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttool.api.adapter import Adapter
 from pefttool.api.errors import ModelError, Refused, UsageError
-from pefttool.api.task import Adapter, Quantizer, Task
-from pefttool.api.values import Facts, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.quantizer import Quantizer
+from pefttool.api.task import Task
+from pefttool.api.values import Setting
 from pefttool.config.registry import Registry
 from pefttool.config.validation import validate
 from pefttool.data.batches import Encoded

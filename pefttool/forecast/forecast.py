@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool.api.errors import DataError
+from pefttool.api.errors import DataError, one_line
 from pefttool.api.events import Notice
 from pefttool.api.values import Setting
 from pefttool.config import sizes
@@ -19,7 +19,7 @@ from pefttool.files.store import Store
 from pefttool.forecast import overhead, simulate
 from pefttool.forecast.overhead import Outside
 from pefttool.forecast.recorder import Estimate
-from pefttool.models.pretrained import LocalPretrained, one_line
+from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.plan import Plan
 from pefttool.training.rehearsal import Rehearsed, longest_batch
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pefttool.api.errors import UsageError
 from pefttool.inference import frozen
 from pefttool.models.pretrained import LocalPretrained
+from pefttool.models.quantized import put_skeletons, stored_by
 from pefttool.nn import block_streaming, placement
-from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by
+from pefttool.nn.tensors import replace_tensors
 from pefttool.setup import attach, techniques
 from pefttool.setup.plan import Plan
 from pefttool.setup.precision import autocast, compute_in_float32, torch_dtype

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from pefttool.api.adapter import Adapter
 from pefttool.api.events import Notice
-from pefttool.api.task import Adapter
 from pefttool.config.emitter import Emitter
 from pefttool.data.batches import FEATURES, Encoded, by_length
 from pefttool.inference.evaluate import evaluate, predict

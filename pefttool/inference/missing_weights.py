@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pefttool.api.errors import ModelError
-from pefttool.api.values import Facts
+from pefttool.api.facts import Facts
 from pefttool.data.batches import Encoded, loss_of, to_device, two_short
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect as introspection
 from typing import TYPE_CHECKING, Any
 
-from pefttool.api.values import Facts
+from pefttool.api.facts import Facts
 from pefttool.nn import attention_modules, gradient_checkpointing, parameters
 
 if TYPE_CHECKING:

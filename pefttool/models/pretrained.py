@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool.api.errors import ModelError
-from pefttool.api.task import Pretrained
+from pefttool.api.errors import ModelError, one_line
+from pefttool.api.pretrained import Pretrained
 from pefttool.files import model_folder
 from pefttool.models import head_rows
+from pefttool.toolkit.quiet import quiet_loading
 
 if TYPE_CHECKING:
     from torch import nn
@@ -150,28 +148,3 @@ def _quiet_about_length(processor: Any) -> None:
     warned = getattr(tokenizer, "deprecation_warnings", None)
     if isinstance(warned, dict):
         warned["sequence-length-is-longer-than-the-specified-maximum"] = True
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = f"{type(error).__name__}: {text}" if isinstance(error, KeyError) else text
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep transformers' table of missing keys and progress bars off the terminal: new heads are no surprise here."""
-    from transformers.utils import logging as transformers_logging
-
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Row
-from pefttool.nn.tensors import transformers_part
+from pefttool.toolkit.model_parts import transformers_part
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pefttool.api.task import Adapter
+from pefttool.api.adapter import Adapter
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttool.api.values import KeyValues
+from pefttool.api.facts import KeyValues
 
 if TYPE_CHECKING:
     from torch import nn

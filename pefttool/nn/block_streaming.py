@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from pefttool.api.task import Quantizer
+    from pefttool.api.quantizer import Quantizer
 
 
 class Lane(Protocol):

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,10 @@ from pefttool.api.errors import RunError
 from pefttool.data.batches import Position
 from pefttool.files import durable, safetensors_file
 from pefttool.files.state_tree import flatten, unflatten
+from pefttool.runs.progress import NOTHING, Beside, Best, Live, Progress, watched
 from pefttool.setup import random_state
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 OLDER = "remove that folder to go on from an older one"
@@ -30,90 +29,7 @@ MANIFEST, COMPLETE, DOCUMENT, STATE = "manifest.json", "COMPLETE", "state.json",
 PARAMETERS, BEST, BUFFERS = "parameters", "best", "buffers"
 
 
-@dataclass(frozen=True)
-class Best:
-    """The best evaluation so far; `value` is None before the first."""
-
-    step: int = 0
-    value: float | None = None
-    since: int = 0
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What the watch over a run has seen, so that it judges at the same step whoever interrupted it.
-
-    updates    of parameters so far, and whether warm-up was over by then
-    gradients  were judged; so were `parameters`
-    reached    names of parameters that a gradient has reached, and of those that have moved: until they are judged
-    alarm      what was wrong in the end
-    """
-
-    updates: int = 0
-    warmed_up: bool = False
-    gradients: bool = False
-    parameters: bool = False
-    reached: tuple[str, ...] = ()
-    moved: tuple[str, ...] = ()
-    alarm: str | None = None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands between two steps.
-
-    evaluated  the evaluation that is due at this step was made: a signal may come before it
-    metrics    of the best evaluation
-    halvings   how often micro-batches were halved for lack of memory
-    skipped    steps in a row whose scaled gradients were not finite
-    watched    what has been judged of the run by now, and what it was found to have wrong (watch.py)
-    ended      why training has ended before the last step, if an observer asked for it: it does not go on
-    rehearsed  rows and peak bytes of the longest batch (rehearsal.py), if there was a rehearsal that still holds
-    """
-
-    step: int
-    position: Position
-    best: Best
-    evaluated: bool = True
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    halvings: int = 0
-    skipped: int = 0
-    watched: Watched = field(default_factory=Watched)
-    ended: str | None = None
-    rehearsed: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Live:
-    """What a checkpoint is taken of, and put back into: the objects themselves. `parameters` are those that train."""
-
-    parameters: Mapping[str, Tensor]
-    optimizer: torch.optim.Optimizer
-    scheduler: Any
-    scaler: torch.amp.GradScaler
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What else a checkpoint holds.
-
-    best          parameters and changed buffers of the best evaluation, where they are not the present ones
-    buffers       of the model, those that training changed
-    adapter       the adapter's own state: nested mappings and lists of tensors and plain values
-    best_adapter  the same at the best evaluation, where that is not the present one
-    random        a generator's state for each rank
-    identity      what the run depends on (resuming.py): plain values
-    """
-
-    best: Mapping[str, Tensor] = field(default_factory=dict)
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)
-    adapter: Any = None
-    best_adapter: Any = None
-    random: Sequence[str] = ()
-    identity: Mapping[str, Any] = field(default_factory=dict)
-
-
-def save(folder: Path, progress: Progress, live: Live, beside: Beside = Beside()) -> Path:
+def save(folder: Path, progress: Progress, live: Live, beside: Beside = NOTHING) -> Path:
     """Write `folder/step-N`; returns it. Nothing of an unfinished write is ever taken for a checkpoint.
 
     Raises OSError where the disk fails; what was there before still is.
@@ -226,16 +142,6 @@ def read(folder: Path) -> dict[str, Any]:
             f"checkpoint {folder} is not one of this version of pefttool: no 'identity' in {DOCUMENT}: {OLDER}"
         )
     return document
-
-
-def watched(document: Mapping[str, Any]) -> Watched:
-    """Of what `read` returned; as if nothing had been seen where that is not to be understood."""
-    try:
-        given = document["progress"]["watched"].items()
-        held: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
-        return Watched(**held)
-    except (TypeError, LookupError, AttributeError):
-        return Watched()
 
 
 def verify(folder: Path) -> None:

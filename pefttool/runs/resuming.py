@@ -10,12 +10,13 @@ from typing import Any
 
 from pefttool.api.errors import Refused, UsageError
 from pefttool.config import recipe as recipes
+from pefttool.config import recipe_file
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.config.validation import short
 from pefttool.data.corpus import Corpus
 from pefttool.files import fingerprint
-from pefttool.runs import artefacts, checkpoint, run_folder, run_paths
+from pefttool.runs import artefacts, checkpoint, progress, run_folder, run_paths
 from pefttool.setup.plan import Plan
 
 ABSENT = object()
@@ -38,7 +39,7 @@ def find(folder: Path, registry: Registry, allow_changed: bool = False) -> tuple
     newest, skipped = run_folder.to_resume(folder)
     document = checkpoint.read(newest)
     resolved = _recipe(folder, registry)
-    alarm = checkpoint.watched(document).alarm
+    alarm = progress.watched(document).alarm
     return Resume(folder, newest, skipped, allow_changed, document["identity"], alarm), resolved
 
 
@@ -56,7 +57,7 @@ def unchecked(folder: Path, registry: Registry) -> Recipe | None:
 
 def _recipe(folder: Path, registry: Registry) -> Recipe:
     path = folder / run_folder.RECIPE
-    return recipes.resolve(run_paths.followed(recipes.read(path), path), registry)
+    return recipes.resolve(run_paths.followed(recipe_file.read(path), path), registry)
 
 
 def require_newest(resume: Resume) -> None:

@@ -7,9 +7,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pefttool.api.adapter import Adapter
 from pefttool.api.errors import PluginError
-from pefttool.api.task import Adapter
-from pefttool.api.values import Attached, Facts
+from pefttool.api.facts import Facts
+from pefttool.api.values import Attached
 from pefttool.nn import added_positions
 from pefttool.nn.tensors import passing_buffers
 from pefttool.setup import random_state

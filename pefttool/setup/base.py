@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import ModelError
-from pefttool.api.task import Quantizer, Task
-from pefttool.api.values import Facts, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.quantizer import Quantizer
+from pefttool.api.task import Task
+from pefttool.api.values import Setting
 from pefttool.models import facts, hub, prequantized, vocabulary
 from pefttool.models.pretrained import LocalPretrained
-from pefttool.nn.tensors import transformers_part
 from pefttool.setup import streamed_base
 from pefttool.setup.plan import Plan, decided
 from pefttool.setup.precision import compute_in_float32, torch_dtype
+from pefttool.toolkit.model_parts import transformers_part
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,17 +6,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pefttool.api.adapter import Adapter
 from pefttool.api.errors import ModelError, Refused, UsageError, suggest
-from pefttool.api.task import Adapter, Quantizer, Task
-from pefttool.api.values import Facts, Problem, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.quantizer import Quantizer
+from pefttool.api.task import Task
+from pefttool.api.values import Problem, Setting
 from pefttool.config import recipe
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.data.recognition import recognise_task
 from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.models.pretrained import LocalPretrained, WrongKind
+from pefttool.models.quantized import stored_by
 from pefttool.nn import parameters
-from pefttool.nn.tensors import stored_by
 from pefttool.setup import devices
 
 TRUSTED = "warning: {!r} comes with Python code, which runs, as trust_remote_code says"

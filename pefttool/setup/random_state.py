@@ -95,3 +95,30 @@ def _tensor(text: str) -> Tensor:
     import torch
 
     return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
+
+
+class RandomState:
+    """What a step may draw from, to be gone back to: PyTorch on the CPU and the device that computes, Python, NumPy.
+
+    Of one process and for a moment; `random_state` has what is stored.
+    """
+
+    def __init__(self, device: str) -> None:
+        import numpy
+        import torch
+
+        self.others = random.getstate(), numpy.random.get_state(legacy=True)
+        self.device = torch.device(device)
+        self.states = [torch.get_rng_state()]
+        if self.device.type in ("cuda", "mps"):
+            self.states.append(torch.get_device_module(self.device).get_rng_state(self.device))
+
+    def restore(self) -> None:
+        import numpy
+        import torch
+
+        random.setstate(self.others[0])
+        numpy.random.set_state(self.others[1])
+        torch.set_rng_state(self.states[0])
+        for state in self.states[1:]:
+            torch.get_device_module(self.device).set_rng_state(state, self.device)

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import ModelError
-from pefttool.api.task import Quantizer, Task
-from pefttool.api.values import Facts, Loaded, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.quantizer import Quantizer
+from pefttool.api.task import Task
+from pefttool.api.values import Loaded, Setting
 from pefttool.files import cache_folder, fingerprint
 from pefttool.files.sectioned_file import PackedFile, Section, Unreadable, write
 from pefttool.models.pretrained import LocalPretrained
+from pefttool.models.quantized import put_skeletons, stored_by
 from pefttool.nn import block_streaming, parameters
 from pefttool.nn.block_streaming import Slots
-from pefttool.nn.tensors import put_skeletons, replace_tensors, stored_by
+from pefttool.nn.tensors import replace_tensors
 from pefttool.setup.precision import torch_dtype
 
 if TYPE_CHECKING:

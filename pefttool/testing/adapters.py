@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool.api.errors import NotMergeable, PluginError, RunError, UsageError
-from pefttool.api.values import Facts
+from pefttool.api.facts import Facts
 from pefttool.inference.evaluate import inference
 from pefttool.nn import added_positions
 from pefttool.nn.tensors import tensors_of

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pefttool.api.task import Adapter, Quantizer
-from pefttool.api.values import Facts, Setting
+from pefttool.api.adapter import Adapter
+from pefttool.api.facts import Facts
+from pefttool.api.quantizer import Quantizer
+from pefttool.api.values import Setting
 from pefttool.config.settings import TrainSettings
 from pefttool.inference.evaluate import inference
 from pefttool.models.facts import inspect

@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from pefttool.api.task import Adapter, Quantizer
-from pefttool.api.values import Facts
+from pefttool.api.adapter import Adapter
+from pefttool.api.facts import Facts
+from pefttool.api.quantizer import Quantizer
 from pefttool.config.registry import Registry
 from pefttool.testing.adapters import ADAPTER_CHECKS
 from pefttool.testing.bench import AdapterCase, ContractViolation, load_base

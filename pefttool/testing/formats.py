@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pefttool.api.data import DataFormat
 from pefttool.api.errors import DataError
-from pefttool.api.task import DataFormat
 from pefttool.api.values import DataProblem, Row
 from pefttool.testing.bench import ContractViolation, require
 

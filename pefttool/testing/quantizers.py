@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pefttool.api.task import Quantizer
-from pefttool.api.values import Facts
+from pefttool.api.facts import Facts
+from pefttool.api.quantizer import Quantizer
 from pefttool.testing.bench import ContractViolation, load_base, require, toy_batch, toy_outputs, toy_setting
 from pefttool.testing.tensors import changes, close, snapshot, storage_bytes
 from pefttool.testing.toys import TOYS

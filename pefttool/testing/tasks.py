@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import DataError
+from pefttool.api.facts import Facts
 from pefttool.api.task import Task
-from pefttool.api.values import Facts, Row, Setting
+from pefttool.api.values import Row, Setting
 from pefttool.data import unused_columns
 from pefttool.data.batches import encode
 from pefttool.inference import reference_model

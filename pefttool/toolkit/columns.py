@@ -33,3 +33,11 @@ def describe(value: Any) -> str:
     """A value for an error message, short enough for one line; of a long one both ends: a path ends in its name."""
     text = repr(value)
     return text if len(text) <= 60 else text[:28] + "..." + text[-29:]
+
+
+MOST = 2 / 3
+
+
+def most(count: int, total: int) -> bool:
+    """Whether `count` of `total` is a clear majority."""
+    return count >= MOST * total > 0

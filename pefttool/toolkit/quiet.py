@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 
 #: On import bitsandbytes tries an optional package for CPU kernels and warns when it is not there.
 CHATTY = ("bitsandbytes.backends.cpu.ops",)
@@ -40,3 +45,22 @@ def quiet_datasets() -> Iterator[None]:
 
 def _errors_only(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' table of missing keys and progress bars off the terminal: new heads are no surprise here."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

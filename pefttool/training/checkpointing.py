@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pefttool.api.errors import Interrupted, RunError
 from pefttool.api.events import Notice, Resumed, Saved
 from pefttool.runs import checkpoint
-from pefttool.runs.checkpoint import Beside, Live, Progress
+from pefttool.runs.progress import Beside, Live, Progress
 from pefttool.runs.run_folder import CHECKPOINTS
 from pefttool.setup import random_state
 from pefttool.training.rehearsal import Rehearsed

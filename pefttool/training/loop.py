@@ -17,17 +17,19 @@ from pefttool.config.emitter import Emitter
 from pefttool.data.batches import FEATURES, Batches, Encoded, Position, by_length, collate, to_device
 from pefttool.inference import verdict
 from pefttool.inference.evaluate import evaluate
-from pefttool.inference.out_of_memory import Attempt, RandomState, out_of_memory, release, split
-from pefttool.runs.checkpoint import Best, Progress
+from pefttool.inference.out_of_memory import out_of_memory, release, split
+from pefttool.runs.progress import Best, Progress
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.devices import memory_in_use
 from pefttool.setup.plan import Plan
 from pefttool.setup.precision import grad_scaler
+from pefttool.setup.random_state import RandomState
 from pefttool.training import interrupts
 from pefttool.training.checkpointing import Keeper
 from pefttool.training.non_finite import NonFinite
 from pefttool.training.optimisation import (
+    Attempt,
     StepResult,
     advance,
     check_rates,

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pefttool.api.adapter import Adapter
 from pefttool.api.errors import RunError
-from pefttool.api.task import Adapter, Task
+from pefttool.api.task import Task
 from pefttool.api.values import Setting
 from pefttool.data.batches import loss_of
 from pefttool.setup.precision import autocast
@@ -216,3 +217,40 @@ def optimizer_step(
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return StepResult(total, norm, units, skipped=not finite, culprit=culprit)
+
+
+class Attempt:
+    """One try at an optimiser step: how far it came, and whether its update has begun to be applied."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.phase = "forward"
+        self.marks: dict[tuple[int, str], int] = {}
+
+    def enter(self, phase: str) -> None:
+        """What `optimizer_step` tells."""
+        self.phase = phase
+        if phase == "optimizer":
+            self.marks = self._marks()
+
+    @property
+    def applied(self) -> bool:
+        """A parameter or a part of the optimiser's state was changed: this try cannot be made undone.
+
+        PyTorch does not see what its fused updates change, and need not: they allocate nothing once they have begun.
+        """
+        return self.phase == "optimizer" and any(self.marks.get(key, 0) != now for key, now in self._marks().items())
+
+    def _marks(self) -> dict[tuple[int, str], int]:
+        """How often PyTorch has seen each tensor changed in place; the number itself of what counts steps."""
+        found = {}
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                held: dict[str, Any] = {"": parameter, **self.optimizer.state.get(parameter, {})}
+                found.update({(id(parameter), name): _mark(value) for name, value in held.items()})
+        return found
+
+
+def _mark(value: Any) -> int:
+    version: int | None = getattr(value, "_version", None)
+    return version if version is not None else int(value) if isinstance(value, int | float) else 0

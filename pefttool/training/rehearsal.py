@@ -20,14 +20,15 @@ from pefttool.api.events import Progress as Doing
 from pefttool.data.batches import FEATURES, Batches, Position, by_length
 from pefttool.inference import packing
 from pefttool.inference.evaluate import forward
-from pefttool.inference.out_of_memory import RandomState, out_of_memory
+from pefttool.inference.out_of_memory import out_of_memory
 from pefttool.nn.tensors import held_by
 from pefttool.runs import checkpoint
-from pefttool.runs.checkpoint import Best, Progress
+from pefttool.runs.progress import Best, Progress
 from pefttool.runs.run_folder import REHEARSAL
 from pefttool.setup.attach import small_buffers
 from pefttool.setup.devices import memory_in_use
 from pefttool.setup.precision import grad_scaler
+from pefttool.setup.random_state import RandomState
 from pefttool.training import peak_memory
 from pefttool.training.optimisation import make_optimizer
 

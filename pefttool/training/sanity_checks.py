@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool.api.errors import RunError
 from pefttool.files import fingerprint
 from pefttool.nn.tensors import CARRIED, passing_buffers, tensors_of
-from pefttool.runs.checkpoint import Watched
+from pefttool.runs.progress import Watched
 from pefttool.setup.attach import Adapted, training_buffers
 
 if TYPE_CHECKING:

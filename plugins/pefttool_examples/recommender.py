@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pefttool.models.pretrained import quiet_loading
+from pefttool.toolkit.quiet import quiet_loading
 from pefttool_examples.tables import movielens
 
 #: Measured on the later users' last items, NDCG@10 before any fine-tuning after 10, 20 and 30 epochs: 0.074, 0.083, ...

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool.models.pretrained import quiet_loading
+from pefttool.toolkit.quiet import quiet_loading
 from pefttool_examples import appliances, movements, series
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task
+from pefttool.api.errors import one_line
 from pefttool.files.safetensors_file import Reader
-from pefttool.models.pretrained import one_line, quiet_loading
-from pefttool.nn.tensors import check_last_layers, last_layer_parameters, train_only, transformers_part
 from pefttool.toolkit import attachment
+from pefttool.toolkit.model_parts import check_last_layers, last_layer_parameters, train_only, transformers_part
+from pefttool.toolkit.quiet import quiet_loading
 from pefttool_full.options import FullOptions
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, UsageError
-from pefttool.nn.tensors import check_last_layers, last_layer_parameters, train_only
 from pefttool.toolkit import attachment, peft_folder
+from pefttool.toolkit.model_parts import check_last_layers, last_layer_parameters, train_only
 from pefttool_head.options import HeadOptions
 
 if TYPE_CHECKING:

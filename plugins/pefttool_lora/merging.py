@@ -11,8 +11,8 @@ import logging
 from typing import Any
 
 from pefttool import NotMergeable
-from pefttool.nn.tensors import transformers_part
 from pefttool.toolkit import peft_folder
+from pefttool.toolkit.model_parts import transformers_part
 
 
 def merge(model: Any, name: str) -> Any:

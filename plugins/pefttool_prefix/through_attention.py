@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from pefttool import Attached, Facts, ModelError, UsageError
-from pefttool.api.values import KeyValues
+from pefttool.api.facts import KeyValues
 from pefttool.nn import attention, attention_modules, attention_prefix, embedding_offload
-from pefttool.nn.tensors import transformers_part
 from pefttool.toolkit import peft_folder
+from pefttool.toolkit.model_parts import transformers_part
 from pefttool_prefix import as_peft
 from pefttool_prefix.loader import LOADER, source
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttool import Arranged, DataError, Loaded, Loss, Options, Problem, Row, Setting, Task
-from pefttool.api.values import Facts
+from pefttool.api.facts import Facts
 from pefttool.toolkit.columns import describe
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class NextItem(Task):
 
     def unused(self, model: Any) -> tuple[str, ...]:
         """The embeddings of the model's own items, where none of them is among these."""
-        from pefttool.nn.tensors import names_of
+        from pefttool.toolkit.model_parts import names_of
 
         return () if len(model.known) else names_of(model, model.backbone.get_input_embeddings())
 

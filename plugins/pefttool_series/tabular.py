@@ -191,7 +191,7 @@ class TabularClassification(Task):
 
     def unused(self, model: Any) -> tuple[str, ...]:
         """What is made for text: a pooler, and the embeddings of tokens."""
-        from pefttool.nn.tensors import names_of
+        from pefttool.toolkit.model_parts import names_of
 
         backbone = model.backbone
         return names_of(model, getattr(backbone, "pooler", None), backbone.get_input_embeddings())

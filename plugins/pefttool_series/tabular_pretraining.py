@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from pefttool import Row
-from pefttool.models.pretrained import quiet_loading
+from pefttool.toolkit.quiet import quiet_loading
 from pefttool_series import isolation
 from pefttool_series import tabular_columns as columns
 from pefttool_series.tabular_model import TabularModel

@@ -218,7 +218,7 @@ class TextClassification(Task):
 
     def unused(self, model: nn.Module) -> tuple[str, ...]:
         """A pooler beside which the mean over tokens is taken."""
-        from pefttool.nn.tensors import names_of
+        from pefttool.toolkit.model_parts import names_of
 
         own = hasattr(model, "pool")
         return names_of(model, getattr(model.backbone, "pooler", None)) if own else super().unused(model)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pefttool import DataError
 from pefttool.api.task import Direction
 from pefttool.toolkit.class_names import in_order, name_of
-from pefttool.toolkit.columns import describe
-from pefttool.toolkit.majority import most
+from pefttool.toolkit.columns import describe, most
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from pefttool.toolkit.class_names import Numbered, in_order
-from pefttool.toolkit.majority import most
+from pefttool.toolkit.columns import most
 
 Scheme = Literal["bio", "plain"]
 #: The tag of a word that belongs to no entity.

@@ -16,7 +16,7 @@ from bad_entry import Entry
 
 from pefttool.data.batches import Position
 from pefttool.runs import checkpoint
-from pefttool.runs.checkpoint import Best, Live, Progress
+from pefttool.runs.progress import Best, Live, Progress
 
 Spoil = Callable[[Path], object]
 PARAMETERS, STATE, DOCUMENT = "parameters.safetensors", "state.safetensors", "state.json"

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from pefttool.api.errors import DataError, ModelError, PefttoolError, Refused, RunError
 from pefttool.api.values import DataProblem, Row
 from pefttool.config import recipe as recipes
+from pefttool.config import recipe_file
 from pefttool.config import registry as registries
 from pefttool.config.recipe import Recipe
 from pefttool.files.model_folder import check_folder
@@ -152,7 +153,7 @@ def test_any_recipe_file_is_read_or_refused(
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(edited(document, edits))
     try:
-        found = recipes.read(path)
+        found = recipe_file.read(path)
     except PefttoolError as error:
         assert str(path) in str(error) and "\n" not in str(error)
         return

@@ -159,7 +159,7 @@ def test_the_state_of_apples_generator_is_stored_and_put_back(mps):
 
 
 def test_a_step_that_is_tried_again_draws_the_same_from_apples_generator(mps):
-    before = out_of_memory.RandomState("mps")
+    before = random_state.RandomState("mps")
     mps.state += 6
     before.restore()
     assert mps.state.tolist() == [1]

@@ -15,7 +15,7 @@ from pefttool.api.errors import RunError
 from pefttool.data.batches import Position
 from pefttool.files import state_tree
 from pefttool.runs import checkpoint
-from pefttool.runs.checkpoint import Beside, Best, Live, Progress
+from pefttool.runs.progress import Beside, Best, Live, Progress
 
 
 class Training:

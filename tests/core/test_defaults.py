@@ -11,7 +11,7 @@ from torch import nn
 
 from pefttool import Facts
 from pefttool.models import facts
-from pefttool.nn.tensors import last_layer_parameters
+from pefttool.toolkit.model_parts import last_layer_parameters
 from pefttool_lora.options import LoraOptions, linear, resolve
 
 #: kind: where its blocks are (encoder's first), how many linear layers each has.

@@ -15,7 +15,7 @@ from disk import Crash, Disk, Operation, Record, recorded
 
 from pefttool.data.batches import Position
 from pefttool.runs import checkpoint
-from pefttool.runs.checkpoint import Beside, Best, Live, Progress
+from pefttool.runs.progress import Beside, Best, Live, Progress
 
 
 def training(step: int) -> Live:

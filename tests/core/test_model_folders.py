@@ -17,8 +17,8 @@ import pytest
 from fake_hub import safetensors_bytes
 from safetensors.numpy import save_file
 
+from pefttool.api.data import Source
 from pefttool.api.errors import ModelError
-from pefttool.api.task import Source
 from pefttool.files import cache_folder, model_folder
 from pefttool.models import hub
 

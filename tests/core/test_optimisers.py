@@ -10,12 +10,12 @@ import torch
 from allocations import peak_bytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pefttool.api.task import Adapter
+from pefttool.api.adapter import Adapter
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Position
 from pefttool.forecast.recorder import Recorder
 from pefttool.runs import checkpoint
-from pefttool.runs.checkpoint import Best, Live, Progress
+from pefttool.runs.progress import Best, Live, Progress
 from pefttool.setup import devices
 from pefttool.setup.attach import Adapted
 from pefttool.training import optimisation

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pefttool.api.errors import PefttoolError, Refused, UsageError
 from pefttool.config import recipe as recipes
-from pefttool.config import schema
+from pefttool.config import recipe_file, schema
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.config.settings import Document
@@ -140,7 +140,7 @@ def test_numbers_as_people_write_them(text: str, value: float, tmp_path: Path) -
     assert resolve(GOOD, f"train.learning_rate={text}").train.learning_rate == value
     path = tmp_path / "r.yaml"
     path.write_text(f"train: {{learning_rate: {text}}}")
-    assert resolve({**GOOD, **recipes.read(path)}).train.learning_rate == value
+    assert resolve({**GOOD, **recipe_file.read(path)}).train.learning_rate == value
 
 
 def test_quoted_numbers_are_text_and_survive_being_written() -> None:
@@ -255,7 +255,7 @@ def test_a_file_that_is_no_recipe(text: str, reason: str, tmp_path: Path) -> Non
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(UsageError) as refused:
-        recipes.read(path)
+        recipe_file.read(path)
     assert str(refused.value).startswith(f"recipe {path}") and reason in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -264,13 +264,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin1.yaml").write_bytes("model: Grün".encode("latin-1"))
     for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "latin1.yaml"):
         with pytest.raises(UsageError, match="cannot be read"):
-            recipes.read(path)
+            recipe_file.read(path)
     (tmp_path / "empty.yaml").write_text("# nothing\n")
-    assert recipes.read(tmp_path / "empty.yaml") == {}
+    assert recipe_file.read(tmp_path / "empty.yaml") == {}
 
 
 def test_the_shipped_first_run_names_no_adapter() -> None:
-    assert recipes.read(recipes.FIRST_RUN) == {"task": {"name": "chat"}}
+    assert recipe_file.read(recipes.FIRST_RUN) == {"task": {"name": "chat"}}
 
 
 JUNK = st.recursive(
@@ -307,7 +307,7 @@ def test_junk_text_is_yaml_or_refused(tmp_path_factory: pytest.TempPathFactory, 
     path = tmp_path_factory.getbasetemp() / "junk.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
-        document = recipes.read(path)
+        document = recipe_file.read(path)
         recipes.resolve(document, REGISTRY)
     except PefttoolError as error:
         assert "\n" not in str(error) or isinstance(error, Refused)
@@ -317,7 +317,7 @@ def test_documents_that_contain_themselves_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "loop.yaml"
     path.write_text("model: m\ndata: {train: x}\nadapter: &a {name: alpha, targets: *a}\n")
     with pytest.raises(UsageError, match=r"loop\.yaml:3 .*alias \*a.*write the value out"):
-        recipes.read(path)
+        recipe_file.read(path)
 
 
 def test_a_document_given_by_a_program_may_hold_one_value_twice() -> None:

@@ -22,6 +22,8 @@ from pefttool.api import events
 from pefttool.api.errors import RunError
 from pefttool.inference import out_of_memory
 from pefttool.inference.evaluate import evaluate
+from pefttool.setup import random_state
+from pefttool.training import optimisation
 
 #: Made anew for every raise: an error that was raised holds the frames it came through.
 ERRORS: tuple[Callable[[], Exception], ...] = (
@@ -201,7 +203,7 @@ def test_only_what_was_changed_counts_as_applied(tmp_path: Path, name: str) -> N
     loop = build(tmp_path, True, optimizer=name)
     for parameter in loop.parameters.values():
         parameter.grad = torch.ones_like(parameter)
-    attempt = out_of_memory.Attempt(loop.optimizer)
+    attempt = optimisation.Attempt(loop.optimizer)
     assert not attempt.applied
     attempt.enter("optimizer")
     assert not attempt.applied
@@ -279,7 +281,7 @@ def test_splitting_keeps_rows_and_order(lengths: list[int], times: int) -> None:
 
 def test_random_state_is_gone_back_to() -> None:
     torch.manual_seed(1)
-    state = out_of_memory.RandomState("cpu")
+    state = random_state.RandomState("cpu")
     first = torch.rand(3)
     state.restore()
     assert torch.rand(3).equal(first)

@@ -19,7 +19,7 @@ from pefttool.api.values import Row
 from pefttool.config import emitter
 from pefttool.data.batches import Position
 from pefttool.runs import checkpoint, resuming, run_folder
-from pefttool.runs.checkpoint import Best, Live, Progress
+from pefttool.runs.progress import Best, Live, Progress
 from pefttool.runs.resuming import Resume
 
 

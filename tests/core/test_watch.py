@@ -15,7 +15,7 @@ from pefttool.api import events
 from pefttool.api.errors import Refused, RunError
 from pefttool.config import registry as registries
 from pefttool.files import fingerprint
-from pefttool.runs import checkpoint, resuming
+from pefttool.runs import checkpoint, progress, resuming
 from pefttool.runs.resuming import Resume
 from pefttool.setup.attach import Adapted, attach
 from pefttool.testing.bench import AdapterCase, Bench
@@ -183,7 +183,7 @@ def test_an_alarm_outlives_its_run(tmp_path: Path) -> None:
             lambda loop: writes(loop, lambda loop: loop.emit.step == STEPS - 1 and torch.is_grad_enabled()),
             evaluate_every=2,
         )
-    alarm = checkpoint.watched(checkpoint.read(path)).alarm
+    alarm = progress.watched(checkpoint.read(path)).alarm
     assert alarm is not None and "have changed at the end" in alarm
     resume = Resume(tmp_path, path, alarm=alarm)
     with pytest.raises(Refused, match=r"it ended with: 1 of the \d+ tensors"):
@@ -316,7 +316,7 @@ def test_frozen_batch_norms_stand_still() -> None:
             model[1].requires_grad_(True)
             return Attached(model, frozenset({"1.weight", "1.bias"}))
 
-    from pefttool.api.values import Facts
+    from pefttool.api.facts import Facts
 
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False))
     adapted = attach(model, Bare(), None, Facts(architecture=""))

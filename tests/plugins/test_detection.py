@@ -17,7 +17,8 @@ from PIL import Image
 from samples_vision import coco_file, detected, drawn
 
 from pefttool.api.errors import DataError, ModelError
-from pefttool.api.values import DataProblem, Facts, Row, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import DataProblem, Row, Setting
 from pefttool.config import registry as registries
 from pefttool.models import facts
 from pefttool.setup.base import load_model

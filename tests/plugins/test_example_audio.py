@@ -91,7 +91,8 @@ def test_no_held_out_text_is_trained_on(prompts: Path) -> None:
 def test_whisper_hears_a_prompt(prompts: Path) -> None:
     if audio.WHISPER.installed is None:
         pytest.skip(audio.WHISPER.command)
-    from pefttool.api.values import Facts, Row, Setting
+    from pefttool.api.facts import Facts
+    from pefttool.api.values import Row, Setting
     from pefttool.setup.base import load_model
     from pefttool_audio.recognition import SpeechRecognition
 

@@ -15,7 +15,8 @@ from PIL import Image
 from samples_vision import classified, drawn
 
 from pefttool.api.errors import ModelError
-from pefttool.api.values import Facts, Row, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Row, Setting
 from pefttool.config import recipe
 from pefttool.config import registry as registries
 from pefttool.data import corpus

@@ -17,7 +17,8 @@ from case_models import experts, fused
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from pefttool.api.values import Facts, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Setting
 from pefttool.config import registry
 from pefttool.models import facts
 from pefttool.setup import attach as core

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import log_softmax
 
 from pefttool import run
-from pefttool.api.values import Facts, Row, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Row, Setting
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
 from pefttool.data.batches import encode

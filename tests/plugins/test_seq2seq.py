@@ -15,7 +15,8 @@ from seq2seq_models import SEQ2SEQ, store_untrained
 
 from pefttool import run
 from pefttool.api.errors import ModelError
-from pefttool.api.values import Facts, Row, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Row, Setting
 from pefttool.config import recipe
 from pefttool.config import registry as registries
 from pefttool.export.reload import reload
@@ -23,10 +24,10 @@ from pefttool.inference.evaluate import predict
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import gradient_checkpointing
-from pefttool.nn.tensors import last_layer_parameters
 from pefttool.setup import attach
 from pefttool.setup.base import load_model
 from pefttool.testing.models import model_folder, tiny_tokenizer
+from pefttool.toolkit.model_parts import last_layer_parameters
 from pefttool_text import text_scores
 from pefttool_text.batching import IGNORE, kind_of
 from pefttool_text.seq2seq import Seq2Seq

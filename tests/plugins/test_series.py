@@ -14,7 +14,8 @@ from samples_series import HORIZON, wave
 from transformers import PatchTSTConfig, PatchTSTForPrediction, PatchTSTModel
 
 from pefttool.api.errors import DataError, ModelError
-from pefttool.api.values import Facts, Row, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Row, Setting
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
 from pefttool.inference.evaluate import inference

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pefttool.api.errors import DataError
-from pefttool.api.values import Facts, Row
+from pefttool.api.facts import Facts
+from pefttool.api.values import Row
 from pefttool_series.forecasting import SeriesForecasting
 from pefttool_series.metrics import errors, seasonal_error, seasonal_naive
 from pefttool_series.windows import Cut, arrange

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from samples_audio import tones, write_tones
 
 from pefttool.api.errors import ModelError, UsageError
-from pefttool.api.values import Facts, Row, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Row, Setting
 from pefttool.setup.base import load_model
 from pefttool.testing import check_task
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech

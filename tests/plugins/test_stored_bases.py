@@ -11,11 +11,12 @@ from case_models import stored
 from transformers import AutoModelForCausalLM
 
 from pefttool import ModelError, UsageError
-from pefttool.api.values import Facts, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Setting
 from pefttool.config import registry
 from pefttool.models import facts, prequantized
 from pefttool.models.pretrained import LocalPretrained
-from pefttool.nn.tensors import stored_by
+from pefttool.models.quantized import stored_by
 from pefttool.setup import attach as core
 from pefttool.setup.base import load_model
 from pefttool.testing.tensors import content, storage, storage_bytes

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pefttool import ModelError
-from pefttool.api.values import Facts, Loaded, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Loaded, Setting
 from pefttool.config import registry
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.sectioned_file import PackedFile

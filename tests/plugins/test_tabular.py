@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pefttool.api.errors import DataError, ModelError
-from pefttool.api.values import Facts, Row, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Row, Setting
 from pefttool.config import recipe, registry
 from pefttool.data import corpus
 from pefttool.export import held_out

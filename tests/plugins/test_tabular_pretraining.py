@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from pefttool.api.values import Facts, Row, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Row, Setting
 from pefttool.data import packed_rows as packed
 from pefttool.inference.evaluate import predict
 from pefttool.setup.base import load_model

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pefttool.api.task import Adapter, NotMergeable
+from pefttool.api.adapter import Adapter
+from pefttool.api.task import NotMergeable
 from pefttool.api.values import Attached
 from pefttool.toolkit.peft_folder import read_tensors, write_tensors
 

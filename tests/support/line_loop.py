@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import torch
 
 from pefttool.api import events
-from pefttool.api.task import Adapter, Task
+from pefttool.api.adapter import Adapter
+from pefttool.api.task import Task
 from pefttool.api.values import Attached, Loss, Row, Setting
 from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import encode

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from pefttool import Adapter, Options
-from pefttool.api.values import Attached, Facts
+from pefttool.api.facts import Facts
+from pefttool.api.values import Attached
 
 
 class PromptTuningOptions(Options):

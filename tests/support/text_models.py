@@ -13,7 +13,8 @@ from tiny_models import run_without_pefttool
 from torch import Tensor
 
 from pefttool import Facts, Row, Setting
-from pefttool.api.task import Adapter, Task
+from pefttool.api.adapter import Adapter
+from pefttool.api.task import Task
 from pefttool.data.batches import encode
 from pefttool.inference.evaluate import evaluate, predict
 from pefttool.models.facts import inspect

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from pefttool import Adapter
 from pefttool.api.errors import ModelError, RunError, UsageError
 from pefttool.config import recipe as recipes
+from pefttool.config import recipe_file
 from pefttool.config.registry import NAME, Registry, _unfit
 from pefttool.files import model_folder
 from pefttool.models import hub
@@ -27,10 +28,10 @@ def test_a_recipe_writes_below_the_folder_it_runs_in(out: str, tmp_path: Path) -
     path = tmp_path / "r.yaml"
     path.write_text(f"out: {out}\n")
     with pytest.raises(UsageError, match=r"leads out of the folder.*--out"):
-        recipes.read(path)
+        recipe_file.read(path)
     for inside in ("out", "runs/a", "./x", "a..b"):
         path.write_text(f"out: {inside}\n")
-        assert recipes.read(path) == {"out": inside}
+        assert recipe_file.read(path) == {"out": inside}
 
 
 @pytest.mark.parametrize(

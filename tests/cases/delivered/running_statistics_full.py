@@ -21,11 +21,11 @@ def check(bench: Any) -> None:
 
 
 def held_out(run: Path) -> list[tuple[Path, str]]:
-    from pefttool.config import recipe, registry
+    from pefttool.config import recipe, recipe_file, registry
     from pefttool.data import corpus
 
     known = registry.build()
-    found = corpus.load(recipe.resolve(recipe.read(run / "recipe.yaml"), known), known)
+    found = corpus.load(recipe.resolve(recipe_file.read(run / "recipe.yaml"), known), known)
     return [(Path(row.values["image"]), row.values["label"]) for row in found.eval]
 
 

@@ -8,7 +8,8 @@ import transformers
 from case_bench import Bench
 from torch.nn.functional import cross_entropy
 
-from pefttool.api.values import Facts, Row, Setting
+from pefttool.api.facts import Facts
+from pefttool.api.values import Row, Setting
 from pefttool.config.registry import build
 from pefttool.setup import attach
 
