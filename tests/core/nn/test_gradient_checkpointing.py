@@ -124,5 +124,5 @@ def test_the_families_that_cannot_recompute_are_those_that_the_docs_name() -> No
     unable = {name for name, model in models.items() if not facts.inspect(model, AnyTask("llama")).recomputable}
     assert unable == {"albert", "patchtst"}
     for page in ("memory.md", "tasks.md"):
-        text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+        text = (Path(__file__).parents[3] / "docs" / page).read_text(encoding="utf-8")
         assert "ALBERT" in text and "PatchTST" in text, page
