@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pefttool.api.adapter import Adapter
-from pefttool.api.task import NotMergeable
+from pefttool.api.errors import NotMergeable
 from pefttool.api.values import Attached
 from pefttool.toolkit.peft_folder import read_tensors, write_tensors
 
