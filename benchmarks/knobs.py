@@ -103,7 +103,7 @@ def simulated(arguments: argparse.Namespace) -> dict[str, float]:
 def measured(arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step, those of them that the process was given by a busy machine, and of the first step."""
     from pefttool.api.values import Row
-    from pefttool.data.batches import Encoded
+    from pefttool.data.encoding import Encoded
     from pefttool.forecast import simulate
     from pefttool.inference import packing
     from pefttool.setup import allocator, attach, base, precision, techniques

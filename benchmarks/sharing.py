@@ -11,6 +11,9 @@ from typing import Any
 import benefit_jobs
 from benefit_jobs import JOBS, TUNED
 
+from pefttool.data.encoding import Encoded
+from pefttool.inference.predictor import Predictor
+
 PRODUCTS = "example:product-snippets"
 FILMS = "trained on films, no product review seen"
 BOTH = "trained on product reviews themselves"
@@ -21,7 +24,8 @@ def transfer(folder: Path, seed: int, quick: bool) -> dict[str, float]:
     """Accuracies on held-out product reviews. The run on films is the benchmark's own; one on products is made."""
     from pefttool.config import recipe, registry
     from pefttool.data import corpus, recognition
-    from pefttool.data.batches import by_length, encode
+    from pefttool.data.batches import by_length
+    from pefttool.data.encoding import encode
     from pefttool.export.reload import reload
     from pefttool.inference import evaluate
 
@@ -36,14 +40,9 @@ def transfer(folder: Path, seed: int, quick: bool) -> dict[str, float]:
     encoded = encode(rows, loaded.task, loaded.processor, loaded.setting)
     batches = by_length([int(e["length"]) for e in encoded.examples], 32)
     metrics, _ = evaluate.evaluate(
-        loaded.model,
-        loaded.task,
-        encoded.examples,
-        encoded.rows,
+        Predictor(loaded.model, loaded.task, loaded.processor, loaded.setting, loaded.choice),
+        Encoded(tuple(encoded.examples), tuple(encoded.rows), ()),
         batches,
-        loaded.processor,
-        loaded.setting,
-        loaded.choice,
     )
     labels = [row.values["label"] for row in rows]
     majority = max(labels.count(label) for label in set(labels)) / len(labels)

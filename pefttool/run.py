@@ -1,51 +1,54 @@
-"""The picture of the system: the eight stages, called in order, and nothing else."""
+"""The picture of the system: eight stages, called in order, from a recipe to a finished run."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool.api.errors import DataError, Interrupted, ModelError, PefttoolError, PluginError, Refused, UsageError
-from pefttool.api.events import DataReady, Notice, Progress, RunFinished, RunStarted
-from pefttool.api.values import DataProblem
+from pefttool.api.errors import (
+    DataError,
+    Interrupted,
+    ModelError,
+    PefttoolError,
+    PluginError,
+    Refused,
+    UsageError,
+)
+from pefttool.api.events import Notice, Progress, RunFinished, RunStarted
 from pefttool.config import sizes
 from pefttool.config.emitter import Emitter
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
-from pefttool.data import batches, corpus
-from pefttool.data.batches import Encoded
+from pefttool.data import corpus
+from pefttool.data.corpus import Corpus
 from pefttool.files import store
 from pefttool.files.store import Store
 from pefttool.forecast import budget, forecast
-from pefttool.inference import before_after, evaluate, features, missing_weights, packing, reference_model, witness
-from pefttool.models import vocabulary
+from pefttool.inference import before_after, examples, features, missing_weights
 from pefttool.runs import artefacts, resuming, run_folder
 from pefttool.runs.resuming import Resume
 from pefttool.setup import attach, base, plan, techniques
+from pefttool.setup.plan import Plan
+from pefttool.setup.prepared import Prepared, Session
 from pefttool.training import finishing, interrupts, loop
+from pefttool.training.finishing import Finished
 
 #: What the user has to mend before anything can train.
 REFUSED = (UsageError, Refused, PluginError, DataError, ModelError)
 
 
 @dataclass(frozen=True)
-class Finished:
-    folder: Path
-    adapter: Path
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    samples: tuple[Mapping[str, Any], ...]
-    talks: bool
-    takes_text: bool
-    main_process: bool
-    #: The judged metric is better than before training, or as good with a lower loss.
-    improved: bool = True
-    #: What the trained model answered, for whoever loads the adapter again.
-    trained: witness.Witness | None = None
+class Request:
+    """What was asked for: a recipe to run, or a run to go on with."""
+
+    recipe: Recipe
+    registry: Registry
+    skip_bad_rows: bool = False
+    resume: Resume | None = None
 
 
 def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False, resume: Resume | None = None) -> Finished:
@@ -61,7 +64,7 @@ def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False, resume:
         held.callback(emit.close)
         try:
             with interrupts.raising():
-                return _run(recipe, registry, skip_bad_rows, resume, accelerator, emit, held)
+                return _run(Request(recipe, registry, skip_bad_rows, resume), accelerator, emit, held)
         except PefttoolError as error:
             emit(Notice(text=str(error), level="error"))
             raise
@@ -70,91 +73,68 @@ def run(recipe: Recipe, registry: Registry, skip_bad_rows: bool = False, resume:
             raise Interrupted(f"interrupted: {way_on}", signalled.number) from signalled
 
 
-def _run(
-    recipe: Recipe,
-    registry: Registry,
-    skip_bad_rows: bool,
-    resume: Resume | None,
-    accelerator: Any,
-    emit: Emitter,
-    held: ExitStack,
-) -> Finished:
-    planned = plan.make(recipe, registry, accelerator.num_processes)
+def _run(asked: Request, accelerator: Any, emit: Emitter, held: ExitStack) -> Finished:
+    """The eight stages, and between them what each needs to know of the one before."""
+    planned = plan.make(asked.recipe, asked.registry, accelerator.num_processes)
     kept = store.of_user(lambda text: emit(Notice(text=text, level="warning")))
-    if planned.recipe.memory.budget is not None and resume is None:
-        planned = budget.fit(planned, sizes.parse(planned.recipe.memory.budget), forecast.known(planned, kept)).plan
-    folder = artefacts.choose_folder(planned) if resume is None else resume.folder
+    planned = _within_budget(asked, planned, kept)
+    session = _open(asked, planned, accelerator, emit, held)
+
+    rows = corpus.load(planned.recipe, asked.registry, skip_bad_rows=asked.skip_bad_rows, rejects=_rejects(session))
+    session.tell(rows.notices)
+    planned = planned.settled(rows.options)
+    identity = _identity(asked, planned, rows, session)
+
+    loaded = base.load(planned, rows.labels, _progress(session), rows.fitted)
+    session.tell(loaded.notices)
+    cache = kept if planned.recipe.data.cache else None
+
+    data = examples.encode(planned, loaded, rows, cache, session, _bad_rows(asked, session))
+    planned, loaded = missing_weights.settle(planned, loaded, data.train, session.warn)
+    comparison = before_after.Comparison(planned, emit)
+    loaded = comparison.once_loaded(loaded, data)
+
+    adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
+    missing_weights.require_trained(planned, loaded, adapted, session.warn)
+    techniques.apply(planned, adapted)
+    loaded = comparison.once_attached(loaded, adapted, data)
+
+    prepared = features.settle(Prepared(planned, loaded, adapted, data), cache, session)
+    comparison.once_prepared(prepared)
+
+    start = None if asked.resume is None else asked.resume.checkpoint
+    result = loop.train(prepared, session, identity, start)
+
+    memory_of = functools.partial(forecast.compare, planned, loaded.setting, prepared.data.train, emit)
+    finished = finishing.finish(prepared, session, result, comparison, memory_of, rows.sha256)
+    return _ended(finished, session)
+
+
+def _within_budget(asked: Request, planned: Plan, kept: Store) -> Plan:
+    """The plan that keeps to `memory.budget`, where there is one; a run that goes on has settled that before."""
+    given = planned.recipe.memory.budget
+    if given is None or asked.resume is not None:
+        return planned
+    return budget.fit(planned, sizes.parse(given), forecast.known(planned, kept)).plan
+
+
+def _open(asked: Request, planned: Plan, accelerator: Any, emit: Emitter, held: ExitStack) -> Session:
+    """The run's folder, locked, and what its observers are told first. Raises UsageError where it is not to be had."""
+    folder = artefacts.choose_folder(planned) if asked.resume is None else asked.resume.folder
+    session = Session(folder, emit, accelerator)
     accelerator.wait_for_everyone()  # before any rank makes the folder, all have chosen the same one
-    writes = accelerator.is_main_process
-    if writes:
-        if resume is None:
+    if session.writes:
+        if asked.resume is None:
             held.push(functools.partial(_forget_refused, folder, emit))
         held.enter_context(run_folder.locked(folder))
-        _open(folder, planned, resume, accelerator.num_processes, emit)
+        if asked.resume is not None:  # is the folder, now locked, still what it was taken for?
+            resuming.require_newest(asked.resume)
+        elif artefacts.open_folder(folder, planned, session.ranks):
+            session.say(f"{folder}: an unfinished run without a checkpoint was there: started over")
+        emit.open(folder / run_folder.EVENTS)
     emit(RunStarted(folder=str(folder), adapter=planned.adapter.name, task=planned.task.name, model=planned.model.id))
-    _notices(emit, planned.notices)
-
-    rejects = folder / run_folder.REJECTS if writes else None
-    rows = corpus.load(planned.recipe, registry, skip_bad_rows=skip_bad_rows, rejects=rejects)
-    _notices(emit, rows.notices)
-    planned = planned.settled(rows.options)
-    identity = functools.cache(lambda: resuming.identity(planned, rows, accelerator.num_processes, skip_bad_rows))
-    if resume is not None:
-        for text in (*resume.skipped, *resuming.check(resume, identity())):
-            emit(Notice(text=text, level="warning"))
-    loaded = base.load(
-        planned,
-        rows.labels,
-        lambda what, done, total: emit(Progress(what=what, done=done, total=total)),
-        rows.fitted,
-    )
-    _notices(emit, loaded.notices)
-    cache = kept if planned.recipe.data.cache else None
-    told = functools.partial(_bad_rows, emit, skip_bad_rows, rejects)
-    data, held_out = _encode(planned, loaded, rows, cache, emit, told)
-    planned, loaded, lacking = missing_weights.settle(planned, loaded, data)
-    _warn(emit, lacking)
-
-    moment = before_after.moment(planned.adapter)
-    if moment == "loaded":
-        loaded = _settle(planned, loaded, loaded.model, data, emit)
-        before, shown = before_after.look(planned, loaded, loaded.model, held_out, emit)
-    adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
-    _warn(emit, missing_weights.require_trained(planned, loaded, adapted))
-    moment = before_after.later(moment, adapted)
-    techniques.apply(planned, adapted)
-    if moment != "loaded" or loaded.setting.packing:  # not by luck of the base alone: the adapter may mix rows
-        loaded = _settle(planned, loaded, adapted.model, data, emit)
-    ranks = accelerator.num_processes
-    adapted, data, held_out = features.settle(planned, loaded, adapted, data, held_out, cache, emit, ranks)
-    if moment == "attached":
-        before, shown = before_after.look(planned, loaded, adapted.model, held_out, emit)
-
-    untrained = attach.head_values(adapted)
-    start = None if resume is None else resume.checkpoint
-    result = loop.train(planned, loaded, adapted, data, held_out, emit, accelerator, folder, identity, start)
-    seen = None if moment == "trained" else (before, shown)
-    memory_of = functools.partial(forecast.compare, planned, loaded.setting, data, emit)
-    brought = finishing.finish(
-        folder, planned, loaded, adapted, held_out, result, memory_of, seen, untrained, rows.sha256, emit, writes
-    )
-    accelerator.wait_for_everyone()
-    if brought.error is not None:
-        raise brought.error
-    emit(RunFinished(before=brought.before, after=brought.after, samples=brought.samples, adapter=str(brought.adapter)))
-    talks, takes_text = (ask(planned.task, loaded.setting.options) for ask in (evaluate.talks, evaluate.takes_text))
-    return Finished(
-        folder,
-        brought.adapter,
-        brought.before,
-        brought.after,
-        brought.samples,
-        talks,
-        takes_text,
-        writes,
-        brought.improved,
-        brought.trained,
-    )
+    session.tell(planned.notices)
+    return session
 
 
 def _forget_refused(folder: Path, emit: Emitter, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -164,89 +144,41 @@ def _forget_refused(folder: Path, emit: Emitter, kind: Any, error: BaseException
         run_folder.forget(folder)
 
 
-def _open(folder: Path, planned: plan.Plan, resume: Resume | None, processes: int, emit: Emitter) -> None:
-    """Once the folder is locked: is it still what it was taken for?"""
-    if resume is not None:
-        resuming.require_newest(resume)
-    elif artefacts.open_folder(folder, planned, processes):
-        emit(Notice(text=f"{folder}: an unfinished run without a checkpoint was there: started over"))
-    emit.open(folder / run_folder.EVENTS)
+def _identity(asked: Request, planned: Plan, rows: Corpus, session: Session) -> Callable[[], Mapping[str, Any]]:
+    """What this run depends on, worked out once. A run that goes on is compared with what it was."""
+    identity = functools.cache(lambda: resuming.identity(planned, rows, session.ranks, asked.skip_bad_rows))
+    if asked.resume is not None:
+        for text in (*asked.resume.skipped, *resuming.check(asked.resume, identity())):
+            session.warn(text)
+    return identity
 
 
-def _notices(emit: Emitter, texts: Sequence[str]) -> None:
-    for text in texts:
-        warns = text.startswith("warning: ")
-        emit(Notice(text=text.removeprefix("warning: "), level="warning" if warns else "info"))
+def _progress(session: Session) -> Callable[[str, int, int], None]:
+    return lambda what, done, total: session.emit(Progress(what=what, done=done, total=total))
 
 
-def _bad_rows(emit: Emitter, skip: bool, rejects: Path | None, problems: Sequence[DataProblem], good: int) -> None:
+def _rejects(session: Session) -> Path | None:
+    return session.folder / run_folder.REJECTS if session.writes else None
+
+
+def _bad_rows(asked: Request, session: Session) -> Callable[..., None]:
+    """Who is told of rows that cannot be encoded: the user, or nobody, since there is none without them."""
     way_out = "mend them, or use a model that takes them"  # what columns are is settled by now
-    emit(Notice(text=corpus.bad_rows(problems, good, skip, rejects, way_out=way_out)))
+
+    def told(problems: Any, good: int) -> None:
+        session.say(corpus.bad_rows(problems, good, asked.skip_bad_rows, _rejects(session), way_out=way_out))
+
+    return told
 
 
-def _warn(emit: Emitter, text: str | None) -> None:
-    if text is not None:
-        emit(Notice(text=text, level="warning"))
-
-
-def _encode(
-    planned: plan.Plan,
-    loaded: base.Base,
-    rows: corpus.Corpus,
-    cache: Store | None,
-    emit: Emitter,
-    bad_rows: Callable[[Sequence[DataProblem], int], None],
-) -> tuple[Encoded, Encoded]:
-    def progress(done: int, total: int) -> None:
-        emit(Progress(what="encoding", done=done, total=total))
-
-    def asked(done: int, total: int) -> None:
-        emit(Progress(what="the base's answers", done=done, total=total))
-
-    processor, setting = loaded.processor, loaded.setting
-    data, held_out = (
-        batches.encode(
-            part,
-            planned.task,
-            processor,
-            setting,
-            told,
-            cache,
-            batches.rows_key(planned.task, planned.registry, planned.model.path, processor, setting, part),
-            bad_rows,
-        )
-        for part, told in ((rows.train, progress), (rows.eval, None))
-    )
-    for part in (data, held_out):
-        vocabulary.check(loaded.model, processor, part.examples, part.rows)
-    if reference_model.asks(planned.task):
-        data, held_out = (reference_model.settle(planned, loaded, part, cache, asked) for part in (data, held_out))
-    for part, which, purpose in ((data, "training rows", "train"), (held_out, "held-out rows", "judge by")):
-        if part.dropped:
-            emit(Notice(text=batches.left_out(part, which, purpose), level="warning"))
-    _notices(emit, planned.task.noted(data.examples, held_out.examples, setting))
-    emit(
-        DataReady(
-            train_rows=len(data.examples),
-            eval_rows=len(held_out.examples),
-            trained_tokens=data.trained,
-            tokens=data.tokens,
-            truncated_rows=data.truncated,
-            preview=_preview(planned, loaded, data.examples[0]),
+def _ended(finished: Finished, session: Session) -> Finished:
+    """The run, once all ranks are done. Raises RunError for what failed after the last step."""
+    session.accelerator.wait_for_everyone()
+    if finished.error is not None:
+        raise finished.error
+    session.emit(
+        RunFinished(
+            before=finished.before, after=finished.after, samples=finished.samples, adapter=str(finished.adapter)
         )
     )
-    return data, held_out
-
-
-def _preview(planned: plan.Plan, loaded: base.Base, example: Mapping[str, Any]) -> str:
-    """A row as the model sees it, its class by name, too: what is encoded has the number alone."""
-    shown, label, names = planned.task.preview(example, loaded.processor), example.get("label"), loaded.setting.labels
-    return f"{shown} ({names[label]})" if shown and isinstance(label, int) and label < len(names) else shown
-
-
-def _settle(planned: plan.Plan, loaded: base.Base, model: Any, data: Encoded, emit: Emitter) -> base.Base:
-    """The base with a setting that holds: packing was asked of this model, and found to work or given up."""
-    settled, reason = packing.settle(planned, loaded, model, data)
-    if reason is not None:
-        emit(Notice(text=reason))
-    return settled
+    return finished

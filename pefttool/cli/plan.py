@@ -53,7 +53,7 @@ def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], None]) ->
     from pefttool.config import sizes
     from pefttool.files import store
     from pefttool.forecast import budget, forecast
-    from pefttool.setup import devices
+    from pefttool.setup import device_memory, devices
     from pefttool.setup import plan as plans
 
     machine, memory = devices.report(), None
@@ -62,7 +62,7 @@ def _forecast(recipe: Recipe, device: str | None, say: Callable[[str], None]) ->
         recipe = replace(recipe, device=name)
     planned = plans.make(recipe, current_registry(), machine=machine)
     if device is None:
-        memory = forecast.memory_here(planned.choice.device)
+        memory = device_memory.memory_here(planned.choice.device)
     data = forecast.known(planned, store.of_user(say))
     if recipe.memory.budget is None:
         return forecast.make(planned, memory, data)

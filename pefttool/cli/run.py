@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pefttool.config.registry import Registry
     from pefttool.export.check import Checked
     from pefttool.inference.witness import Witness
-    from pefttool.run import Finished
     from pefttool.runs.resuming import Resume
+    from pefttool.training.finishing import Finished
 
 
 @click.command("run")

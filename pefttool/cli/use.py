@@ -87,7 +87,7 @@ def evaluate(
 ) -> None:
     """Held-out metrics of a finished run."""
     registry = current_registry()
-    from pefttool.data import batches
+    from pefttool.data import encoding
     from pefttool.export import delivered_metrics, held_out
     from pefttool.export.reload import reload
 
@@ -103,7 +103,7 @@ def evaluate(
     else:
         click.echo(f"{len(encoded.rows)} rows")
         if encoded.dropped:
-            click.echo(batches.left_out(encoded, "rows", "judge by"))
+            click.echo(encoding.left_out(encoded, "rows", "judge by"))
         for name, value in metrics.items():
             click.echo(f"{name}: {value:.4f}")
 
@@ -136,7 +136,7 @@ def predict(
     from pefttool.data import rows
     from pefttool.export import delivered_metrics, held_out
     from pefttool.export.reload import reload
-    from pefttool.inference.evaluate import text_alone
+    from pefttool.inference.prompts import text_alone
     from pefttool.toolkit import truncation
 
     generation = _generation(overrides)
@@ -178,8 +178,7 @@ def chat(
     """Talk to a chat model; an empty line or Ctrl-D ends it."""
     registry = current_registry()
     from pefttool.export.reload import reload
-    from pefttool.inference.evaluate import predict as answer
-    from pefttool.inference.evaluate import talks, typed
+    from pefttool.inference.prompts import talks, typed
     from pefttool.toolkit import truncation
 
     generation = _generation(overrides)
@@ -195,7 +194,7 @@ def chat(
         turns.append({"role": "user", "content": line.strip()})
         row = typed(turns)
         with truncation.counted() as counted:
-            (reply,) = answer(loaded.model, loaded.task, [row], loaded.processor, loaded.setting, loaded.choice)
+            (reply,) = loaded.predict([row])
         text = next(iter(reply.values()))
         turns.append({"role": "assistant", "content": text})
         click.echo(text)

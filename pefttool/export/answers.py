@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pefttool.api.errors import ModelError
 from pefttool.api.values import Row
-from pefttool.data import batches
+from pefttool.data import encoding
 from pefttool.export.reload import Opened, Reloaded
 from pefttool.inference import agreement, recorded_calls
 from pefttool.inference.out_of_memory import release
@@ -82,8 +82,9 @@ class Judge:
         rows = self._rows(loaded)[: self._most]
         task, processor, setting = loaded.task, loaded.processor, loaded.setting
         # Rows that a run leaves out tell nothing of two models.
-        encoded = loaded.prepared(batches.encode(rows, task, processor, setting, bad_rows=lambda problems, good: None))
-        self.calls = recorded_calls.calls(loaded.model, task, encoded.examples, processor, setting, loaded.choice)
+        telling = encoding.Telling(bad_rows=lambda problems, good: None)
+        encoded = loaded.prepared(encoding.encode(rows, task, processor, setting, telling))
+        self.calls = recorded_calls.calls(loaded, encoded.examples)
 
 
 def require_off(plain: Iterable[Outputs], off: Iterable[Outputs], opened: Opened) -> None:

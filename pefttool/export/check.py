@@ -28,6 +28,7 @@ from pefttool.inference.witness import Witness
 from pefttool.runs import run_folder
 from pefttool.runs.artefacts import write_json
 from pefttool.runs.run_folder import CHECK, EVENTS
+from pefttool.setup.device_memory import free as free_memory
 from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
 
@@ -188,7 +189,7 @@ def _after_run(run: Path, registry: Registry, recipe: Recipe, trained: Witness |
     if recipe.memory.stream or recipe.memory.offload:
         return later.format("the base is not all in the device's memory")
     opened = reload.open_folder(run, registry, recipe.device, None, None, recipe.trust_remote_code)
-    needed, free = _size(opened), _free(opened.choice.device)
+    needed, free = _size(opened), free_memory(opened.choice.device)
     if needed > free:
         return later.format(f"that takes {sizes.show(needed)} of memory, and {sizes.show(free)} are free")
     trained = trained or witness_file.kept(run_folder.witness(run), opened.choice.device)
@@ -218,15 +219,6 @@ def _size(opened: Opened) -> int:
     width = torch_dtype(opened.choice.dtype).itemsize
     readers = (Reader(path) for path in opened.path.glob("*.safetensors"))
     return LIBRARIES + sum(math.prod(shape) * width for reader in readers for _, shape in reader.shapes.values())
-
-
-def _free(device: str) -> int:
-    import psutil
-    import torch
-
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _format(opened: Opened) -> str:

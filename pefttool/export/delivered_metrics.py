@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem, Row
-from pefttool.data import batches
-from pefttool.data.batches import Encoded
+from pefttool.data import batches, encoding
+from pefttool.data.encoding import Encoded
 from pefttool.export.reload import Reloaded
 from pefttool.inference import evaluate
 
@@ -24,12 +25,11 @@ def measure(
     Raises DataError for a row that the task finds wrong, unless `bad_rows` takes them (as `batches.encode` says).
     """
     task, processor = loaded.task, loaded.processor
-    encoded = loaded.prepared(batches.encode(rows, task, processor, loaded.setting, bad_rows=bad_rows))
-    order = batches.by_length([e["length"] for e in encoded.examples], batch_size or loaded.batch_size)
-    setting = loaded.as_evaluated(encoded.examples)
-    metrics, _ = evaluate.evaluate(
-        loaded.model, task, encoded.examples, encoded.rows, order, processor, setting, loaded.choice
+    encoded = loaded.prepared(
+        encoding.encode(rows, task, processor, loaded.setting, encoding.Telling(bad_rows=bad_rows))
     )
+    order = batches.by_length([e["length"] for e in encoded.examples], batch_size or loaded.batch_size)
+    metrics, _ = evaluate.evaluate(replace(loaded, setting=loaded.as_evaluated(encoded.examples)), encoded, order)
     return metrics, encoded
 
 
@@ -42,7 +42,7 @@ def answers(loaded: Reloaded, rows: Sequence[Row], order: Sequence[Sequence[int]
     told = 0
     for batch in order:
         part = [rows[i] for i in batch]
-        given = evaluate.predict(loaded.model, loaded.task, part, loaded.processor, loaded.setting, loaded.choice)
+        given = loaded.predict(part)
         evaluate.require_numbers(given, part)
         found.update(zip(batch, given, strict=True))
         while told in found:

@@ -17,11 +17,11 @@ from pefttool.api.task import Task
 from pefttool.api.values import Setting
 from pefttool.config.registry import Registry
 from pefttool.config.validation import validate
-from pefttool.data.batches import Encoded
+from pefttool.data.encoding import Encoded
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import check_folder
 from pefttool.inference import reference_model
-from pefttool.inference.evaluate import inference
+from pefttool.inference.predictor import Predictor
 from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.nn import added_positions
 from pefttool.runs import run_paths
@@ -58,18 +58,14 @@ BASE: Mapping[str, type | tuple[type, ...]] = {"reference": str, "sha256": str}
 
 
 @dataclass(frozen=True)
-class Reloaded:
-    """`packing` and `batch_size` are what the run evaluated with; `format` is what its recipe says of its data's.
+class Reloaded(Predictor):
+    """A finished run's model, asked as in the run.
 
+    `packing` and `batch_size` are what the run evaluated with; `format` is what its recipe says of its data's.
     `load_base` loads the base once more, without the adapter.
     """
 
-    model: nn.Module
-    processor: Any
-    task: Task
-    setting: Setting
-    choice: devices.Choice
-    folder: Path
+    folder: Path = Path()
     packing: bool = False
     batch_size: int = 16
     format: str | None = None
@@ -89,9 +85,7 @@ class Reloaded:
         off = self.adapter.switches_off
         model = self.model if off else self.load_base()
         with added_positions.disabled(self.adapter, model) if off else nullcontext():
-            known = reference_model.ask(
-                self.task, data.examples, model, self.processor, self.setting, self.choice, self.batch_size
-            )
+            known = reference_model.ask(replace(self, model=model), data.examples, self.batch_size)
         return reference_model.carrying(data, known)
 
     def as_evaluated(self, examples: Sequence[Mapping[str, Any]]) -> Setting:
@@ -100,7 +94,7 @@ class Reloaded:
             return self.setting
         packed = replace(self.setting, packing=True)
         shortest = sorted(examples, key=lambda example: int(example["length"]))
-        with inference(self.model, self.choice):
+        with self.inference():
             reason = self.task.check_packing(self.model, shortest, self.processor, packed)
         return packed if reason is None else self.setting
 
@@ -168,8 +162,8 @@ class Opened:
         stored = self.stored
         return Reloaded(
             model,
-            processor,
             self.task,
+            processor,
             self.setting,
             self.choice,
             self.folder,

@@ -13,15 +13,18 @@ from pefttool.config import sizes
 from pefttool.config.emitter import Emitter
 from pefttool.config.settings import TrainSettings
 from pefttool.data import corpus
-from pefttool.data.batches import FEATURES, Batches, Encoded, rows_key
+from pefttool.data.batches import Batches
+from pefttool.data.encoding import Encoded, rows_key
 from pefttool.data.packed_rows import PackedRows
 from pefttool.files.store import Store
 from pefttool.forecast import overhead, simulate
 from pefttool.forecast.overhead import Outside
 from pefttool.forecast.recorder import Estimate
+from pefttool.inference.predictor import FEATURES, without_features
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.plan import Plan
-from pefttool.training.rehearsal import Rehearsed, longest_batch
+from pefttool.training.rehearsal import longest_batch
+from pefttool.training.state import Rehearsed
 
 #: A simulated peak this far from the measured one is a mistake in the simulation, unless both are so near that what
 #: libraries allocate for themselves makes the difference.
@@ -144,7 +147,7 @@ def compare(plan: Plan, setting: Setting, data: Encoded, emit: Emitter, rehearse
     """What `pefttool plan` would have said of the longest batch, beside what was measured; a difference is said."""
     if rehearsed is None or rehearsed.peak_bytes is None:
         return {}
-    chosen = [{k: v for k, v in data.examples[i].items() if k != FEATURES} for i in rehearsed.rows]
+    chosen = [without_features(data.examples[i]) for i in rehearsed.rows]
     cached = FEATURES in data.examples[0]
     try:
         simulated = simulate.peak_of(plan, setting, chosen, settled=True).peak_bytes
@@ -170,17 +173,3 @@ def largest(settings: TrainSettings) -> tuple[int, int]:
     tokens = settings.sequence_length
     rows = settings.batch_size if settings.batch_tokens is None else max(1, settings.batch_tokens // tokens)
     return rows, tokens
-
-
-def memory_here(device: str) -> int | None:
-    """Bytes of memory that `device` of this machine has, all of it; None where nobody can say (MPS)."""
-    kind, _, index = device.partition(":")
-    if kind == "cuda":
-        import torch
-
-        return int(torch.cuda.get_device_properties(int(index or 0)).total_memory)
-    if kind == "cpu":
-        import psutil
-
-        return int(psutil.virtual_memory().total)
-    return None

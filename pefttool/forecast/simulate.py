@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import UsageError
 from pefttool.inference import frozen
+from pefttool.inference.predictor import Predictor
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.models.quantized import put_skeletons, stored_by
 from pefttool.nn import block_streaming, placement
@@ -22,7 +23,7 @@ from pefttool.nn.tensors import replace_tensors
 from pefttool.setup import attach, techniques
 from pefttool.setup.plan import Plan
 from pefttool.setup.precision import autocast, compute_in_float32, torch_dtype
-from pefttool.training.optimisation import is_paged, make_optimizer, optimizer_step
+from pefttool.training.optimisation import Update, is_paged, make_optimizer, optimizer_step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,17 +85,12 @@ def peak_of(plan: Plan, setting: Setting, examples: Sequence[Mapping[str, Any]],
                 _empty_step(recorder, adapted, optimizer)
                 for parameter in adapted.parameters().values():
                     parameter.register_post_accumulate_grad_hook(becoming_gradient)  # type: ignore[no-untyped-call]
+                scaler = torch.amp.GradScaler("cpu", enabled=False)
                 optimizer_step(
-                    model,
-                    list(adapted.parameters().values()),
+                    Predictor(model, plan.task, processor, setting, choice),
+                    Update(optimizer, scaler, list(adapted.parameters().values()), plan.recipe.train.max_grad_norm),
                     [(batch, True)],
                     float(sum(example["weight"] for example in examples)),
-                    plan.task,
-                    setting,
-                    choice,
-                    optimizer,
-                    torch.amp.GradScaler("cpu", enabled=False),
-                    plan.recipe.train.max_grad_norm,
                     entering=recorder.enter,
                 )
                 recorder.enter("evaluation")

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pefttool.api.adapter import Adapter
 from pefttool.api.events import Notice
 from pefttool.config.emitter import Emitter
-from pefttool.data.batches import FEATURES, Encoded, by_length
-from pefttool.inference.evaluate import evaluate, predict
+from pefttool.data.batches import by_length
+from pefttool.data.encoding import Encoded, Examples
+from pefttool.inference import packing
+from pefttool.inference.evaluate import evaluate
+from pefttool.inference.predictor import FEATURES, Predictor, without_features
+from pefttool.setup import attach
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
+from pefttool.setup.prepared import Prepared
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
 #: Held-out rows whose answers are shown before and after.
 SAMPLES = 3
 
 Moment = Literal["loaded", "attached", "trained"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model makes of the held-out rows: the metrics of all, and the answers to the first."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    answers: list[Any] = field(default_factory=list)
 
 
 def moment(adapter: Adapter) -> Moment:
@@ -35,50 +48,79 @@ def moment(adapter: Adapter) -> Moment:
     return "attached" if adapter.frozen_backbone or adapter.trains_base else "loaded"
 
 
-def later(moment: Moment, adapted: Adapted) -> Moment:
-    """The same, now that it is known what trains: a new head alone can get its first values back after training."""
-    return "trained" if moment == "attached" and not adapted.trainable else moment
+class Comparison:
+    """The base beside the trained model, on the held-out rows.
 
-
-def look(
-    plan: Plan, base: Base, model: nn.Module, held_out: Encoded, emit: Emitter
-) -> tuple[dict[str, float], list[Any]]:
-    """Held-out metrics of `model`, and its answers to the first rows."""
-    return measure(plan, base, model, held_out, emit), answers(plan, base, model, held_out)
-
-
-def measure(plan: Plan, base: Base, model: nn.Module, held_out: Encoded, emit: Emitter) -> dict[str, float]:
-    """Held-out metrics of `model`."""
-    order = by_length([e["length"] for e in held_out.examples], plan.recipe.train.batch_size)
-    alone = plan.facts.world_size == 1
-    metrics, _ = evaluate(
-        model,
-        plan.task,
-        held_out.examples,
-        held_out.rows,
-        order,
-        base.processor,
-        base.setting,
-        plan.choice,
-        (lambda text: emit(Notice(text=text, level="warning"))) if alone else None,
-    )
-    return metrics
-
-
-def delivered(
-    plan: Plan, base: Base, model: nn.Module, held_out: Encoded, judged: Mapping[str, float], emit: Emitter
-) -> Mapping[str, float]:
-    """Held-out metrics of the model that is delivered, as whoever loads it finds them.
-
-    They are those that it was `judged` by, unless kept features stood in for a part of it: those were computed in other
-    batches, which half precision rounds so differently that it shows.
+    The stages of a run tell the comparison how far they are (`once_...`), and it looks at the base in one of them.
+    Packing is tried at the same moments, since the models that answer then are those that must keep rows apart.
     """
-    if FEATURES not in held_out.examples[0] or (plan.choice.autocast or plan.choice.dtype) == "float32":
-        return judged
-    plain = tuple({name: e[name] for name in e if name != FEATURES} for e in held_out.examples)
-    return measure(plan, base, model, replace(held_out, examples=plain), emit)
+
+    def __init__(self, plan: Plan, emit: Emitter) -> None:
+        self.plan, self.emit = plan, emit
+        self.moment = moment(plan.adapter)
+        self.seen: Seen | None = None
+        self.untrained: Mapping[str, Tensor] = {}
+
+    def once_loaded(self, base: Base, data: Examples) -> Base:
+        """The base, with packing on or off."""
+        if self.moment != "loaded":
+            return base
+        base = packing.settle(self.plan, base, base.model, data.train, self.emit)
+        self.seen = self._look(Predictor.of(self.plan, base), data.held_out)
+        return base
+
+    def once_attached(self, base: Base, adapted: Adapted, data: Examples) -> Base:
+        """The base, with packing on or off: asked of the adapted model, since the adapter may mix rows."""
+        if self.moment == "attached" and not adapted.trainable:
+            self.moment = "trained"  # a new head alone can get its first values back after training
+        if self.moment == "loaded" and not base.setting.packing:
+            return base
+        return packing.settle(self.plan, base, adapted.model, data.train, self.emit)
+
+    def once_prepared(self, prepared: Prepared) -> None:
+        """Everything is as it will be trained, and nothing has been."""
+        if self.moment == "attached":
+            self.seen = self._look(self._predictor(prepared), prepared.data.held_out)
+        self.untrained = attach.head_values(prepared.adapted)
+
+    def before(self, prepared: Prepared) -> Seen:
+        """What the base makes of the rows. After training it is asked with the adapter switched off, and the first
+        values in the task head."""
+        if self.seen is None:
+            with attach.without(prepared.adapted, self.plan.adapter, self.untrained):
+                self.seen = self._look(self._predictor(prepared), prepared.data.held_out)
+        return self.seen
+
+    def answers(self, prepared: Prepared) -> list[Any]:
+        """What the trained model makes of the first held-out rows."""
+        return _answers(self._predictor(prepared), prepared.data.held_out)
+
+    def delivered(self, prepared: Prepared, judged: Mapping[str, float]) -> Mapping[str, float]:
+        """Held-out metrics of the model that is delivered, as whoever loads it finds them.
+
+        They are those that the model was `judged` by, unless kept features stood in for a part of it: features are
+        computed in other batches, which half precision rounds so differently that it shows.
+        """
+        held_out, choice = prepared.data.held_out, self.plan.choice
+        if FEATURES not in held_out.examples[0] or (choice.autocast or choice.dtype) == "float32":
+            return judged
+        plain = replace(held_out, examples=tuple(map(without_features, held_out.examples)))
+        return self._measure(self._predictor(prepared), plain)
+
+    def _predictor(self, prepared: Prepared) -> Predictor:
+        return Predictor.of(self.plan, prepared.base, prepared.adapted.model)
+
+    def _look(self, predictor: Predictor, held_out: Encoded) -> Seen:
+        return Seen(self._measure(predictor, held_out), _answers(predictor, held_out))
+
+    def _measure(self, predictor: Predictor, held_out: Encoded) -> dict[str, float]:
+        order = by_length([e["length"] for e in held_out.examples], self.plan.recipe.train.batch_size)
+        alone = self.plan.facts.world_size == 1
+        return evaluate(predictor, held_out, order, self._warn if alone else None)[0]
+
+    def _warn(self, text: str) -> None:
+        self.emit(Notice(text=text, level="warning"))
 
 
-def answers(plan: Plan, base: Base, model: nn.Module, held_out: Encoded) -> list[Any]:
-    """What `model` makes of the first held-out rows."""
-    return predict(model, plan.task, held_out.rows[:SAMPLES], base.processor, base.setting, plan.choice)
+def _answers(predictor: Predictor, held_out: Encoded) -> list[Any]:
+    return predictor.predict(held_out.rows[:SAMPLES])

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pefttool.api.events import Notice, Progress
-from pefttool.data.batches import FEATURES, Batches, Encoded, to_device
+from pefttool.api.events import Progress
+from pefttool.data.batches import Batches
+from pefttool.data.encoding import Encoded, Examples
 from pefttool.files import fingerprint
 from pefttool.files.store import Unwritable
 from pefttool.inference import frozen
-from pefttool.inference.evaluate import inference
 from pefttool.inference.frozen import BatchFeatures, Frontier
-from pefttool.inference.out_of_memory import halves, out_of_memory
+from pefttool.inference.out_of_memory import in_batches
+from pefttool.inference.predictor import FEATURES, Predictor
 from pefttool.nn.compiling import eagerly
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pefttool.config.emitter import Emitter
     from pefttool.files.store import Partial, Put, Store
-    from pefttool.setup.attach import Adapted
-    from pefttool.setup.base import Base
-    from pefttool.setup.plan import Plan
+    from pefttool.setup.prepared import Prepared, Session
+from pefttool.setup.plan import Plan
 
 #: Tokens of a batch (padding counts) while features are computed. Nothing is kept for a backward pass.
 TOKENS = 4096
@@ -113,36 +112,29 @@ class RowFeatures:
     row: int
 
 
-def settle(
-    plan: Plan,
-    base: Base,
-    adapted: Adapted,
-    data: Encoded,
-    held_out: Encoded,
-    store: Store | None,
-    emit: Emitter,
-    ranks: int = 1,
-) -> tuple[Adapted, Encoded, Encoded]:
-    """(adapted, data, held-out): with the modules that stand still while the rest trains, and with features.
+def settle(prepared: Prepared, store: Store | None, session: Session) -> Prepared:
+    """With the modules that stand still while the rest trains, and the rows with features.
 
     There are none where nothing would be gained, or where they cannot be trusted: then a notice says why.
     """
-    found = frozen.find(plan, base, adapted, data)
-    adapted = replace(adapted, still=(*adapted.still, *found.still))
+    plan, base, data = prepared.plan, prepared.base, prepared.data
+    found = frozen.find(plan, base, prepared.adapted, data.train)
+    adapted = replace(prepared.adapted, still=(*prepared.adapted.still, *found.still))
+    prepared = replace(prepared, adapted=adapted)
     if store is None or not found.still:
-        return adapted, data, held_out
+        return prepared
     if plan.task.varies(base.setting.options):
-        emit(Notice(text="features are not cached: the task changes its rows in every epoch"))
-        return adapted, data, held_out
+        session.say("features are not cached: the task changes its rows in every epoch")
+        return prepared
     if found.frontier is None:
-        emit(Notice(text=f"features are not cached: {found.reason}"))
-        return adapted, data, held_out
-    maker = _Maker(plan, base, adapted, found.frontier, store, emit, at_once=ranks > 1)
-    passes = _passes(plan, data, ranks)
-    training, evaluation = (maker.kept(part, worth=passes >= 1) for part in (data, held_out))
+        session.say(f"features are not cached: {found.reason}")
+        return prepared
+    maker = _Maker(prepared, found.frontier, store, session)
+    passes = _passes(plan, data.train, session.ranks)
+    training, evaluation = (maker.kept(part, worth=passes >= 1) for part in (data.train, data.held_out))
     if training is None or evaluation is None:
-        return adapted, data, held_out
-    return adapted, _carrying(data, training), _carrying(held_out, evaluation)
+        return prepared
+    return replace(prepared, data=Examples(_carrying(data.train, training), _carrying(data.held_out, evaluation)))
 
 
 def _carrying(data: Encoded, kept: Kept) -> Encoded:
@@ -163,15 +155,15 @@ def _passes(plan: Plan, data: Encoded, ranks: int) -> float:
 
 @dataclass(frozen=True)
 class _Maker:
-    """`at_once`: not chunk by chunk, where ranks would wait for each other's chunks."""
-
-    plan: Plan
-    base: Base
-    adapted: Adapted
+    prepared: Prepared
     frontier: Frontier
     store: Store
-    emit: Emitter
-    at_once: bool = False
+    session: Session
+
+    @property
+    def at_once(self) -> bool:
+        """Not chunk by chunk: ranks would wait for each other's chunks."""
+        return self.session.ranks > 1
 
     def kept(self, data: Encoded, worth: bool) -> Kept | None:
         """The features of these rows, from the store or (where it is `worth` it) computed; None without."""
@@ -183,12 +175,12 @@ class _Maker:
         size = torch.Size(shape).numel() * self.frontier.dtype.itemsize
         if size > LIMIT:
             text = f"{size >> 20} MiB for {len(data.examples)} rows, and the limit is {LIMIT >> 20} MiB"
-            self.emit(Notice(text=f"features are not cached: {text}; the frozen part runs at every step"))
+            self.session.say(f"features are not cached: {text}; the frozen part runs at every step")
             return None
         try:
             key = self.key(data, shape)
         except (fingerprint.Unknowable, OSError) as error:
-            self.emit(Notice(text=f"features are not cached: {error}; the frozen part runs at every step"))
+            self.session.say(f"features are not cached: {error}; the frozen part runs at every step")
             return None
         if not self.at_once:
             return self._stored(key, starts) or (self._made(key, data, starts, shape) if worth else None)
@@ -209,7 +201,7 @@ class _Maker:
             lambda rows, put: self._compute(data, starts, rows, put),
             partial,
             self.store,
-            lambda done, total: self.emit(Progress(what="features", done=done, total=total)),
+            lambda done, total: self.session.emit(Progress(what="features", done=done, total=total)),
         )
         return Kept(self.frontier, starts, partial.tensor(NAME), making)
 
@@ -217,14 +209,14 @@ class _Maker:
         """The rows that the frozen part sees together: those of similar length."""
         lengths = tuple(int(e["length"]) for e in data.examples)
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-        return Batches(lengths, 1, 1, 0, max(TOKENS, lengths[order[0]]), self.base.setting.packing).fill(order)
+        return Batches(lengths, 1, 1, 0, max(TOKENS, lengths[order[0]]), self.prepared.base.setting.packing).fill(order)
 
     def key(self, data: Encoded, shape: tuple[int, ...]) -> str:
         """A hash over everything that the features depend on. Raises Unknowable, or OSError, where that has none."""
         if data.key is None:
             raise fingerprint.Unknowable("what the rows depend on is not known")
-        model, plan = self.adapted.model, self.plan
-        trained = set(self.adapted.parameters())
+        model, plan = self.prepared.adapted.model, self.prepared.plan
+        trained = set(self.prepared.adapted.parameters())
         config: Any = getattr(model, "config", None)
         described = config.to_dict() if hasattr(config, "to_dict") else {}
         plugins = [plan.task, plan.adapter, *([plan.quantizer] if plan.quantizer else [])]
@@ -232,45 +224,36 @@ class _Maker:
         return fingerprint.key(
             what="features",
             rows=data.key,
-            weights=fingerprint.weight_files(self.base.local.path),
+            weights=fingerprint.weight_files(self.prepared.base.local.path),
             state=fingerprint.tensors({n: t for n, t in state.items() if n not in trained}),
             model=[repr(model), {k: repr(v) for k, v in described.items() if k != "_name_or_path"}],
             attention=str(getattr(config, "_attn_implementation", None)),
             frontier=[self.frontier.name, str(self.frontier.field), str(self.frontier.like), shape],
             choice=[*_arithmetic(plan), str(self.frontier.dtype)],
             quantizer=[plan.quantizer.name, _dump(plan.quantizer.Options())] if plan.quantizer else None,
-            setting={**asdict(self.base.setting), "options": _dump(self.base.setting.options)},
+            setting={**asdict(self.prepared.base.setting), "options": _dump(self.prepared.base.setting.options)},
             code=fingerprint.code([*plugins, *model.modules()]),
         )
 
     def _compute(self, data: Encoded, starts: Sequence[int], chunk: list[int], put: Put) -> None:
         """Run the frozen part over these rows, in halves where memory does not suffice."""
-        plan, base, model = self.plan, self.base, self.adapted.model
-        lengths = tuple(int(e["length"]) for e in data.examples)
-        waiting = [chunk]
-        with inference(model, plan.choice), eagerly(plan.recipe.train.compile):
-            while waiting:
-                rows = waiting.pop()
-                examples = [data.examples[i] for i in rows]
-                batch = plan.task.collate(examples, base.processor, base.setting)
-                try:
-                    output = self._output(to_device(batch, plan.choice.device))
-                except (RuntimeError, MemoryError) as error:
-                    if len(rows) < 2 or not out_of_memory(error):
-                        raise
-                    waiting += reversed(halves(rows, lengths))
-                    continue
-                made = self.frontier.rows(output, self.frontier.lengths(examples))
-                for i, features in zip(rows, made, strict=True):
-                    assert len(features) == starts[i + 1] - starts[i], "the model was called with other rows"
-                    put(NAME, starts[i], features)
+        predictor = Predictor.of(self.prepared.plan, self.prepared.base, self.prepared.adapted.model)
 
-    def _output(self, batch: Any) -> Tensor:
-        """The frontier's output; what comes after it does not run."""
-        model, frontier = self.adapted.model, self.frontier
-        with frozen.stopping_after(frontier.module) as outputs:
-            self.plan.task.loss(model, batch, self.base.setting)
-        return frontier.of(outputs[0])
+        def features(rows: Sequence[int]) -> list[Tensor]:
+            examples = [data.examples[i] for i in rows]
+            return self.frontier.rows(self._output(predictor, examples), self.frontier.lengths(examples))
+
+        with predictor.inference(), eagerly(self.prepared.plan.recipe.train.compile):
+            for rows, made in in_batches(predictor, data.examples, [chunk], features, "the frozen part"):
+                for i, tensor in zip(rows, made, strict=True):
+                    assert len(tensor) == starts[i + 1] - starts[i], "the model was called with other rows"
+                    put(NAME, starts[i], tensor)
+
+    def _output(self, predictor: Predictor, examples: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The frontier's output; everything after it does not run."""
+        with frozen.stopping_after(self.frontier.module) as outputs:
+            predictor.loss(predictor.batch(examples))
+        return self.frontier.of(outputs[0])
 
 
 def _arithmetic(plan: Plan) -> list[str]:

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pefttool.data.batches import FEATURES, Encoded, loss_of, to_device, two_short
-from pefttool.inference.evaluate import inference
+from pefttool.data.batches import two_short
+from pefttool.data.encoding import Encoded
+from pefttool.inference.predictor import FEATURES, Predictor
 from pefttool.nn.compiling import eagerly
 from pefttool.setup.precision import autocast
 from pefttool.setup.random_state import forked
@@ -132,11 +133,12 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
     """What is frozen below the first thing that trains, if that is a whole block or more."""
     model = adapted.model
     examples = two_short(data.examples)
-    batch = to_device(plan.task.collate(examples, base.processor, base.setting), plan.choice.device)
+    predictor = Predictor.of(plan, base, model)
+    batch = predictor.batch(examples)
 
     def loss(**more: Any) -> Loss:
         with forked(plan.choice.device), autocast(plan.choice), eagerly(plan.recipe.train.compile):
-            return loss_of(plan.task, model, {**batch, **more}, base.setting)
+            return predictor.loss({**batch, **more})
 
     modes = {module: module.training for module in model.modules()}
     try:
@@ -150,7 +152,7 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
             rows = frontier.rows(features, frontier.lengths(examples))
             carried = BatchFeatures(frontier, frontier.batch(rows, batch))
             if _same(loss, carried):
-                with inference(model, plan.choice):
+                with predictor.inference():
                     if _same(loss, carried):
                         return Found(still, frontier)
         return Found(still, None, f"no one frozen module of {type(model).__name__} decides its loss")

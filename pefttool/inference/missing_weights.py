@@ -5,13 +5,15 @@ Such a part is random. Frozen, it would be in no file, and whoever loads the ada
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pefttool.api.errors import ModelError
 from pefttool.api.facts import Facts
-from pefttool.data.batches import Encoded, loss_of, to_device, two_short
+from pefttool.data.batches import two_short
+from pefttool.data.encoding import Encoded
+from pefttool.inference.predictor import Predictor
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
 
-def settle(plan: Plan, base: Base, data: Encoded) -> tuple[Plan, Base, str | None]:
-    """(plan, base, notice): parts of the base that its files lack and its task uses, behind the blocks, join the head.
+def settle(plan: Plan, base: Base, data: Encoded, warn: Callable[[str], object]) -> tuple[Plan, Base]:
+    """(plan, base): parts of the base that its files lack and its task uses, behind the blocks, join the head.
 
     `Base.missing` are then the others that the task uses: `require_trained` asks for them once the adapter is there.
     Nothing is said of weights that are not used, or that start alike everywhere (a bias at zero).
@@ -37,23 +39,23 @@ def settle(plan: Plan, base: Base, data: Encoded) -> tuple[Plan, Base, str | Non
     left = tuple(n for n in used if not n.startswith(inside) and not _constant(model.get_parameter(n)))
     base = replace(base, missing=left)
     if not joining:
-        return plan, base, None
+        return plan, base
     for module in joining:
         for parameter in model.get_submodule(module).parameters():
             # Cloned: of a streamed model it may be a view of a file.
             parameter.data = parameter.data.float().clone()
-    text = (
+    warn(
         f"{base.local.path} lacks {', '.join(joining)} of {base.facts.architecture}: new here, trained and saved with"
         " the head"
     )
     plan = replace(plan, facts=with_heads(plan.facts, joining))
-    return plan, replace(base, facts=with_heads(base.facts, joining)), text
+    return plan, replace(base, facts=with_heads(base.facts, joining))
 
 
-def require_trained(plan: Plan, base: Base, adapted: Adapted) -> str | None:
-    """A notice of random weights of the base that the adapter trains. Raises ModelError where it does not."""
+def require_trained(plan: Plan, base: Base, adapted: Adapted, warn: Callable[[str], object]) -> None:
+    """Warn of random weights of the base that the adapter trains. Raises ModelError where the adapter does not."""
     if not base.missing:
-        return None
+        return
     root = peft_folder.root(adapted.model)
     trained = {peft_folder.plain_name(name, root) or name for name in adapted.parameters()}
     frozen = [name for name in base.missing if name not in trained]
@@ -63,7 +65,7 @@ def require_trained(plan: Plan, base: Base, adapted: Adapted) -> str | None:
             f" would stay random: adapter {plan.adapter.name!r} does not train it; get the whole model, give another,"
             " or use --adapter full"
         )
-    return f"{base.local.path} lacks {_first(base.missing)} of {base.facts.architecture}: random at first, and trained"
+    warn(f"{base.local.path} lacks {_first(base.missing)} of {base.facts.architecture}: random at first, and trained")
 
 
 def _first(names: Sequence[str]) -> str:
@@ -92,17 +94,18 @@ def _used(plan: Plan, base: Base, data: Encoded) -> list[str]:
     """Names of the missing parameters that the loss of a row depends on: the model is asked."""
     import torch
 
-    model, named = base.model, dict(base.model.named_parameters())
+    named = dict(base.model.named_parameters())
     asked = [n for n in base.facts.used(base.missing) if n in named and named[n].is_floating_point()]
     if not asked:
         return []
-    batch = to_device(plan.task.collate(two_short(data.examples), base.processor, base.setting), plan.choice.device)
+    predictor = Predictor.of(plan, base)
+    batch = predictor.batch(two_short(data.examples))
     before = {name: parameter.requires_grad for name, parameter in named.items()}
     try:
         for name, parameter in named.items():
             parameter.requires_grad_(name in asked)
         with forked(plan.choice.device), torch.enable_grad(), autocast(plan.choice):
-            loss = loss_of(plan.task, model, batch, base.setting).sum
+            loss = predictor.loss(batch).sum
         if not loss.requires_grad:
             return []
         gradients = torch.autograd.grad(loss, [named[name] for name in asked], allow_unused=True)

@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import RunError
-from pefttool.api.task import Task
-from pefttool.api.values import Setting
-from pefttool.data.batches import collate, loss_of, to_device
-from pefttool.inference.evaluate import inference
+from pefttool.inference.predictor import Predictor, inference
 from pefttool.toolkit import peft_folder
 
 if TYPE_CHECKING:
@@ -67,15 +64,8 @@ def answers(output: Any) -> Outputs:
     }
 
 
-def calls(
-    model: nn.Module,
-    task: Task,
-    examples: Sequence[Mapping[str, Any]],
-    processor: Any,
-    setting: Setting,
-    choice: Choice,
-) -> list[Call]:
-    """How the task calls `model` for each of these encoded rows, alone. Raises RunError if it never does."""
+def calls(predictor: Predictor, examples: Sequence[Mapping[str, Any]]) -> list[Call]:
+    """How the task calls its model for each of these encoded rows, alone. Raises RunError if the task never does."""
     found = []
     for example in examples:
         seen: list[Call] = []
@@ -85,15 +75,15 @@ def calls(
             seen.append(Call({name: _kept(value) for name, value in arguments.items()}))
 
         # The task's own call: before what others do to its arguments, which is done again when the call is made again.
-        handle = model.register_forward_pre_hook(note, with_kwargs=True, prepend=True)
+        handle = predictor.model.register_forward_pre_hook(note, with_kwargs=True, prepend=True)
         try:
-            with inference(model, choice):
-                batch = collate([example], task, processor, setting)
-                loss_of(task, model, to_device(batch, choice.device), setting)
+            with predictor.inference():
+                predictor.loss(predictor.batch([example]))
         finally:
             handle.remove()
         if not seen:
-            raise RunError(f"task {task.name!r} computes its loss without calling the model: it cannot be compared")
+            name = predictor.task.name
+            raise RunError(f"task {name!r} computes its loss without calling the model: it cannot be compared")
         found.append(seen[-1])  # before it there may be one that only asks what the model can do
     return found
 

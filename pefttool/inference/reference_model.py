@@ -12,18 +12,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.task import Task
-from pefttool.api.values import Setting
-from pefttool.data.batches import Encoded, by_length, collate, to_device
+from pefttool.data.batches import by_length
+from pefttool.data.encoding import Encoded
 from pefttool.files import fingerprint
-from pefttool.inference.evaluate import inference
-from pefttool.inference.out_of_memory import halves, out_of_memory, release
+from pefttool.inference.out_of_memory import in_batches
+from pefttool.inference.predictor import Predictor
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from pefttool.files.store import Store
     from pefttool.setup.base import Base
-    from pefttool.setup.devices import Choice
     from pefttool.setup.plan import Plan
 
 
@@ -42,41 +41,31 @@ def settle(
     known = store.load(key) if store is not None and key is not None else None
     if known is None:
         size = plan.recipe.train.batch_size
-        known = ask(plan.task, data.examples, base.model, base.processor, base.setting, plan.choice, size, progress)
+        known = ask(Predictor.of(plan, base), data.examples, size, progress)
         if store is not None and key is not None:
             store.save(key, known)
     return carrying(data, known)
 
 
 def ask(
-    task: Task,
+    predictor: Predictor,
     examples: Sequence[Mapping[str, Any]],
-    model: nn.Module,
-    processor: Any,
-    setting: Setting,
-    choice: Choice,
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Name -> one number a row, `[rows]` float64 on the CPU. A batch that does not fit in memory is halved."""
     import torch
 
-    lengths = [int(e["length"]) for e in examples]
-    waiting = by_length(lengths, batch_size)[::-1]
     found: dict[str, Tensor] = {}
     done = 0
-    with inference(model, choice):
-        while waiting:
-            rows = waiting.pop()
-            try:
-                batch = collate([examples[i] for i in rows], task, processor, setting)
-                answers = task.prepare(model, to_device(batch, choice.device), setting)
-            except (RuntimeError, MemoryError) as error:
-                if len(rows) < 2 or not out_of_memory(error):
-                    raise
-                waiting += halves(rows, lengths)[::-1]
-                release(choice.device)
-                continue
+
+    def prepared(rows: Sequence[int]) -> Mapping[str, Tensor]:
+        batch = predictor.batch([examples[i] for i in rows])
+        return predictor.task.prepare(predictor.model, batch, predictor.setting)
+
+    order = by_length([int(e["length"]) for e in examples], batch_size)
+    with predictor.inference():
+        for rows, answers in in_batches(predictor, examples, order, prepared, "the base's answers"):
             for name, values in answers.items():
                 column = found.setdefault(name, torch.zeros(len(examples), dtype=torch.float64))
                 column[rows] = values.cpu().double()  # on the CPU: Apple's GPUs have no float64

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool.api.errors import ModelError, RunError
-from pefttool.data.batches import FEATURES, Encoded
 from pefttool.files import fingerprint
 from pefttool.inference import agreement, recorded_calls
 from pefttool.inference.agreement import Agreement
-from pefttool.setup.attach import Adapted
-from pefttool.setup.base import Base
-from pefttool.setup.plan import Plan
+from pefttool.inference.predictor import Predictor, without_features
+from pefttool.setup.prepared import Prepared
 
 if TYPE_CHECKING:
     import torch
@@ -88,18 +86,19 @@ class Witness:
 LOSES = "its adapter's save() or load() loses something of what was trained; mend it, or report this"
 
 
-def hear(plan: Plan, base: Base, adapted: Adapted, held_out: Encoded) -> Witness | None:
+def hear(prepared: Prepared) -> Witness | None:
     """Ask the trained model; None where nobody will compare, or the task never calls it."""
+    plan, base, adapted = prepared.plan, prepared.base, prepared.adapted
     recipe = plan.recipe
     if recipe.check == "none" or recipe.memory.stream or recipe.memory.offload:
         return None
-    examples = [{k: v for k, v in e.items() if k != FEATURES} for e in held_out.examples[:ROWS]]
-    setting, model = replace(base.setting, packing=False), adapted.model
+    examples = [without_features(example) for example in prepared.data.held_out.examples[:ROWS]]
+    predictor = Predictor.of(plan, replace(base, setting=replace(base.setting, packing=False)), adapted.model)
     try:
-        calls = recorded_calls.calls(model, plan.task, examples, base.processor, setting, plan.choice)
+        calls = recorded_calls.calls(predictor, examples)
     except RunError:
         return None
-    answers = tuple(_last(recorded_calls.made(model, calls, plan.choice)))
+    answers = tuple(_last(recorded_calls.made(adapted.model, calls, plan.choice)))
     made = {**adapted.parameters(), **adapted.changed_buffers()}
     values = dict(zip(made, fingerprint.checksums(list(made.values())), strict=True))
     dtypes = {name: tensor.dtype for name, tensor in made.items()}

@@ -252,17 +252,6 @@ def optimizer_refused(name: str, device: str) -> str | None:
     return f"{name!r}: bitsandbytes has no optimisers for {kind!r}; use adamw"
 
 
-def memory_in_use(device: str) -> int:
-    """Bytes: the peak allocated on a CUDA device, or the resident memory of this process."""
-    import torch
-
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
-
-
 def compiler_missing(device: str, environment: Mapping[str, str] = os.environ) -> str | None:
     """What torch.compile needs for this device and does not find, and how to get it; or None."""
     kind = device.partition(":")[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pefttool.api.errors import NotMergeable, PluginError, RunError, UsageError
 from pefttool.api.facts import Facts
-from pefttool.inference.evaluate import inference
+from pefttool.inference.predictor import inference
 from pefttool.nn import added_positions
 from pefttool.nn.tensors import tensors_of
 from pefttool.setup.attach import Adapted

@@ -11,7 +11,7 @@ from pefttool.api.facts import Facts
 from pefttool.api.quantizer import Quantizer
 from pefttool.api.values import Setting
 from pefttool.config.settings import TrainSettings
-from pefttool.inference.evaluate import inference
+from pefttool.inference.predictor import Predictor, inference
 from pefttool.models.facts import inspect
 from pefttool.setup.attach import Adapted, attach
 from pefttool.setup.base import load_model
@@ -19,7 +19,7 @@ from pefttool.setup.devices import Choice
 from pefttool.setup.precision import grad_scaler
 from pefttool.testing.models import model_folder
 from pefttool.testing.toys import TOYS, toy_rows
-from pefttool.training.optimisation import make_optimizer, optimizer_step
+from pefttool.training.optimisation import Update, make_optimizer, optimizer_step
 from pefttool.training.sanity_checks import Watch
 
 if TYPE_CHECKING:
@@ -166,16 +166,10 @@ class Bench:
             module.eval()
         batches = [toy_batch(self.case.kind, part, packing) for part in parts]
         result = optimizer_step(
-            adapted.model,
-            list(adapted.parameters().values()),
+            Predictor(adapted.model, TOYS[self.case.kind], None, toy_setting(self.facts.seed, packing), CPU),
+            Update(optimizer, grad_scaler(CPU), list(adapted.parameters().values()), max_grad_norm=1e9),
             [(tensors, True) for tensors, _ in batches],
             sum(weight for _, weight in batches),
-            TOYS[self.case.kind],
-            toy_setting(self.facts.seed, packing),
-            CPU,
-            optimizer,
-            grad_scaler(CPU),
-            max_grad_norm=1e9,
         )
         adapted.model.eval()
         return result.loss

@@ -18,10 +18,12 @@ from pefttool.api.errors import NotMergeable, Refused, RunError
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
-from pefttool.data.batches import Encoded, by_length, encode
+from pefttool.data.batches import by_length
+from pefttool.data.encoding import Encoded, encode
 from pefttool.export import delivered_metrics, reload
 from pefttool.inference import packing, reference_model
-from pefttool.inference.evaluate import evaluate, predict
+from pefttool.inference.evaluate import evaluate
+from pefttool.inference.predictor import Predictor
 from pefttool.runs import artefacts
 from pefttool.setup import attach, base, techniques
 from pefttool.setup.plan import Plan, make
@@ -31,7 +33,7 @@ from pefttool.testing.models import model_folder
 from pefttool.testing.tasks import same_values
 from pefttool.testing.tensors import changes, snapshot
 from pefttool.toolkit import peft_folder
-from pefttool.training.optimisation import make_optimizer, optimizer_step
+from pefttool.training.optimisation import Update, make_optimizer, optimizer_step
 from pefttool.training.sanity_checks import UPDATES, Watch
 
 #: A refusal says what to do instead in one of these words.
@@ -111,11 +113,15 @@ class _Pair:
         options = planned.recipe.task_options
         loaded = base.load(planned, task.labels(rows, options), fitted=task.fit(rows, options))
         data = reference_model.settle(planned, loaded, encode(rows, task, loaded.processor, loaded.setting), None)
-        plain = predict(loaded.model, task, data.rows, loaded.processor, loaded.setting, planned.choice)
+        plain = Predictor.of(planned, loaded).predict(data.rows)
         adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
         techniques.apply(planned, adapted)
-        loaded, _ = packing.settle(planned, loaded, adapted.model, data)
+        loaded = packing.settle(planned, loaded, adapted.model, data, lambda notice: None)
         return cls(planned, loaded, adapted, data, plain, what)
+
+    @property
+    def max_grad_norm(self) -> float:
+        return self.plan.recipe.train.max_grad_norm
 
     def require(self, holds: bool, message: str) -> None:
         require(holds, self.what, message)
@@ -140,38 +146,26 @@ class _Pair:
     def metrics(self) -> dict[str, float]:
         """As the loop finds them."""
         order = by_length([e["length"] for e in self.data.examples], self.plan.recipe.train.batch_size)
-        examples, rows, choice = self.data.examples, self.data.rows, self.plan.choice
-        processor, setting = self.base.processor, self.base.setting
-        return evaluate(self.adapted.model, self.plan.task, examples, rows, order, processor, setting, choice)[0]
+        return evaluate(Predictor.of(self.plan, self.base, self.adapted.model), self.data, order)[0]
 
     def answers(self, model: Any) -> list[dict[str, Any]]:
-        base = self.base
-        return predict(model, self.plan.task, self.data.rows, base.processor, base.setting, self.plan.choice)
+        return Predictor.of(self.plan, self.base, model).predict(self.data.rows)
 
     def one_step(self) -> None:
         """The core's own: every declared parameter gets a gradient and changes, and nothing else does."""
-        parameters, task, setting = self.adapted.parameters(), self.plan.task, self.base.setting
+        parameters = self.adapted.parameters()
         self.require(bool(parameters), "nothing trains")
         optimizer = make_optimizer(self.adapted, self.plan.adapter, self.plan.recipe.train)
         reached: set[int] = set()
         for parameter in parameters.values():
             parameter.register_post_accumulate_grad_hook(lambda p: reached.add(id(p)))  # type: ignore[no-untyped-call]
         old = snapshot(self.adapted.model)
-        batch = task.collate(self.data.examples, self.base.processor, setting)
+        batch = Predictor.of(self.plan, self.base).batch(self.data.examples)
         weight = float(sum(example["weight"] for example in self.data.examples))
         # Not in training mode: statistics of batches are no parameters, and would change too.
-        result = optimizer_step(
-            self.adapted.model.eval(),
-            list(parameters.values()),
-            [(batch, True)],
-            weight,
-            task,
-            setting,
-            self.plan.choice,
-            optimizer,
-            grad_scaler(self.plan.choice),
-            self.plan.recipe.train.max_grad_norm,
-        )
+        update = Update(optimizer, grad_scaler(self.plan.choice), list(parameters.values()), self.max_grad_norm)
+        predictor = Predictor.of(self.plan, self.base, self.adapted.model.eval())
+        result = optimizer_step(predictor, update, [(batch, True)], weight)
         self.require(math.isfinite(result.loss) and result.grad_norm > 0, f"gives {result}")
         idle = [name for name, parameter in parameters.items() if id(parameter) not in reached]
         self.require(not idle, f"{idle[:1]} gets no gradient")
@@ -195,24 +189,14 @@ class _Pair:
         watch = None
         if told is not None:
             watch = Watch(self.adapted, optimizer, told.append, self.plan.adapter.trains_base)
-        batch = self.plan.task.collate(self.data.examples, self.base.processor, self.base.setting)
+        batch = Predictor.of(self.plan, self.base).batch(self.data.examples)
         weight = float(sum(example["weight"] for example in self.data.examples))
         model.train()
         for module in self.adapted.still:
             module.eval()
         for _ in range(count):
-            optimizer_step(
-                model,
-                parameters,
-                [(batch, True)],
-                weight,
-                self.plan.task,
-                self.base.setting,
-                self.plan.choice,
-                optimizer,
-                grad_scaler(self.plan.choice),
-                settings.max_grad_norm,
-            )
+            update = Update(optimizer, grad_scaler(self.plan.choice), parameters, self.max_grad_norm)
+            optimizer_step(Predictor.of(self.plan, self.base, model), update, [(batch, True)], weight)
         model.eval()
         if watch is not None:
             watch.finished()

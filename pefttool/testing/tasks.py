@@ -14,9 +14,9 @@ from pefttool.api.facts import Facts
 from pefttool.api.task import Task
 from pefttool.api.values import Row, Setting
 from pefttool.data import unused_columns
-from pefttool.data.batches import encode
+from pefttool.data.encoding import encode
 from pefttool.inference import reference_model
-from pefttool.inference.evaluate import inference, predict
+from pefttool.inference.predictor import Predictor, inference
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
 from pefttool.testing.models import model_folder
@@ -67,7 +67,7 @@ class TaskBench:
         return self.task.collate(examples, self.processor, self.setting)
 
     def predict(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        return predict(self.model, self.task, rows, self.processor, self.setting, CPU)
+        return Predictor(self.model, self.task, self.processor, self.setting, CPU).predict(rows)
 
 
 def _load(task: Task, what: str, rows: Sequence[Row], kind: str, frozen: bool) -> TaskBench:
@@ -87,7 +87,7 @@ def _load(task: Task, what: str, rows: Sequence[Row], kind: str, frozen: bool) -
     require(encoded == encode(rows, task, processor, setting), what, "encodes one row in two ways")
     require(len(encoded.examples) == len(rows), what, f"finds nothing to train in {encoded.dropped[:1]}")
     if reference_model.asks(task):
-        known = reference_model.ask(task, encoded.examples, model, processor, setting, CPU)
+        known = reference_model.ask(Predictor(model, task, processor, setting, CPU), encoded.examples)
         encoded = reference_model.carrying(encoded, known)
     return TaskBench(task, what, model, processor, setting, encoded.rows, encoded.examples)
 

@@ -11,38 +11,42 @@ from pefttool.api.errors import PefttoolError, RunError
 from pefttool.api.events import Notice
 from pefttool.config.emitter import Emitter
 from pefttool.config.plugins import one_line
-from pefttool.data.batches import Encoded
 from pefttool.files import fingerprint
-from pefttool.inference import before_after, verdict, witness, witness_file
+from pefttool.inference import prompts, verdict, witness, witness_file
+from pefttool.inference.before_after import Comparison, Seen
 from pefttool.inference.witness import Witness
 from pefttool.runs import artefacts, model_card, run_folder, saved_files
-from pefttool.setup import attach
-from pefttool.setup.attach import Adapted
-from pefttool.setup.base import Base
-from pefttool.setup.plan import Plan
+from pefttool.setup.prepared import Prepared, Session
 from pefttool.training.loop import Result
-from pefttool.training.rehearsal import Rehearsed
+from pefttool.training.state import Rehearsed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
-Found = TypeVar("Found")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Brought:
+class Finished:
     """What a run brought: `before` and `after` are held-out metrics, `samples` rows with the answers before and after.
 
-    `improved` says whether the metric that judges is better than before, and `trained` what the trained model answered,
-    for whoever loads it again. `error` says what failed, what was kept and what to do; None where nothing failed.
+    improved      the metric that judges is better than before, or as good with a lower loss
+    trained       what the trained model answered, for whoever loads the adapter again
+    talks         `pefttool chat` can be had with the adapter; `takes_text`: `pefttool predict --text`
+    main_process  this process is the one that tells the user
+    error         what failed, what was kept and what to do; None where nothing failed
     """
 
+    folder: Path
     adapter: Path
     before: Mapping[str, float]
     after: Mapping[str, float]
     samples: tuple[Mapping[str, Any], ...]
     improved: bool
     trained: Witness | None
+    talks: bool
+    takes_text: bool
+    main_process: bool
     error: RunError | None
 
 
@@ -55,7 +59,7 @@ class Steps:
     failed: dict[str, Exception] = field(default_factory=dict)
     kept: bool = False
 
-    def take(self, what: str, step: Callable[[], Found], otherwise: Found) -> Found:
+    def take(self, what: str, step: Callable[[], Made], otherwise: Made) -> Made:
         """What `step` returns, or `otherwise` where it fails. A signal ends them all, once training is kept."""
         try:
             return step()
@@ -82,62 +86,46 @@ class Steps:
 
 
 def finish(
-    folder: Path,
-    plan: Plan,
-    base: Base,
-    adapted: Adapted,
-    held_out: Encoded,
+    prepared: Prepared,
+    session: Session,
     result: Result,
+    comparison: Comparison,
     memory_of: Callable[[Rehearsed | None], dict[str, int]],
-    seen: tuple[Mapping[str, float], list[Any]] | None,
-    untrained: Mapping[str, Tensor],
     data_sha256: str,
-    emit: Emitter,
-    writes: bool,
-) -> Brought:
-    """Everything between the last step and the end of a run; files are written by the rank that `writes` alone.
+) -> Finished:
+    """Everything between the last step and the end of a run; files are written by one rank alone.
 
-    `seen` is what the base made of the held-out rows, if that is known by now; else it is asked with the adapter
-    switched off and the `untrained` values in the task head.
+    `memory_of` compares the rehearsal's memory with the plan's, `data_sha256` is the hash of the run's data.
     """
-    steps = Steps(emit, result.keep if writes else lambda: True)
+    plan, base, emit, folder = prepared.plan, prepared.base, session.emit, session.folder
+    steps = Steps(emit, result.keep if session.writes else lambda: True)
     target = folder / run_folder.ADAPTER
-
-    def before() -> tuple[Mapping[str, float], list[Any]]:
-        if seen is not None:
-            return seen
-        with attach.without(adapted, plan.adapter, untrained):
-            return before_after.look(plan, base, adapted.model, held_out, emit)
-
     trained = None
-    if writes:
-        trained = steps.take("what the check compares with", lambda: _hear(folder, plan, base, adapted, held_out), None)
-        steps.take("the adapter", lambda: artefacts.save_adapter(folder, plan, base, adapted), target)
+    if session.writes:
+        trained = steps.take("what the check compares with", lambda: _hear(prepared, folder), None)
+        steps.take("the adapter", lambda: artefacts.save_adapter(folder, plan, base, prepared.adapted), target)
         if "the adapter" not in steps.failed:
-            steps.take("the saved files", lambda: saved_files.report(target, adapted, plan.recipe.check, emit), None)
+            check = plan.recipe.check
+            steps.take("the saved files", lambda: saved_files.report(target, prepared.adapted, check, emit), None)
     nothing: list[Any] = []
-    unknown: tuple[Mapping[str, float], list[Any]] = ({}, nothing)
-    answers = steps.take("answers", lambda: before_after.answers(plan, base, adapted.model, held_out), nothing)
-    after = steps.take(
-        "held-out metrics",
-        lambda: before_after.delivered(plan, base, adapted.model, held_out, result.metrics, emit),
-        result.metrics,
-    )
-    metrics, shown = steps.take("the comparison with the base", before, unknown)
+    answers = steps.take("answers", lambda: comparison.answers(prepared), nothing)
+    after = steps.take("held-out metrics", lambda: comparison.delivered(prepared, result.metrics), result.metrics)
+    before = steps.take("the comparison with the base", lambda: comparison.before(prepared), Seen())
+    metrics = before.metrics
     improved = not metrics or verdict.tell(metrics, after, *plan.task.judge(base.setting), emit)
-    samples = tuple(
-        {"row": dict(r.values), "before": b, "after": a} for r, b, a in zip(held_out.rows, shown, answers, strict=False)
-    )
-    if writes:
+    pairs = zip(prepared.data.held_out.rows, before.answers, answers, strict=False)
+    samples = tuple({"row": dict(row.values), "before": first, "after": then} for row, first, then in pairs)
+    if session.writes:
         memory = steps.take("memory", lambda: memory_of(result.rehearsed), dict[str, int]())
         known = {"steps": result.steps, "best_step": result.best_step, "reason": result.reason, "memory": memory}
         known |= {"improved": improved} if metrics else {}
         if "the adapter" not in steps.failed:
             facts = {"steps": result.steps, "best_step": result.best_step, "data": data_sha256}
             weights = fingerprint.weight_files(base.local.path)
+            model = prepared.adapted.model
             steps.take(
                 "the model card",
-                lambda: model_card.write(target, plan, base, adapted.model, metrics, after, weights=weights, **facts),
+                lambda: model_card.write(target, plan, base, model, metrics, after, weights=weights, **facts),
                 None,
             )
         steps.take(
@@ -147,14 +135,26 @@ def finish(
             ),
             None,
         )
-    error = _error(folder, steps) if steps.failed else None
-    return Brought(target, metrics, after, samples, improved, trained, error)
+    options = base.setting.options
+    return Finished(
+        folder=folder,
+        adapter=target,
+        before=metrics,
+        after=after,
+        samples=samples,
+        improved=improved,
+        trained=trained,
+        talks=prompts.talks(plan.task, options),
+        takes_text=prompts.takes_text(plan.task, options),
+        main_process=session.writes,
+        error=_error(folder, steps) if steps.failed else None,
+    )
 
 
-def _hear(folder: Path, plan: Plan, base: Base, adapted: Adapted, held_out: Encoded) -> Witness | None:
+def _hear(prepared: Prepared, folder: Path) -> Witness | None:
     """The trained model's answers, which wait in the run's folder, too: the check may be another process's."""
-    trained = witness.hear(plan, base, adapted, held_out)
-    witness_file.keep(run_folder.witness(folder), trained, plan.choice.device)
+    trained = witness.hear(prepared)
+    witness_file.keep(run_folder.witness(folder), trained, prepared.plan.choice.device)
     return trained
 
 

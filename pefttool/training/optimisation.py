@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pefttool.api.adapter import Adapter
 from pefttool.api.errors import RunError
-from pefttool.api.task import Task
-from pefttool.api.values import Setting
-from pefttool.data.batches import loss_of
+from pefttool.inference.predictor import Predictor
 from pefttool.setup.precision import autocast
 from pefttool.toolkit.quiet import quiet_imports
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
     from pefttool.config.settings import TrainSettings
     from pefttool.setup.attach import Adapted
-    from pefttool.setup.devices import Choice
 
 T = TypeVar("T")
 
@@ -154,19 +151,33 @@ def _marking_the_last(items: Iterable[T]) -> Iterator[tuple[T, bool]]:
         yield waiting.pop(), True
 
 
+@dataclass(frozen=True)
+class Update:
+    """What applies gradients: the optimiser, the scaler of half precision, and the parameters whose norm is clipped."""
+
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    parameters: Sequence[nn.Parameter]
+    max_grad_norm: float
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many processes take each step together; within `no_sync()` they do not yet share gradients."""
+
+    count: int = 1
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+ALONE = Ranks()
+
+
 def optimizer_step(
-    model: nn.Module,
-    parameters: Sequence[nn.Parameter],
+    predictor: Predictor,
+    update: Update,
     micro_batches: Iterable[tuple[Mapping[str, Tensor], bool]],
     weight: float,
-    task: Task,
-    setting: Setting,
-    choice: Choice,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    max_grad_norm: float,
-    ranks: int = 1,
-    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ranks: Ranks = ALONE,
     entering: Callable[[str], object] = lambda phase: None,
 ) -> StepResult:
     """Accumulate gradients of sum/`weight` over the micro-batches, clip, step.
@@ -180,22 +191,23 @@ def optimizer_step(
     """
     import torch
 
+    scaler = update.scaler
     total = units = 0.0
     culprit, counted = None, False
     for i, ((batch, counts), last) in enumerate(_marking_the_last(micro_batches)):
-        with nullcontext() if last else no_sync():
+        with nullcontext() if last else ranks.no_sync():
             entering("forward")
-            with autocast(choice):
-                loss = loss_of(task, model, batch, setting)
+            with autocast(predictor.choice):
+                loss = predictor.loss(batch)
             # DistributedDataParallel averages gradients over ranks: undo its division.
-            scaled = loss.sum * (ranks / weight if counts else 0.0)
+            scaled = loss.sum * (ranks.count / weight if counts else 0.0)
             entering("backward")
             if scaled.requires_grad:
                 scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
             elif float(loss.weight):
                 raise RunError(
-                    f"the loss of task {task.name!r} does not depend on anything that trains: the adapter, or what"
-                    " train.gradient_checkpointing does, cuts its gradient off; use another of them"
+                    f"the loss of task {predictor.task.name!r} does not depend on anything that trains: the adapter, or"
+                    " what train.gradient_checkpointing does, cuts its gradient off; use another of them"
                 )
         if counts:
             counted = True
@@ -204,18 +216,18 @@ def optimizer_step(
             culprit = i if culprit is None and not math.isfinite(summed) else culprit
     if counted and not units:
         raise RunError(
-            f"no token or label of this step is trained, and {weight:g} were announced: task {task.name!r} masks them"
-            " when it makes batches"
+            f"no token or label of this step is trained, and {weight:g} were announced:"
+            f" task {predictor.task.name!r} masks them when it makes batches"
         )
     entering("optimizer")
-    scaler.unscale_(optimizer)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    scaler.unscale_(update.optimizer)
+    norm = float(torch.nn.utils.clip_grad_norm_(update.parameters, update.max_grad_norm))
     # Ranks share the gradient, and not the loss: they have to decide alike.
-    finite = math.isfinite(norm) and (culprit is None or ranks > 1)
+    finite = math.isfinite(norm) and (culprit is None or ranks.count > 1)
     if finite or (scaler.is_enabled() and culprit is None):  # a scaler leaves out by itself what it scaled too high
-        scaler.step(optimizer)
+        scaler.step(update.optimizer)
     scaler.update()
-    optimizer.zero_grad(set_to_none=True)
+    update.optimizer.zero_grad(set_to_none=True)
     return StepResult(total, norm, units, skipped=not finite, culprit=culprit)
 
 

@@ -163,7 +163,7 @@ def test_a_quantised_run_loads_with_plain_peft(tmp_path: Path) -> None:
 
     from pefttool.config import registry
     from pefttool.export.reload import reload
-    from pefttool.inference.evaluate import inference
+    from pefttool.inference.predictor import inference
 
     finished = run(tmp_path / "q", "--adapter", "lora", *CHAT, *EXACT, "--quantize", "nf4", "-o", "train.max_steps=2")
     loaded = reload(finished.folder, registry.build())

@@ -18,9 +18,10 @@ from tiny_models import configs
 from pefttool.api.errors import UsageError
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
-from pefttool.data.batches import FEATURES, Encoded
+from pefttool.data.encoding import Encoded
 from pefttool.forecast import budget, forecast, simulate
 from pefttool.forecast.recorder import Estimate
+from pefttool.inference.predictor import FEATURES
 from pefttool.setup import devices, plan
 from pefttool.setup.plan import Plan
 from pefttool.training.rehearsal import Rehearsed

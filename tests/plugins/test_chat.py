@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pefttool.api.errors import DataError
 from pefttool.api.values import Row, Setting
-from pefttool.inference.evaluate import talks, typed
+from pefttool.inference.prompts import talks, typed
 from pefttool_text import chat_rows
 from pefttool_text.batching import IGNORE
 from pefttool_text.chat import Chat

@@ -14,7 +14,9 @@ from allocations import peak_bytes
 from torch import Tensor, nn
 
 from pefttool import Loss, Setting
+from pefttool.data.encoding import Encoded
 from pefttool.inference.evaluate import evaluate
+from pefttool.inference.predictor import Predictor
 from pefttool.nn import embedding_offload
 from pefttool.setup.devices import Choice
 from pefttool_full.adapter import FullAdapter
@@ -324,7 +326,11 @@ def test_evaluation_and_generation_are_as_before(models: Path) -> None:
 
     choice = Choice(device="cpu", dtype="float32", autocast=None, grad_scaler=False, reason="")
     rows: list[Any] = [None] * 4
-    metrics, _ = evaluate(attached.model, Chat(), examples, rows, [[0, 1], [3, 2]], Padding(), setting, choice)
+    metrics, _ = evaluate(
+        Predictor(attached.model, Chat(), Padding(), setting, choice),
+        Encoded(tuple(examples), tuple(rows), ()),
+        [[0, 1], [3, 2]],
+    )
     mean = float(from_logits(attached.model, data).detach()) / int((data["labels"] != IGNORE).sum())
     assert metrics["loss"] == pytest.approx(mean, rel=1e-5)
     generate = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}

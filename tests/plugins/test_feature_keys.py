@@ -12,7 +12,7 @@ import torch
 
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
-from pefttool.data import batches, corpus
+from pefttool.data import batches, corpus, encoding
 from pefttool.files import fingerprint
 from pefttool.files.store import Store
 from pefttool.inference import features, frozen
@@ -43,10 +43,12 @@ class Keys:
         planned = plan.make(recipe.resolve(document, self.registry), self.registry)
         read = corpus.load(planned.recipe, self.registry)
         loaded = base.load(planned, read.labels)
-        key = batches.rows_key(
+        key = encoding.rows_key(
             planned.task, planned.registry, planned.model.path, loaded.processor, loaded.setting, read.train
         )
-        data = batches.encode(read.train, planned.task, loaded.processor, loaded.setting, key=key)
+        data = encoding.encode(
+            read.train, planned.task, loaded.processor, loaded.setting, kept=encoding.Cached(key=key)
+        )
         adapted = attach.attach(loaded.model, planned.adapter, planned.recipe.adapter_options, loaded.facts)
         techniques.apply(planned, adapted)
         found = frozen.find(planned, loaded, adapted, data)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pefttool.config.registry import Registry
-from pefttool.data import batches
+from pefttool.data import batches, encoding
 from pefttool.inference import features, frozen, witness
 
 #: Float32; a row's features come from a batch of other shape, so products are rounded in another order.
@@ -261,7 +261,7 @@ def ask(kind: str, trained: tuple[str, ...]) -> tuple[Stack, frozen.Found]:
     loaded: Any = SimpleNamespace(processor=None, setting=None)
     adapted: Any = SimpleNamespace(model=model, still=())
     examples = tuple({"ids": list(range(i, i + 4)), "length": 4} for i in range(5))
-    data = batches.Encoded(examples, (), ())
+    data = encoding.Encoded(examples, (), ())
     state = torch.get_rng_state()
     model.eval()
     found = frozen.find(planned, loaded, adapted, data)

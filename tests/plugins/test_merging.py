@@ -242,7 +242,7 @@ def test_an_adapter_that_refuses_is_told_with_its_reason(
 MEMORY = """
 import resource, sys, torch
 from pathlib import Path
-from pefttool import merge_in_parts, registry, reload
+from pefttool.config import registry; from pefttool.export import merge_in_parts, reload
 opened = reload.open_folder(Path(sys.argv[1]), registry.build(), "cpu")
 layout = merge_in_parts.find(opened, quantized=True)
 assert not isinstance(layout, str), layout

@@ -15,7 +15,7 @@ from pefttool.api.facts import Facts
 from pefttool.api.values import Row, Setting
 from pefttool.config import recipe, registry
 from pefttool.data import corpus
-from pefttool.inference.evaluate import predict
+from pefttool.inference.predictor import Predictor, predict
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
@@ -126,18 +126,18 @@ def test_a_long_history_keeps_its_end_and_forgets_nothing_that_was_seen():
     model, catalogue, setting = loaded(users([str(i) for i in range(30)]))
     long = TASK.encode(users([str(i) for i in range(30)])[0], catalogue, setting)
     assert long["truncated"] and long["length"] == 16 and len(long["seen"]) == 30
-    (answer,) = predict(model, TASK, users([str(i) for i in range(25)]), catalogue, setting, CPU)
+    (answer,) = Predictor(model, TASK, catalogue, setting, CPU).predict(users([str(i) for i in range(25)]))
     assert sorted(answer["items"], key=int) == ["25", "26", "27", "28", "29"]  # all that is left
 
 
 def test_nothing_that_was_seen_is_recommended_unless_asked_for():
     rows = users("abcdefgh", "hg")
     model, catalogue, setting = loaded(rows)
-    first, second = predict(model, TASK, users("abcdef", "gh"), catalogue, setting, CPU)
+    first, second = Predictor(model, TASK, catalogue, setting, CPU).predict(users("abcdef", "gh"))
     assert set(first["items"]) == set("gh") and not set(second["items"]) & set("gh")
     assert sum(first["scores"]) == pytest.approx(1) and first["scores"] == sorted(first["scores"], reverse=True)
     model, catalogue, setting = loaded(rows, exclude_seen=False)
-    assert set(predict(model, TASK, users("abcdef"), catalogue, setting, CPU)[0]["items"]) == set("abcdefgh")
+    assert set(Predictor(model, TASK, catalogue, setting, CPU).predict(users("abcdef"))[0]["items"]) == set("abcdefgh")
 
 
 def test_scores_are_of_the_whole_catalogue():
@@ -194,7 +194,7 @@ def test_it_learns_what_follows_and_new_items_get_gradients():
         assert bool(model.head.new.grad.abs().sum(1).gt(0).all())
         optimizer.step()
         optimizer.zero_grad()
-    answers = predict(model, TASK, users("bcd", "ijk"), catalogue, setting, CPU)
+    answers = Predictor(model, TASK, catalogue, setting, CPU).predict(users("bcd", "ijk"))
     assert [answer["items"][0] for answer in answers] == ["e", "l"]
 
 

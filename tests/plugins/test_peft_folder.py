@@ -167,6 +167,6 @@ def test_importing_peft_says_nothing() -> None:
     import subprocess
     import sys
 
-    code = "from pefttool import peft_folder; peft_folder.load_peft(); import bitsandbytes"
+    code = "from pefttool.toolkit import peft_folder; peft_folder.load_peft(); import bitsandbytes"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "" and "kernels-community" not in done.stderr

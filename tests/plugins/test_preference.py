@@ -18,8 +18,9 @@ from pefttool.api.facts import Facts
 from pefttool.api.values import Row, Setting
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
-from pefttool.data.batches import encode
+from pefttool.data.encoding import Encoded, encode
 from pefttool.inference import reference_model
+from pefttool.inference.predictor import Predictor
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder, tiny_tokenizer
@@ -189,7 +190,7 @@ def test_before_the_first_step_the_loss_is_known(model: Any, kind: str) -> None:
     chosen, tokenizer = setting(loss=kind, beta=0.25), tiny_tokenizer()
     data = encode(ROWS, TASK, tokenizer, chosen)
     data = reference_model.carrying(
-        data, reference_model.ask(TASK, data.examples, model, tokenizer, chosen, CPU, batch_size=2)
+        data, reference_model.ask(Predictor(model, TASK, tokenizer, chosen, CPU), data.examples, batch_size=2)
     )
     loss = TASK.loss(model, TASK.collate(data.examples, tokenizer, chosen), chosen)
     each = {"sigmoid": math.log(2), "hinge": 1.0, "ipo": (1 / (2 * 0.25)) ** 2}[kind]
@@ -199,7 +200,7 @@ def test_before_the_first_step_the_loss_is_known(model: Any, kind: str) -> None:
 def test_the_base_is_asked_in_halves_where_memory_runs_out(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, tokenizer = setting(), tiny_tokenizer()
     data = encode(ROWS, TASK, tokenizer, chosen)
-    whole = reference_model.ask(TASK, data.examples, model, tokenizer, chosen, CPU)
+    whole = reference_model.ask(Predictor(model, TASK, tokenizer, chosen, CPU), data.examples)
     prepare, sizes = TASK.prepare, []
 
     def short_of_memory(model: Any, batch: Any, setting: Setting) -> Any:
@@ -209,7 +210,7 @@ def test_the_base_is_asked_in_halves_where_memory_runs_out(model: Any, monkeypat
         return prepare(model, batch, setting)
 
     monkeypatch.setattr(TASK, "prepare", short_of_memory, raising=False)
-    parts = reference_model.ask(TASK, data.examples, model, tokenizer, chosen, CPU)
+    parts = reference_model.ask(Predictor(model, TASK, tokenizer, chosen, CPU), data.examples)
     assert sizes[0] == 3 and sizes.count(1) == 3
     assert all(torch.allclose(parts[name], whole[name], rtol=1e-6) for name in whole)
 
@@ -268,6 +269,8 @@ def test_a_run_learns_to_prefer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     data = loaded.prepared(encode(load_rows(resolved, registry).eval, loaded.task, loaded.processor, loaded.setting))
     order = by_length([e["length"] for e in data.examples], 6)
     again, _ = evaluate(
-        loaded.model, loaded.task, data.examples, data.rows, order, loaded.processor, loaded.setting, loaded.choice
+        Predictor(loaded.model, loaded.task, loaded.processor, loaded.setting, loaded.choice),
+        Encoded(tuple(data.examples), tuple(data.rows), ()),
+        order,
     )
     assert again == pytest.approx(dict(finished.after), abs=1e-4)

@@ -20,7 +20,7 @@ from pefttool.api.values import Row, Setting
 from pefttool.config import recipe
 from pefttool.config import registry as registries
 from pefttool.export.reload import reload
-from pefttool.inference.evaluate import predict
+from pefttool.inference.predictor import predict
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import gradient_checkpointing
@@ -282,7 +282,7 @@ def test_other_adapters_train(
     assert finished.after["loss"] < finished.before["loss"]
     loaded = reload(finished.folder, registries.build())
     rows = [Row(sample["row"]) for sample in finished.samples]
-    again = predict(loaded.model, loaded.task, rows, loaded.processor, loaded.setting, loaded.choice)
+    again = loaded.predict(rows)
     assert again == [sample["after"] for sample in finished.samples]
 
 

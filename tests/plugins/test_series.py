@@ -18,7 +18,7 @@ from pefttool.api.facts import Facts
 from pefttool.api.values import Row, Setting
 from pefttool.config import recipe as recipes
 from pefttool.config import registry as registries
-from pefttool.inference.evaluate import inference
+from pefttool.inference.predictor import inference
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.run import run
 from pefttool.setup.base import load_model
@@ -268,7 +268,7 @@ def tuned(tmp_path: Path, task: str, rows: list[dict[str, Any]], model: Path, **
 
 def test_a_tiny_run_learns_to_classify_and_reloads(tmp_path: Path, forecaster: Path) -> None:
     from pefttool.export.reload import reload
-    from pefttool.inference.evaluate import predict
+    from pefttool.inference.predictor import predict
 
     draws = random.Random(0)
     rows = [
@@ -282,7 +282,7 @@ def test_a_tiny_run_learns_to_classify_and_reloads(tmp_path: Path, forecaster: P
     assert again.setting.fitted["channels"] == 1 and again.processor.means
     assert json.loads((again.folder / "series_processor.json").read_text())["channels"] == 1
     chosen = [Row({"series": sample["row"]["series"]}) for sample in done.samples]
-    answers = predict(again.model, again.task, chosen, again.processor, again.setting, again.choice)
+    answers = again.predict(chosen)
     assert [a["label"] for a in answers] == [sample["after"]["label"] for sample in done.samples]
 
 

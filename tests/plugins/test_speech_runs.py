@@ -16,7 +16,7 @@ from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.export.reload import reload
 from pefttool.forecast import forecast
-from pefttool.inference.evaluate import predict
+from pefttool.inference.predictor import predict
 from pefttool.setup import plan
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 
@@ -59,7 +59,7 @@ def test_every_adapter_trains_and_answers_again_after_reloading(
         assert abs(simulated - measured) <= off * measured
     again = reload(tmp_path / "run", registry)
     row = Row({"audio": str(tmp_path / "wav" / "3.wav")})
-    answers = [predict(again.model, again.task, [row], again.processor, again.setting, again.choice) for _ in range(2)]
+    answers = [again.predict([row]) for _ in range(2)]
     assert answers[0] == answers[1] and list(answers[0][0]) == ["text"]
 
 

@@ -18,7 +18,7 @@ from pefttool.config import recipe, registry
 from pefttool.data import corpus
 from pefttool.export import held_out
 from pefttool.export.reload import Reloaded
-from pefttool.inference.evaluate import predict
+from pefttool.inference.predictor import Predictor, predict
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
@@ -312,7 +312,7 @@ def test_it_learns_what_no_single_column_tells():
         (loss.sum / loss.weight).backward()
         optimizer.step()
         optimizer.zero_grad()
-    predictions = predict(model, TASK, table, processor, setting, CPU)
+    predictions = Predictor(model, TASK, processor, setting, CPU).predict(table)
     found = TASK.metrics(predictions, table, 0.0, setting)
     assert found["auroc"] > 0.9
 
@@ -333,10 +333,10 @@ def test_uplift_is_the_difference_that_treatment_makes():
     table = rows(*({"age": i, "sent": i % 2, "label": "yes" if i % 3 else "no"} for i in range(12)))
     model, processor, setting = loaded(table, treatment_column="sent", positive="yes")
     one = {"age": 5, "sent": 1}
-    as_it_is, untreated = predict(model, TASK, [Row(one), Row({**one, "sent": 0})], processor, setting, CPU)
+    as_it_is, untreated = Predictor(model, TASK, processor, setting, CPU).predict([Row(one), Row({**one, "sent": 0})])
     assert as_it_is["uplift"] == pytest.approx(as_it_is["scores"]["yes"] - untreated["scores"]["yes"], abs=1e-5)
     assert as_it_is["uplift"] == pytest.approx(untreated["uplift"], abs=1e-6)
-    unknown = predict(model, TASK, [Row({"age": 5, "sent": None, "shoes": "red"})], processor, setting, CPU)
+    unknown = Predictor(model, TASK, processor, setting, CPU).predict([Row({"age": 5, "sent": None, "shoes": "red"})])
     assert unknown[0]["uplift"] == pytest.approx(as_it_is["uplift"], abs=1e-5)
     found = TASK.metrics([as_it_is] * 12, table, 0.0, setting)
     assert found["qini"] == 0.0

@@ -10,7 +10,7 @@ import torch
 from pefttool.api.facts import Facts
 from pefttool.api.values import Row, Setting
 from pefttool.data import packed_rows as packed
-from pefttool.inference.evaluate import predict
+from pefttool.inference.predictor import Predictor, predict
 from pefttool.setup.base import load_model
 from pefttool.testing.bench import CPU
 from pefttool_series.tabular import TabularClassification
@@ -75,5 +75,7 @@ def test_the_same_rows_give_the_same_model(folder, tmp_path):
 
 def test_rows_without_some_columns_can_be_predicted(folder):
     model, processor, setting = loaded(folder, ROWS)
-    answers = predict(model, TASK, [Row({"a": 1, "b": 2}), Row({"c": "low", "b": 3})], processor, setting, CPU)
+    answers = Predictor(model, TASK, processor, setting, CPU).predict(
+        [Row({"a": 1, "b": 2}), Row({"c": "low", "b": 3})]
+    )
     assert [set(answer["scores"]) for answer in answers] == [{"x", "y"}] * 2

@@ -13,7 +13,7 @@ from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting
 from pefttool.api.errors import DataError
-from pefttool.inference.evaluate import inference, predict
+from pefttool.inference.predictor import Predictor, inference, predict
 from pefttool.setup.devices import Choice
 from pefttool.testing import check_task
 from pefttool_head.adapter import HeadAdapter
@@ -259,7 +259,7 @@ def test_numbers_are_not_rounded_to_the_precision_that_a_run_computes_in(adapter
     with inference(tuned.model, MIXED):
         logits = tuned.model(**batch).logits
     assert logits.dtype == torch.float32 and bool((logits != logits.bfloat16()).any())
-    given = predict(tuned.model, TASK, tuned.rows, tuned.processor, tuned.setting, MIXED)
+    given = Predictor(tuned.model, TASK, tuned.processor, tuned.setting, MIXED).predict(tuned.rows)
     assert len({p["value"] for p in given}) == len(FAR_AWAY)
 
 

@@ -9,7 +9,7 @@ import torch
 from pefttool.api.errors import DataError, ModelError
 from pefttool.api.values import Row, Setting
 from pefttool.cli.run import _print
-from pefttool.inference.evaluate import takes_text, talks
+from pefttool.inference.prompts import takes_text, talks
 from pefttool.run import Finished
 from pefttool_text.batching import IGNORE, attention_mask, pad
 from pefttool_text.causal_lm import CausalLM

@@ -176,7 +176,7 @@ def fake(files: dict[str, bytes]) -> Iterator[FakeHub]:
 CLIENT = """
 import json, sys
 from types import SimpleNamespace
-from pefttool import hub
+from pefttool.models import hub
 from pefttool.api.errors import PefttoolError
 reports = []
 try:

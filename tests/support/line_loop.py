@@ -11,8 +11,9 @@ from pefttool.api.adapter import Adapter
 from pefttool.api.task import Task
 from pefttool.api.values import Attached, Loss, Row, Setting
 from pefttool.config.settings import TrainSettings
-from pefttool.data.batches import encode
+from pefttool.data.encoding import Examples, encode
 from pefttool.setup.attach import Adapted
+from pefttool.setup.prepared import Prepared, Session
 from pefttool.training import loop
 
 
@@ -104,5 +105,6 @@ def fit(tmp_path, held_out=(), stop_at=None, at_step=None, rows=None, **settings
     rows = rows or [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1 + i % 3}) for i in range(8)]
     data = encode(rows, task, None, base.setting)
     adapted = Adapted(model, ("weight", "bias"), (), True)
-    result = loop.train(plan, base, adapted, data, data, emit, ACCELERATOR, tmp_path)
+    prepared = Prepared(plan, base, adapted, Examples(data, data))
+    result = loop.train(prepared, Session(tmp_path, emit, ACCELERATOR))
     return SimpleNamespace(model=model, result=result, emit=emit, adapter=adapter)

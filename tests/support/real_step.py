@@ -11,12 +11,13 @@ from allocations import peak_bytes
 from pefttool.api.values import Row
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
-from pefttool.data.batches import Encoded, to_device
+from pefttool.data.encoding import Encoded
 from pefttool.forecast import simulate
 from pefttool.inference import frozen, packing
+from pefttool.inference.predictor import Predictor
 from pefttool.setup import attach, base, plan, techniques
 from pefttool.setup.precision import autocast, grad_scaler
-from pefttool.training.optimisation import make_optimizer, optimizer_step
+from pefttool.training.optimisation import Update, make_optimizer, optimizer_step
 
 
 def planned(registry: Registry, adapter: str, task: str, *overrides: str) -> plan.Plan:
@@ -32,11 +33,12 @@ def measured(chosen: plan.Plan, labels: tuple[str, ...], rows: int, tokens: int)
     loaded = base.load(chosen, labels)
     examples = simulate.filler(chosen, loaded.setting, rows, tokens)
     data = Encoded(tuple(examples), tuple(Row({}) for _ in examples), ())
-    loaded, _ = packing.settle(chosen, loaded, loaded.model, data)
+    loaded = packing.settle(chosen, loaded, loaded.model, data, lambda notice: None)
     adapted = attach.attach(loaded.model, chosen.adapter, chosen.recipe.adapter_options, loaded.facts)
     techniques.apply(chosen, adapted)
     optimizer = make_optimizer(adapted, chosen.adapter, chosen.recipe.train)
-    batch = to_device(chosen.task.collate(examples, loaded.processor, loaded.setting), chosen.choice.device)
+    predictor = Predictor.of(chosen, loaded, adapted.model)
+    batch = predictor.batch(examples)
 
     still = frozen.find(chosen, loaded, adapted, data).still
 
@@ -44,18 +46,10 @@ def measured(chosen: plan.Plan, labels: tuple[str, ...], rows: int, tokens: int)
         adapted.model.train()
         for module in still:
             module.eval()
-        return optimizer_step(
-            adapted.model,
-            list(adapted.parameters().values()),
-            [(batch, True)],
-            float(sum(example["weight"] for example in examples)),
-            chosen.task,
-            loaded.setting,
-            chosen.choice,
-            optimizer,
-            grad_scaler(chosen.choice),
-            chosen.recipe.train.max_grad_norm,
-        )
+        parameters = list(adapted.parameters().values())
+        update = Update(optimizer, grad_scaler(chosen.choice), parameters, chosen.recipe.train.max_grad_norm)
+        weight = float(sum(example["weight"] for example in examples))
+        return optimizer_step(predictor, update, [(batch, True)], weight)
 
     def step_and_evaluation() -> None:
         step()

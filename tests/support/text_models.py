@@ -15,8 +15,9 @@ from torch import Tensor
 from pefttool import Facts, Row, Setting
 from pefttool.api.adapter import Adapter
 from pefttool.api.task import Task
-from pefttool.data.batches import encode
-from pefttool.inference.evaluate import evaluate, predict
+from pefttool.data.encoding import Encoded, encode
+from pefttool.inference.evaluate import evaluate
+from pefttool.inference.predictor import Predictor, predict
 from pefttool.models.facts import inspect
 from pefttool.setup.attach import attach
 from pefttool.setup.base import load_model
@@ -50,11 +51,15 @@ class Tuned:
 
     def predict(self, rows: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
         asked = self.rows if rows is None else [Row(values) for values in rows]
-        return predict(self.model, self.task, asked, self.processor, self.setting, CPU)
+        return self.predict(asked)
 
     def metrics(self) -> dict[str, float]:
         batches = [[i] for i in range(len(self.rows))]
-        return evaluate(self.model, self.task, self.examples, self.rows, batches, self.processor, self.setting, CPU)[0]
+        return evaluate(
+            Predictor(self.model, self.task, self.processor, self.setting, CPU),
+            Encoded(tuple(self.examples), tuple(self.rows), ()),
+            batches,
+        )[0]
 
     def save(self, folder: Path) -> Path:
         """The adapter's files and the head's, in the core's order."""

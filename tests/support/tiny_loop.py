@@ -17,9 +17,10 @@ from torch import Tensor
 from pefttool import Facts, Row, Setting
 from pefttool.api import events
 from pefttool.config.settings import TrainSettings
-from pefttool.data.batches import Encoded
+from pefttool.data.encoding import Encoded, Examples
 from pefttool.nn import attention, cpu
 from pefttool.setup import attach
+from pefttool.setup.prepared import Prepared, Session
 from pefttool.training import loop as train
 from pefttool_lora.adapter import LoraAdapter
 from pefttool_lora.options import LoraOptions
@@ -85,6 +86,7 @@ def build(
     count: int = 24,
     scaled: bool = False,
     resume: Path | None = None,
+    emit: Any = None,
     **settings: Any,
 ) -> train.Loop:
     """A loop over `count` rows; `loop.run()` trains. `loop.emit` is an Emitter, `loop.plan.task` a Noting."""
@@ -116,13 +118,14 @@ def build(
     tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=0)
     base: Any = SimpleNamespace(processor=tokenizer, setting=Setting(CausalLM.Options(), packing=packed))
     data, held_out = (Encoded(tuple(rows(n)), (Row({}),) * n, ()) for n in (count, 7))
-    emit: Any = Emitter()
+    emit = emit or Emitter()
     accelerator: Any = ALONE
-    return train.Loop(plan, base, adapted, data, held_out, emit, accelerator, folder, resume=resume)
+    prepared = Prepared(plan, base, adapted, Examples(data, held_out))
+    return train.Loop(prepared, Session(folder, emit, accelerator), resume=resume)
 
 
 def weights(loop: train.Loop) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in loop.parameters.items()}
+    return {name: p.detach().clone() for name, p in loop.state.parameters.items()}
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

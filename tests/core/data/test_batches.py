@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
 from pefttool.api.values import Row, Setting
-from pefttool.data.batches import Batches, Position, by_length, encode
+from pefttool.data.batches import Batches, Position, by_length
+from pefttool.data.encoding import Telling, encode
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=120)
 
@@ -131,7 +132,9 @@ def test_rows_that_cannot_be_encoded_are_told_and_left_out_where_that_is_allowed
 
     rows = [Row({"n": n}, "d.jsonl", n + 1) for n in range(5)]
     told = []
-    found = encode(rows, Picky(), None, Setting(None), bad_rows=lambda problems, good: told.append((problems, good)))
+    found = encode(
+        rows, Picky(), None, Setting(None), Telling(bad_rows=lambda problems, good: told.append((problems, good)))
+    )
     assert [row.line for row in found.rows] == [1, 3, 5] and len(found.examples) == 3
     ((problems, good),) = told
     assert [str(problem) for problem in problems] == ["d.jsonl:2: an odd one", "d.jsonl:4: an odd one"] and good == 3
@@ -142,5 +145,7 @@ def test_rows_that_cannot_be_encoded_are_told_and_left_out_where_that_is_allowed
 def test_where_no_row_can_be_encoded_the_first_is_named():
     told = []
     with pytest.raises(DataError, match=r"none of the 2 rows can be used; mend them, the first: a\.jsonl:1: it shouts"):
-        encode(rows("a!", "b!"), Words(), None, Setting(None), bad_rows=lambda problems, good: told.append(good))
+        encode(
+            rows("a!", "b!"), Words(), None, Setting(None), Telling(bad_rows=lambda problems, good: told.append(good))
+        )
     assert told == [0]

@@ -14,7 +14,7 @@ from terminal import Terminal
 
 from pefttool.api.errors import DataError
 from pefttool.config.registry import Registry
-from pefttool.data import batches
+from pefttool.data import batches, encoding
 from pefttool.export import held_out
 from pefttool.export.reload import Reloaded, reload
 
@@ -67,7 +67,7 @@ def test_a_class_that_the_run_does_not_know_is_named_with_its_place(
     rows = held_out.of(run, registry, loaded, str(data), None)
     known = re.escape("class 'maybe' is not among the training rows' (no, so, yes): mend it")
     with pytest.raises(DataError, match=rf"more\.jsonl:2: {known}"):
-        batches.encode(rows, loaded.task, loaded.processor, loaded.setting)
+        encoding.encode(rows, loaded.task, loaded.processor, loaded.setting)
 
 
 def test_rows_in_no_figure_are_counted(tmp_path: Path, registry: Registry, terminal: Terminal) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from pefttool import Loss, Setting
-from pefttool.inference import evaluate, out_of_memory, reference_model
+from pefttool.inference import evaluate, out_of_memory, predictor, reference_model
 from pefttool.nn import attention, embedding_offload, placement
 from pefttool.nn.embedding_offload import LookedUp
 from pefttool.setup import random_state
@@ -99,15 +99,15 @@ class Toy:
 TOY: Any = Toy()
 
 
-def on_mps(tensors: Mapping[str, Tensor], device: str) -> dict[str, Tensor]:
-    return {name: value.as_subclass(OnMps) for name, value in tensors.items()}
+class Predictor(predictor.Predictor):
+    """Its batches lie on the pretended GPU."""
+
+    def batch(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"x": torch.stack([example["x"] for example in examples]).as_subclass(OnMps)}
 
 
 @pytest.fixture
-def rows(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    for module in (evaluate, reference_model):
-        monkeypatch.setattr(module, "to_device", on_mps)
-        monkeypatch.setattr(module, "collate", lambda rows, *rest: {"x": torch.stack([row["x"] for row in rows])})
+def rows() -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     return [{"x": torch.randn(3, generator=generator), "length": 1} for _ in range(5)]
 
@@ -120,14 +120,14 @@ def test_the_pretended_gpu_refuses_float64():
 
 def test_an_evaluation_needs_no_float64(rows):
     model = nn.Linear(3, 2)
-    loss, _ = evaluate.forward(model, TOY, rows, [[0, 1], [2, 3, 4]], None, Setting(None), CPU)
+    loss, _ = evaluate.forward(Predictor(model, TOY, None, Setting(None), CPU), rows, [[0, 1], [2, 3, 4]])
     expected = model(torch.stack([row["x"] for row in rows])).square().sum() / 5
     assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
 
 
 def test_what_the_base_is_asked_needs_no_float64(rows):
     model = nn.Linear(3, 2)
-    found = reference_model.ask(TOY, rows, model, None, Setting(None), CPU, batch_size=2)
+    found = reference_model.ask(Predictor(model, TOY, None, Setting(None), CPU), rows, batch_size=2)
     assert found["mean"].dtype == torch.float64
     torch.testing.assert_close(found["mean"].float(), model(torch.stack([row["x"] for row in rows])).mean(1))
 

@@ -140,7 +140,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
 
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from pefttool import run_folder\n"
+        "import sys, time; from pathlib import Path; from pefttool.runs import run_folder\n"
         f"with run_folder.locked(Path({str(tmp_path)!r})): print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

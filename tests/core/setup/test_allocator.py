@@ -11,7 +11,7 @@ from pefttool.setup import allocator
 
 FAULTS = """
 import resource, sys
-from pefttool import allocator
+from pefttool.setup import allocator
 if sys.argv[1] == "keep":
     assert allocator.keep_freed_memory({})
 import torch

@@ -105,15 +105,14 @@ def test_rows_to_predict_are_batched_as_they_are_judged() -> None:
     assert delivered_metrics.order_of(loaded, unlabelled) == [[0, 1], [2, 3], [4]]
 
 
-def test_answers_come_in_the_rows_order_as_soon_as_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_come_in_the_rows_order_as_soon_as_they_can() -> None:
     asked: list[list[int]] = []
 
-    def predict(model: Any, task: Any, rows: Any, *_: Any) -> list[dict[str, Any]]:
+    def predict(rows: Any) -> list[dict[str, Any]]:
         asked.append([row.values["n"] for row in rows])
         return [{"answer": row.values["n"]} for row in rows]
 
-    monkeypatch.setattr(delivered_metrics.evaluate, "predict", predict)
-    loaded: Any = SimpleNamespace(model=None, task=None, processor=None, setting=None, choice=None)
+    loaded: Any = SimpleNamespace(predict=predict)
     answers = delivered_metrics.answers(loaded, [Row({"n": n}) for n in range(5)], [[0, 3], [4], [1, 2]])
     assert next(answers) == {"answer": 0} and len(asked) == 1
     assert [answer["answer"] for answer in answers] == [1, 2, 3, 4]

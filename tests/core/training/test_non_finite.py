@@ -10,7 +10,7 @@ from pefttool.api import events
 from pefttool.api.errors import RunError
 from pefttool.api.values import Loss, Row
 from pefttool.config.settings import TrainSettings
-from pefttool.training import loop
+from pefttool.data.batches import Batches
 
 NAN, GOOD = float("nan"), [Row({"x": i / 7, "y": 2 * i / 7 + 1, "n": 1}, "rows.jsonl", i + 1) for i in range(7)]
 BAD = Row({"x": NAN, "y": 1, "n": 1}, "rows.jsonl", 8)
@@ -38,7 +38,7 @@ def test_such_steps_can_be_left_out(tmp_path):
     losses = [e.loss for e in run.emit.of(events.StepDone)]
     assert len(losses) == 16 and sum(math.isnan(loss) for loss in losses) == 2
     left_out = {e.step for e in told}
-    order = loop.Batches((1,) * 8, 1, 1, 0).steps()
+    order = Batches((1,) * 8, 1, 1, 0).steps()
     parameter = torch.nn.Linear(1, 1)
     torch.manual_seed(0)
     parameter.reset_parameters()

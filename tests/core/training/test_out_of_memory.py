@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,10 +63,10 @@ def inject(loop: Any, planned: Any) -> Counter[tuple[int, str]]:
             reach("forward")
             output.register_hook(lambda gradient: reach("backward"))
 
-    for name, module in loop.adapted.model.named_modules():
+    for name, module in loop.state.adapted.model.named_modules():
         if name.endswith("down_proj"):
             module.register_forward_hook(forward)
-    loop.optimizer.register_step_pre_hook(lambda *_: reach("optimizer"))
+    loop.state.optimizer.register_step_pre_hook(lambda *_: reach("optimizer"))
     return raised
 
 
@@ -74,7 +75,7 @@ def halving_at(loop: Any, steps: Counter[int]) -> None:
     for step, times in steps.items():
 
         def smaller(times: int = times) -> None:
-            loop.halvings += times
+            loop.state.halvings += times
 
         if step == 1:
             smaller()
@@ -129,7 +130,7 @@ def test_a_step_done_again_draws_what_it_drew(tmp_path: Path, scaled: bool) -> N
     for loop in (plain, disturbed):
         torch.manual_seed(4)
         loop.run()
-    assert sum(raised.values()) == 2 and disturbed.halvings == 0
+    assert sum(raised.values()) == 2 and disturbed.state.halvings == 0
     assert equal(weights(plain), weights(disturbed))
 
 
@@ -146,7 +147,7 @@ def test_the_failed_attempt_is_freed_before_the_next(tmp_path: Path) -> None:
             held.append(weakref.ref(output))
             raise ERRORS[0]()
 
-    loop.adapted.model.get_submodule("base_model.model.model.layers.1.mlp").register_forward_hook(forward)
+    loop.state.adapted.model.get_submodule("base_model.model.model.layers.1.mlp").register_forward_hook(forward)
     loop.run()
     assert held and not any(alive) and len(alive) > 6
 
@@ -165,10 +166,10 @@ def test_one_row_that_does_not_fit(tmp_path: Path) -> None:
         if torch.is_grad_enabled():
             raise ERRORS[1]()
 
-    loop.adapted.model.register_forward_pre_hook(forward)
+    loop.state.adapted.model.register_forward_pre_hook(forward)
     with pytest.raises(RunError, match=r"step 1: memory ran out with one row of \d+ tokens: lower train.sequence_leng"):
         loop.run()
-    assert loop.halvings in (2, 3) and loop.emit.of(events.StepDone) == []
+    assert loop.state.halvings in (2, 3) and loop.emit.of(events.StepDone) == []
 
 
 def test_half_an_update_is_never_gone_on_with(tmp_path: Path) -> None:
@@ -177,10 +178,10 @@ def test_half_an_update_is_never_gone_on_with(tmp_path: Path) -> None:
     def half(*_: Any) -> None:
         if loop.emit.step == 3:
             with torch.no_grad():
-                next(iter(loop.parameters.values())).add_(1)
+                next(iter(loop.state.parameters.values())).add_(1)
             raise ERRORS[0]()
 
-    loop.optimizer.register_step_pre_hook(half)
+    loop.state.optimizer.register_step_pre_hook(half)
     with pytest.raises(RunError, match="step 3: memory ran out in the update itself: use a"):
         loop.run()
 
@@ -191,7 +192,7 @@ def test_an_update_that_never_fits(tmp_path: Path) -> None:
     def full(*_: Any) -> None:
         raise ERRORS[0]()
 
-    loop.optimizer.register_step_pre_hook(full)
+    loop.state.optimizer.register_step_pre_hook(full)
     with pytest.raises(RunError, match="step 1: memory ran out in the update itself"):
         loop.run()
     assert sum("done again" in text for text in loop.emit.notices) == 1
@@ -201,39 +202,35 @@ def test_an_update_that_never_fits(tmp_path: Path) -> None:
 def test_only_what_was_changed_counts_as_applied(tmp_path: Path, name: str) -> None:
     """The state that an optimiser makes before its first update is no update."""
     loop = build(tmp_path, True, optimizer=name)
-    for parameter in loop.parameters.values():
+    for parameter in loop.state.parameters.values():
         parameter.grad = torch.ones_like(parameter)
-    attempt = optimisation.Attempt(loop.optimizer)
+    attempt = optimisation.Attempt(loop.state.optimizer)
     assert not attempt.applied
     attempt.enter("optimizer")
     assert not attempt.applied
-    group = loop.optimizer.param_groups[0]
+    group = loop.state.optimizer.param_groups[0]
     if name == "adamw":
-        loop.optimizer._init_group(group, [], [], [], [], [], [])  # type: ignore[attr-defined]
+        loop.state.optimizer._init_group(group, [], [], [], [], [], [])  # type: ignore[attr-defined]
     else:
-        loop.optimizer.init_state(group, group["params"][0], 0, 0)  # type: ignore[attr-defined]
+        loop.state.optimizer.init_state(group, group["params"][0], 0, 0)  # type: ignore[attr-defined]
     assert not attempt.applied
-    loop.optimizer.step()
+    loop.state.optimizer.step()
     assert attempt.applied
 
 
 def test_several_processes_stop_with_one_line(tmp_path: Path) -> None:
     loop = build(tmp_path, True)
-    loop.ranks = 2
+    loop.state.ranks = 2
     inject(loop, [(1, "forward", 0, ERRORS[0])])
-    loop.accelerator = SimpleNamespace(**{**vars(tiny_loop.ALONE), "num_processes": 2})  # type: ignore[assignment]
-    loop._distributed = lambda: loop.adapted.model  # type: ignore[method-assign]
+    two = SimpleNamespace(**{**vars(tiny_loop.ALONE), "num_processes": 2, "prepare_model": lambda model: model})
+    loop.state.session = replace(loop.session, accelerator=two)  # type: ignore[arg-type]
     with pytest.raises(RunError, match=r"step 1: memory ran out in process 0 of 2: lower train.batch_size \(4\)"):
         loop.run()
-    assert loop.fewer_rows is None
+    assert loop.state.fewer_rows is None
 
 
 def held_out(loop: Any, smaller: Any, batches: Any = None) -> Any:
-    examples = loop.held_out.examples
-    task, base = loop.plan.task, loop.base
-    chosen = batches or [list(range(5)), [5, 6]]
-    more = (base.processor, base.setting, loop.plan.choice, smaller)
-    return evaluate(loop.adapted.model, task, examples, loop.held_out.rows, chosen, *more)
+    return evaluate(loop.state.predictor, loop.state.held_out, batches or [list(range(5)), [5, 6]], smaller)
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
@@ -247,7 +244,7 @@ def test_evaluation_goes_on_with_smaller_batches(tmp_path: Path, packed: bool) -
         if len(calls) in (1, 3):
             raise ERRORS[len(calls)]()
 
-    hook = loop.adapted.model.register_forward_pre_hook(forward)
+    hook = loop.state.adapted.model.register_forward_pre_hook(forward)
     told: list[str] = []
     found, _ = held_out(loop, told.append)
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6) and len(told) == 2
@@ -255,7 +252,7 @@ def test_evaluation_goes_on_with_smaller_batches(tmp_path: Path, packed: bool) -
         calls.clear()
         held_out(loop, None)
     hook.remove()
-    loop.adapted.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
+    loop.state.adapted.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(RunError, match=r"memory ran out in evaluation with one row of \d+ tokens: lower"):
         held_out(loop, told.append, [[0, 1, 2]])
 
@@ -298,7 +295,7 @@ def test_the_allocator_really_fails(tmp_path: Path) -> None:
         if torch.is_grad_enabled():
             torch.empty(options["input_ids"].shape[0] << 30, dtype=torch.uint8)  # 1 GiB a row, and no page touched
 
-    loop.adapted.model.register_forward_pre_hook(greedy, with_kwargs=True)
+    loop.state.adapted.model.register_forward_pre_hook(greedy, with_kwargs=True)
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     try:
@@ -307,5 +304,5 @@ def test_the_allocator_really_fails(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
     (notice,) = [text for text in loop.emit.notices if "memory ran out" in text]
-    assert notice.startswith("step 1: memory ran out (forward)") and loop.halvings == 1
+    assert notice.startswith("step 1: memory ran out (forward)") and loop.state.halvings == 1
     assert [e.rows for e in loop.emit.of(events.StepDone)] == [8, 8, 8]

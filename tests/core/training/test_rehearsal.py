@@ -66,16 +66,16 @@ def test_one_pass_one_update_one_evaluation(tmp_path: Path) -> None:
     """So that it takes at most as long as three steps."""
     loop = build(tmp_path, True, rehearse=False)
     passes: list[bool] = []
-    layer = loop.adapted.model.get_submodule("base_model.model.model.layers.1")
+    layer = loop.state.adapted.model.get_submodule("base_model.model.model.layers.1")
     layer.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     task: Any = loop.plan.task
-    rehearsal.rehearse(loop, loop.adapted.model)
+    rehearsal.rehearse(loop.state)
     # The first pass of a model asks it, with one short row, whether its loss can be had without logits.
     assert passes.count(True) == 1 and len(passes) <= 3
     assert [len(batch) for batch in task.collated] == [4, 4]
-    lengths = sorted((e["length"] for e in loop.held_out.examples), reverse=True)
+    lengths = sorted((e["length"] for e in loop.state.held_out.examples), reverse=True)
     assert [len(row) for row in task.collated[1]] == lengths[:4]
-    assert all(parameter.grad is None for parameter in loop.parameters.values())
+    assert all(parameter.grad is None for parameter in loop.state.parameters.values())
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
@@ -104,22 +104,22 @@ def test_too_little_memory_shows_at_once(tmp_path: Path) -> None:
             failed.append(loop.emit.step)
             raise MemoryError
 
-    loop.adapted.model.register_forward_pre_hook(forward)
+    loop.state.adapted.model.register_forward_pre_hook(forward)
     loop.run()
-    assert failed == [0] and loop.halvings == 1
+    assert failed == [0] and loop.state.halvings == 1
     assert any(text.startswith("rehearsal: memory ran out (forward)") for text in loop.emit.notices)
 
 
 def test_too_little_disk_shows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly what is needed is enough: the adapter, and what three checkpoints hold, the best's included: two stay."""
     loop = build(tmp_path, True, rehearse=True, checkpoint_every=1)
-    trained_bytes = sum(p.nbytes for p in loop.parameters.values())
-    state = 2 * trained_bytes + 4 * len(loop.parameters)
+    trained_bytes = sum(p.nbytes for p in loop.state.parameters.values())
+    state = 2 * trained_bytes + 4 * len(loop.state.parameters)
     needed = trained_bytes + 3 * (2 * trained_bytes + state)
     for free in (needed, needed - 1):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         if free == needed:
-            rehearsal.rehearse(loop, loop.adapted.model)
+            rehearsal.rehearse(loop.state)
             continue
         with pytest.raises(
             RunError, match=r"the adapter and 3 checkpoints need .* lower train\.keep_checkpoints \(2\)"
@@ -130,15 +130,15 @@ def test_too_little_disk_shows_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_checkpoints_that_may_never_come_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = build(tmp_path, True, rehearse=True, keep_best=False)
-    trained_bytes = sum(p.nbytes for p in loop.parameters.values())
-    one = trained_bytes + 3 * trained_bytes + 4 * len(loop.parameters)
+    trained_bytes = sum(p.nbytes for p in loop.state.parameters.values())
+    one = trained_bytes + 3 * trained_bytes + 4 * len(loop.state.parameters)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=one))
-    rehearsal.rehearse(loop, loop.adapted.model)
+    rehearsal.rehearse(loop.state)
     (text,) = [e.text for e in loop.emit.of(events.Notice) if e.level == "warning"]
     assert "the adapter and 3 checkpoints need" in text
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=one - 1))
     with pytest.raises(RunError, match="the adapter and 1 checkpoint need"):
-        rehearsal.rehearse(loop, loop.adapted.model)
+        rehearsal.rehearse(loop.state)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,12 +156,12 @@ def test_statistics_of_training_are_put_back(tmp_path: Path) -> None:
     """A batch norm changes its buffers in the forward pass; a failure inside leaves nothing either."""
     loop = build(tmp_path, True)
     norm = nn.BatchNorm1d(3)
-    loop.adapted.model.norm = norm  # type: ignore[assignment]
+    loop.state.adapted.model.norm = norm  # type: ignore[assignment]
     before, start = {n: b.clone() for n, b in norm.named_buffers()}, weights(loop)
-    with pytest.raises(KeyError), rehearsal.undisturbed(loop):
+    with pytest.raises(KeyError), rehearsal.undisturbed(loop.state):
         norm(torch.randn(5, 3))
         with torch.no_grad():
-            next(iter(loop.parameters.values())).add_(1)
+            next(iter(loop.state.parameters.values())).add_(1)
         assert not norm.running_mean.equal(before["running_mean"])
         raise KeyError
     assert equal(dict(norm.named_buffers()), before) and equal(weights(loop), start)
@@ -200,16 +200,17 @@ def test_rows_are_packed_only_where_their_loss_stays_what_it_is(tmp_path: Path, 
     loop = build(tmp_path, False)
     plan, task = loop.plan, loop.plan.task
     task.loss = company(task.loss, factor)  # type: ignore[method-assign]
-    base = Base(loop.adapted.model, loop.base.processor, loop.base.setting, Facts(architecture=""), None)  # type: ignore[arg-type]
+    base = Base(loop.state.adapted.model, loop.base.processor, loop.base.setting, Facts(architecture=""), None)  # type: ignore[arg-type]
     asked: Any = SimpleNamespace(**{**vars(plan), "may_pack": True})
     asked.recipe = SimpleNamespace(train=TrainSettings())
-    settled, reason = packing.settle(asked, base, base.model, loop.data)
-    assert settled.setting.packing == (factor == 1.0) and (reason is None) == (factor == 1.0)
-    if reason is not None:
-        assert reason.startswith("batches are padded, not packed: two rows packed one behind another have a loss of")
+    told: list[str] = []
+    settled = packing.settle(asked, base, base.model, loop.state.data, lambda notice: told.append(notice.text))
+    assert settled.setting.packing == (factor == 1.0) and (not told) == (factor == 1.0)
+    if told:
+        assert told[0].startswith("batches are padded, not packed: two rows packed one behind another have a loss of")
         asked.recipe = SimpleNamespace(train=TrainSettings(packing=True))
         with pytest.raises(UsageError, match=r"train\.packing: two rows packed .* each alone; drop it"):
-            packing.settle(asked, base, base.model, loop.data)
+            packing.settle(asked, base, base.model, loop.state.data, lambda notice: None)
 
 
 def test_a_trained_token_that_is_lost_in_packing_is_found(tmp_path: Path) -> None:
@@ -222,5 +223,5 @@ def test_a_trained_token_that_is_lost_in_packing_is_found(tmp_path: Path) -> Non
 
     plan: Any = loop.plan
     plan.task.loss = lossy
-    found = packing.compare(plan, loop.base, loop.adapted.model, loop.data.examples, loop.base.setting)
+    found = packing.compare(loop.state.predictor, loop.state.data.examples)
     assert found is not None and "two rows packed one behind another have" in found and "trained tokens" in found

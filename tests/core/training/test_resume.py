@@ -31,8 +31,8 @@ def tell(loop: Loop) -> list[Any]:
 
 def state(loop: Loop) -> list[Any]:
     """Of the optimiser and the random generators, at the end."""
-    held = [value for values in loop.optimizer.state.values() for value in values.values()]
-    return [*held, torch.get_rng_state(), loop.scheduler.get_last_lr(), random.getstate()]
+    held = [value for values in loop.state.optimizer.state.values() for value in values.values()]
+    return [*held, torch.get_rng_state(), loop.state.scheduler.get_last_lr(), random.getstate()]
 
 
 def same(first: list[Any], second: list[Any]) -> bool:
@@ -111,8 +111,7 @@ def test_an_observer_that_stops_at_a_checkpoint_is_delivered_what_was_judged(tmp
             if isinstance(event, events.Saved):
                 self.control.stop("time is up")
 
-    loop = build(tmp_path, True, checkpoint_every=2, evaluate_every=99)
-    loop.emit = Stops()  # type: ignore[assignment]
+    loop = build(tmp_path, True, emit=Stops(), checkpoint_every=2, evaluate_every=99)
     result = loop.run()
     assert (result.steps, result.best_step, result.reason) == (2, 2, "stopped: time is up")
     assert result.metrics["loss"] > 0
@@ -150,11 +149,11 @@ def test_halved_batches_stay_halved(tmp_path: Path) -> None:
     """What memory allowed is part of the state: the sums are taken in the same order."""
     options: dict[str, Any] = {"packed": True, "keep_checkpoints": 99}
     whole = build(tmp_path / "whole", **options, checkpoint_every=1)
-    whole.halvings = 1
+    whole.state.halvings = 1
     whole.run()
     resumed = build(tmp_path / "run", **options, resume=tmp_path / "whole" / "checkpoints" / "step-3")
     resumed.run()
-    assert resumed.halvings == 1 and equal(weights(resumed), weights(whole))
+    assert resumed.state.halvings == 1 and equal(weights(resumed), weights(whole))
 
 
 def test_statistics_of_training_come_back(tmp_path: Path) -> None:
@@ -162,7 +161,7 @@ def test_statistics_of_training_come_back(tmp_path: Path) -> None:
 
     def start(**more: Any) -> Loop:
         loop = build(tmp_path / "run", True, keep_checkpoints=99, checkpoint_every=1, **more)
-        model, adapter = loop.adapted.model, loop.plan.adapter
+        model, adapter = loop.state.adapted.model, loop.plan.adapter
         model.register_buffer("mean", torch.zeros(2))
         model.register_buffer("still", torch.ones(2))
         known: dict[str, Any] = {"ranks": torch.zeros(1), "log": []}
@@ -175,7 +174,9 @@ def test_statistics_of_training_come_back(tmp_path: Path) -> None:
         adapter.after_step = after_step  # type: ignore[method-assign]
         adapter.training_state = lambda model: known  # type: ignore[method-assign]
         adapter.restore_training_state = lambda model, state: known.update(state)  # type: ignore[method-assign]
-        loop.adapted = replace(loop.adapted, buffers={n: b.clone() for n, b in attach.small_buffers(model).items()})
+        loop.state.adapted = replace(
+            loop.state.adapted, buffers={n: b.clone() for n, b in attach.small_buffers(model).items()}
+        )
         loop.known = known  # type: ignore[attr-defined]
         return loop
 
@@ -184,7 +185,10 @@ def test_statistics_of_training_come_back(tmp_path: Path) -> None:
     whole.run()
     resumed: Any = start(resume=tmp_path / "run" / "checkpoints" / "step-4")
     resumed.run()
-    assert resumed.adapted.model.mean.equal(whole.adapted.model.mean) and float(resumed.adapted.model.mean[0]) > 0
+    assert (
+        resumed.state.adapted.model.mean.equal(whole.state.adapted.model.mean)
+        and float(resumed.state.adapted.model.mean[0]) > 0
+    )
     assert resumed.known["ranks"].equal(whole.known["ranks"]) and resumed.known["log"] == whole.known["log"]
 
 

@@ -37,7 +37,7 @@ def run(folder: Path, spoil: Any = None, **settings: Any) -> tuple[Any, list[str
 
 def zeros_of(loop: Any, ending: str) -> list[Any]:
     """The parameters whose names end so have gradients of zero from now on."""
-    chosen = [p for name, p in loop.parameters.items() if name.endswith(ending)]
+    chosen = [p for name, p in loop.state.parameters.items() if name.endswith(ending)]
     for parameter in chosen:
         parameter.register_hook(torch.zeros_like)
     assert chosen
@@ -51,12 +51,12 @@ def test_a_sound_run_is_told_nothing(tmp_path: Path, rehearse: bool, warmup: flo
 
     def as_it_starts(loop: Any) -> None:
         with torch.no_grad():
-            for name, parameter in loop.parameters.items():
+            for name, parameter in loop.state.parameters.items():
                 if "lora_B" in name:
                     parameter.zero_()
 
     loop, told = run(tmp_path, as_it_starts, rehearse=rehearse, warmup=warmup, optimizer=optimizer, **RATES[optimizer])
-    assert told == [] and loop.watch.judged and loop.watch.reached == set(loop.parameters)
+    assert told == [] and loop.state.watch.judged and loop.state.watch.reached == set(loop.state.parameters)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -68,11 +68,11 @@ def test_nor_one_whose_scaled_gradients_overflow_at_first(tmp_path: Path) -> Non
     """Updates that a float16 scaler leaves out are none."""
 
     def overflows(loop: Any) -> None:
-        for parameter in loop.parameters.values():
+        for parameter in loop.state.parameters.values():
             parameter.register_hook(lambda g: g * (float("inf") if loop.emit.step <= UPDATES else 1.0))
 
     loop, told = run(tmp_path, overflows, scaled=True, max_steps=3 * UPDATES)
-    assert told == [] and loop.watch.updates == UPDATES and loop.watch.reached == set(loop.parameters)
+    assert told == [] and loop.state.watch.updates == UPDATES and loop.state.watch.reached == set(loop.state.parameters)
 
 
 def test_nor_one_that_updates_in_the_backward_pass(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_nor_one_that_updates_in_the_backward_pass(tmp_path: Path) -> None:
                 parameter.sub_(parameter.grad, alpha=1e-2)
             parameter.grad = None
 
-        for parameter in loop.parameters.values():
+        for parameter in loop.state.parameters.values():
             parameter.register_post_accumulate_grad_hook(update)
 
     assert run(tmp_path, at_once)[1] == []
@@ -112,8 +112,8 @@ def test_decay_is_no_gradient(tmp_path: Path) -> None:
 
 def test_parameters_that_do_not_change_are_told(tmp_path: Path) -> None:
     def forget(loop: Any) -> None:
-        for group in loop.optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if p is not list(loop.parameters.values())[3]]
+        for group in loop.state.optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if p is not list(loop.state.parameters.values())[3]]
 
     (text,) = run(tmp_path, forget)[1]
     assert text.startswith(
@@ -124,7 +124,7 @@ def test_parameters_that_do_not_change_are_told(tmp_path: Path) -> None:
 def test_a_long_warm_up_is_waited_for(tmp_path: Path) -> None:
     """At its beginning rates may be too small for any change."""
     loop, told = run(tmp_path, learning_rate=1e-6, warmup=12, max_steps=20, optimizer="adamw", weight_decay=0.0)
-    assert told == [] and loop.watch.updates == 12
+    assert told == [] and loop.state.watch.updates == 12
     with pytest.raises(RunError, match=r"^none of the 28 parameters that train has changed in 9 updates"):
         run(tmp_path, learning_rate=1e-12, warmup=12, max_steps=10)  # it ends before the warm-up does
 
@@ -136,7 +136,7 @@ def test_where_nothing_changes_the_run_stops(tmp_path: Path) -> None:
 
 def writes(loop: Any, when: Any) -> None:
     """The forward pass writes to a frozen weight."""
-    norm = loop.adapted.model.get_submodule("base_model.model.model.norm")
+    norm = loop.state.adapted.model.get_submodule("base_model.model.model.norm")
 
     def write(module: Any, inputs: Any) -> None:
         if when(loop):
