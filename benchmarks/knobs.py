@@ -106,6 +106,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, float]:
     from pefttool.data.encoding import Encoded
     from pefttool.forecast import simulate
     from pefttool.inference import packing
+    from pefttool.inference.predictor import Predictor
     from pefttool.setup import allocator, attach, base, precision, techniques
     from pefttool.training import optimisation
 
@@ -113,7 +114,8 @@ def measured(arguments: argparse.Namespace) -> dict[str, float]:
     made = planned(arguments, "cpu")
     loaded = base.load(made, ())
     examples = tuple(simulate.filler(made, loaded.setting, arguments.rows, arguments.tokens))
-    loaded, _ = packing.settle(made, loaded, loaded.model, Encoded(examples, (Row({}),) * len(examples), ()))
+    rows = Encoded(examples, (Row({}),) * len(examples), ())
+    loaded = packing.settle(made, loaded, loaded.model, rows, lambda notice: None)
     adapted = attach.attach(loaded.model, made.adapter, made.recipe.adapter_options, loaded.facts)
     techniques.apply(made, adapted)
     optimizer = optimisation.make_optimizer(adapted, made.adapter, made.recipe.train)
@@ -122,18 +124,10 @@ def measured(arguments: argparse.Namespace) -> dict[str, float]:
     seconds, busy = [], []
     for _ in range(WARM + arguments.steps):
         began, working = time.perf_counter(), time.process_time()
-        optimisation.optimizer_step(
-            adapted.model.train(),
-            list(adapted.parameters().values()),
-            [(batch, True)],
-            weight,
-            made.task,
-            loaded.setting,
-            made.choice,
-            optimizer,
-            precision.grad_scaler(made.choice),
-            made.recipe.train.max_grad_norm,
-        )
+        predictor = Predictor.of(made, loaded, adapted.model.train())
+        scaler, parameters = precision.grad_scaler(made.choice), list(adapted.parameters().values())
+        update = optimisation.Update(optimizer, scaler, parameters, made.recipe.train.max_grad_norm)
+        optimisation.optimizer_step(predictor, update, [(batch, True)], weight)
         seconds.append(time.perf_counter() - began)
         busy.append(time.process_time() - working)
     return {"seconds": median(seconds[WARM:]), "busy": median(busy[WARM:]), "first": seconds[0]}

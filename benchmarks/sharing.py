@@ -11,9 +11,6 @@ from typing import Any
 import benefit_jobs
 from benefit_jobs import JOBS, TUNED
 
-from pefttool.data.encoding import Encoded
-from pefttool.inference.predictor import Predictor
-
 PRODUCTS = "example:product-snippets"
 FILMS = "trained on films, no product review seen"
 BOTH = "trained on product reviews themselves"
@@ -39,11 +36,7 @@ def transfer(folder: Path, seed: int, quick: bool) -> dict[str, float]:
     loaded = reload(films, known)
     encoded = encode(rows, loaded.task, loaded.processor, loaded.setting)
     batches = by_length([int(e["length"]) for e in encoded.examples], 32)
-    metrics, _ = evaluate.evaluate(
-        Predictor(loaded.model, loaded.task, loaded.processor, loaded.setting, loaded.choice),
-        Encoded(tuple(encoded.examples), tuple(encoded.rows), ()),
-        batches,
-    )
+    metrics, _ = evaluate.evaluate(loaded, encoded, batches)
     labels = [row.values["label"] for row in rows]
     majority = max(labels.count(label) for label in set(labels)) / len(labels)
     return {"the majority's label": majority, FILMS: metrics["accuracy"], BOTH: own.after}

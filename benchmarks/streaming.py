@@ -170,21 +170,14 @@ def compare() -> None:
 
 def step(chosen: Any, adapted: Any, batch: Any, weight: float, optimizer: Any) -> Any:
     """The trainer's own optimiser step."""
+    from pefttool.inference.predictor import Predictor
     from pefttool.setup.precision import grad_scaler
-    from pefttool.training.optimisation import optimizer_step
+    from pefttool.training.optimisation import Update, optimizer_step
 
-    return optimizer_step(
-        adapted.model.train(),
-        list(adapted.parameters().values()),
-        [(batch, True)],
-        weight,
-        chosen.task,
-        chosen.setting(),
-        chosen.choice,
-        optimizer,
-        grad_scaler(chosen.choice),
-        chosen.recipe.train.max_grad_norm,
-    )
+    parameters = list(adapted.parameters().values())
+    update = Update(optimizer, grad_scaler(chosen.choice), parameters, chosen.recipe.train.max_grad_norm)
+    predictor = Predictor(adapted.model.train(), chosen.task, None, chosen.setting(), chosen.choice)
+    return optimizer_step(predictor, update, [(batch, True)], weight)
 
 
 def generate(folder: Path, model: str) -> None:
