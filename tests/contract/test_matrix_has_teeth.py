@@ -30,8 +30,9 @@ class Curt(LoraAdapter):
 class Idle(LoraAdapter):
     def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
         attached = super().attach(model, options, facts, name)
-        attached.model.register_parameter("nothing", torch.nn.Parameter(torch.zeros(3)))
-        return replace(attached, trainable=attached.trainable | {"nothing"})
+        within = sorted(attached.trainable)[0].rpartition(".")[0]  # a module that the adapter did change
+        attached.model.get_submodule(within).register_parameter("nothing", torch.nn.Parameter(torch.zeros(3)))
+        return replace(attached, trainable=attached.trainable | {f"{within}.nothing"})
 
 
 class Restless(LoraAdapter):
@@ -74,7 +75,7 @@ class Careless(LoraAdapter):
 
 BROKEN = {
     "is refused without a way out": Curt,
-    "'nothing'.* gets no gradient": Idle,
+    "nothing'.* gets no gradient": Idle,
     "word_embeddings.* does not train, and changed": Restless,
     "when loaded": Forgetful,
     "is judged by": Rounding,
