@@ -186,7 +186,7 @@ def generate(folder: Path, model: str) -> None:
     from bitsandbytes import functional
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    from pefttool.files.sectioned_file import Section, write
+    from pefttool.files.sectioned_file import TensorSection, write
     from pefttool.setup import streamed_base
 
     chosen = planned(config_folder(folder, model), 512, "cpu", "memory.stream=true")
@@ -196,7 +196,7 @@ def generate(folder: Path, model: str) -> None:
         return
     abstract, slots, _ = streamed_base.skeleton(*arguments, chosen.facts, chosen.choice.dtype, ())
     rest = {n: t for n, t in (*abstract.named_parameters(), *abstract.named_buffers()) if t.numel()}
-    sections = [Section.of(rest), *slots.sections]
+    sections = [TensorSection.of(rest), *slots.sections]
     entries = {name: entry for section in sections for name, entry in section.entries.items()}
     constants = {
         "code": functional.get_4bit_type("nf4", device="cpu"),

@@ -25,7 +25,7 @@ NO_THIRD_PARTY = "--no-third-party"
 
 
 @dataclass
-class Session:
+class Invocation:
     """One command line: the plugins it leaves out, what was loaded so far, which warnings were printed."""
 
     without: list[str] = field(default_factory=list)
@@ -48,8 +48,8 @@ class Session:
                 click.echo(f"warning: {plain_line(line)}", err=True)
 
 
-def session(ctx: click.Context | None = None) -> Session:
-    return (ctx or click.get_current_context()).find_root().ensure_object(Session)
+def session(ctx: click.Context | None = None) -> Invocation:
+    return (ctx or click.get_current_context()).find_root().ensure_object(Invocation)
 
 
 def _add_without(ctx: click.Context, _: click.Parameter, names: tuple[str, ...]) -> None:

@@ -55,7 +55,7 @@ class Plugins:
     manager: pluggy.PluginManager
     loaded: tuple[Plugin, ...]
     complaints: tuple[str, ...]
-    left_out: tuple[Found, ...] = ()
+    left_out: tuple[EntryPointFound, ...] = ()
 
     def implementations(self, hook: str) -> list[tuple[Plugin, Any]]:
         """(plugin, function) for a hook, in name order: the core calls them itself, so that it knows the owner."""
@@ -65,7 +65,7 @@ class Plugins:
 
 
 @dataclass(frozen=True)
-class Found:
+class EntryPointFound:
     """An entry point and who ships it."""
 
     entry_point: EntryPoint
@@ -77,12 +77,12 @@ class Found:
         return _normal(self.distribution) != OWN
 
 
-def find(complaints: list[str] | None = None) -> dict[str, list[Found]]:
+def find(complaints: list[str] | None = None) -> dict[str, list[EntryPointFound]]:
     """Entry points by name. A distribution that is seen twice (an editable's egg-info) counts once.
 
     One whose metadata cannot be read is left out; a line about it is added to `complaints`.
     """
-    found: dict[str, dict[str, Found]] = {}
+    found: dict[str, dict[str, EntryPointFound]] = {}
     for distribution in distributions():
         try:
             points = [point for point in distribution.entry_points if point.group == PROJECT]
@@ -97,7 +97,7 @@ def find(complaints: list[str] | None = None) -> dict[str, list[Found]]:
                 complaints.append(f"the entry points of {folder} cannot be read: {reason} (reinstall that package)")
             continue
         for point in points:
-            found.setdefault(point.name, {}).setdefault(_normal(name), Found(point, name, version))
+            found.setdefault(point.name, {}).setdefault(_normal(name), EntryPointFound(point, name, version))
     return {name: [by[d] for d in sorted(by)] for name, by in sorted(found.items())}
 
 
@@ -109,7 +109,7 @@ def _normal(distribution: str) -> str:
 def load(
     without: Iterable[str] = (),
     only: Sequence[str] | None = None,
-    found: dict[str, list[Found]] | None = None,
+    found: dict[str, list[EntryPointFound]] | None = None,
     third_party: bool | None = None,
 ) -> Plugins:
     """Load every plugin that may be loaded.
@@ -156,7 +156,7 @@ def _allowed(only: Sequence[str] | None) -> set[str] | None:
     return None if listed is None else {n.strip() for n in listed.split(",") if n.strip()}
 
 
-def _load_one(manager: pluggy.PluginManager, name: str, candidates: list[Found]) -> Plugin:
+def _load_one(manager: pluggy.PluginManager, name: str, candidates: list[EntryPointFound]) -> Plugin:
     if len(candidates) > 1:
         owners = ", ".join(f"{c.distribution} {c.version}" for c in candidates)
         raise PluginError(f"plugin name {name!r} is claimed by {owners}: uninstall all but one of them")

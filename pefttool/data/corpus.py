@@ -43,7 +43,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckedRows:
     """Good rows in the files' order (`eval`: None where no file holds any), and what is no good row.
 
     `files` are all that were read, training rows first; `shared` are a training file and its double, where every
@@ -71,7 +71,7 @@ def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rej
     return arrange(recipe, registry, replace(found, notices=tuple(notices)))
 
 
-def arrange(recipe: Recipe, registry: Registry, found: Found) -> Corpus:
+def arrange(recipe: Recipe, registry: Registry, found: CheckedRows) -> Corpus:
     """The good rows as a run uses them: split, sampled, with their classes. Raises DataError where that cannot be."""
     assert recipe.task is not None
     task, options = registry.tasks[recipe.task], found.options
@@ -143,7 +143,7 @@ def _check_labels(
     raise DataError(f"{held_out[count - 1].place}: {complaint}: {remedy}")
 
 
-def read_all(recipe: Recipe, registry: Registry) -> Found:
+def read_all(recipe: Recipe, registry: Registry) -> CheckedRows:
     """Every row of the recipe's files, judged by the task."""
     assert recipe.task is not None
     task, options = registry.tasks[recipe.task], recipe.task_options
@@ -176,7 +176,9 @@ def read_all(recipe: Recipe, registry: Registry) -> Found:
     notices.extend([] if left is None else [left])
     shared = leaks.same_files(train_files, eval_files)
     hint = None if train or held_out else suggestions.columns(task, options, refused)
-    return Found(train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled, shared, hint)
+    return CheckedRows(
+        train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled, shared, hint
+    )
 
 
 def _choose_files(

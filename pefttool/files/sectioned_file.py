@@ -40,14 +40,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Section:
+class TensorSection:
     """Tensors that lie one behind another, in `size` bytes: a multiple of a page."""
 
     entries: Mapping[str, Entry]
     size: int
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Section:
+    def of(cls, tensors: Mapping[str, Tensor]) -> TensorSection:
         """Room for tensors of these shapes and dtypes, real or not."""
         entries, at = {}, 0
         for name, tensor in tensors.items():
@@ -81,7 +81,7 @@ def _rounded(size: int, multiple: int) -> int:
 
 
 def write(
-    path: Path, sections: Sequence[Section], tensor: Callable[[str], Tensor], metadata: Mapping[str, str]
+    path: Path, sections: Sequence[TensorSection], tensor: Callable[[str], Tensor], metadata: Mapping[str, str]
 ) -> None:
     """Write the file aside, tensor by tensor as `tensor(name)` gives them, and put it in its place when it is whole.
 
@@ -113,7 +113,7 @@ def _raw(name: str, entry: Entry, tensor: Tensor) -> memoryview:
     return content(tensor)
 
 
-def _header(sections: Sequence[Section], metadata: Mapping[str, str]) -> bytes:
+def _header(sections: Sequence[TensorSection], metadata: Mapping[str, str]) -> bytes:
     document: dict[str, Any] = {}
     base = padding = 0
     for section in sections:
@@ -155,7 +155,7 @@ class PackedFile:
         entry = self.entries[name]
         return self._flat(entry.start, entry.end).view(getattr(torch, entry.dtype)).view(entry.shape)
 
-    def find(self, section: Section) -> int:
+    def find(self, section: TensorSection) -> int:
         """Where this section begins. Unreadable if it is not in the file as it is described."""
         first = next(iter(section.entries))
         start = self.entries[first].start if first in self.entries else -1
@@ -165,11 +165,11 @@ class PackedFile:
                 raise Unreadable(f"{self.path} holds {self.entries.get(name)} for {name}, expected {moved}")
         return start
 
-    def flat(self, section: Section, start: int) -> Tensor:
+    def flat(self, section: TensorSection, start: int) -> Tensor:
         """The bytes of a section, uint8."""
         return self._flat(start, start + section.size)
 
-    def advise(self, section: Section, start: int, advice: int) -> None:
+    def advise(self, section: TensorSection, start: int, advice: int) -> None:
         """`madvise` for a section's pages; pages that no section shares."""
         self._map.madvise(advice, self._base + start, section.size)
 

@@ -119,9 +119,9 @@ def settle(prepared: Prepared, store: Store | None, session: Session) -> Prepare
     """
     plan, base, data = prepared.plan, prepared.base, prepared.data
     found = frozen.find(plan, base, prepared.adapted, data.train)
-    adapted = replace(prepared.adapted, still=(*prepared.adapted.still, *found.still))
+    adapted = replace(prepared.adapted, eval_modules=(*prepared.adapted.eval_modules, *found.eval_modules))
     prepared = replace(prepared, adapted=adapted)
-    if store is None or not found.still:
+    if store is None or not found.eval_modules:
         return prepared
     if plan.task.varies(base.setting.options):
         session.say("features are not cached: the task changes its rows in every epoch")

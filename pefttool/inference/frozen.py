@@ -120,16 +120,16 @@ class BatchFeatures:
 
 
 @dataclass(frozen=True)
-class Found:
-    """`still` are the modules that run in evaluation mode while the rest trains; `reason` is why there is no frontier,
+class FrozenPart:
+    """`eval_modules` are the modules that run in evaluation mode while the rest trains; `reason` is why there is no frontier,
     though whole blocks are frozen."""
 
-    still: tuple[nn.Module, ...] = ()
+    eval_modules: tuple[nn.Module, ...] = ()
     frontier: Frontier | None = None
     reason: str | None = None
 
 
-def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
+def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> FrozenPart:
     """What is frozen below the first thing that trains, if that is a whole block or more."""
     model = adapted.model
     examples = two_short(data.examples)
@@ -144,7 +144,7 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
     try:
         still = stand_still(plan, adapted, loss)
         if not still:
-            return Found()
+            return FrozenPart()
         blocks = _blocks(plan, model)
         calls = _trace(plan, model, loss, blocks, drawing=True)
         names = {module: name for name, module in model.named_modules()}
@@ -154,8 +154,8 @@ def find(plan: Plan, base: Base, adapted: Adapted, data: Encoded) -> Found:
             if _same(loss, carried):
                 with predictor.inference():
                     if _same(loss, carried):
-                        return Found(still, frontier)
-        return Found(still, None, f"no one frozen module of {type(model).__name__} decides its loss")
+                        return FrozenPart(still, frontier)
+        return FrozenPart(still, None, f"no one frozen module of {type(model).__name__} decides its loss")
     finally:
         for module, training in modes.items():
             module.training = training
@@ -169,7 +169,7 @@ def stand_still(plan: Plan, adapted: Adapted, loss: Callable[[], object]) -> tup
     model = adapted.model
     blocks = _blocks(plan, model)
     model.train()
-    for module in adapted.still:
+    for module in adapted.eval_modules:
         module.eval()
     if not blocks or _trains(blocks[0]):
         return ()

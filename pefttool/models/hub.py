@@ -116,7 +116,7 @@ def _from_source(name: str, reference: str, registry: Registry) -> LocalModel:
 
 
 def _from_hub(repository: str, revision: str, weights: bool, progress: ProgressReport | None, code: bool) -> LocalModel:
-    store = hub_store.Store(repository, cache_folder() / "hub")
+    store = hub_store.HubStore(repository, cache_folder() / "hub")
     record, notices = _record(store, revision)
     files = record.listing.files
     if record.listing.complete:
@@ -134,7 +134,7 @@ def _from_hub(repository: str, revision: str, weights: bool, progress: ProgressR
     return LocalModel(folder, repository, record.listing.commit, notices)
 
 
-def _record(store: hub_store.Store, revision: str) -> tuple[Record, tuple[str, ...]]:
+def _record(store: hub_store.HubStore, revision: str) -> tuple[Record, tuple[str, ...]]:
     """What is in the repository at `revision`. A known commit never changes, so it needs no request."""
     known = store.load(revision) if COMMIT.fullmatch(revision) else None
     if known is not None:

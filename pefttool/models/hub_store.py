@@ -33,7 +33,7 @@ class Record:
     unverified: int = 0
 
 
-class Store:
+class HubStore:
     """The cached files of one repository. `records` is the folder of pefttool's own records."""
 
     def __init__(self, repository: str, records: Path) -> None:

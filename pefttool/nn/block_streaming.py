@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pefttool.files.sectioned_file import PackedFile, Section
+from pefttool.files.sectioned_file import PackedFile, TensorSection
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ class Slots:
     `fetched` counts blocks, `fetched_bytes` what they hold.
     """
 
-    def __init__(self, sections: Sequence[Section], ahead: int = 1) -> None:
+    def __init__(self, sections: Sequence[TensorSection], ahead: int = 1) -> None:
         self.sections, self.ahead = tuple(sections), ahead
         self.lane: Lane | None = None
         self.fetched = self.fetched_bytes = 0
@@ -103,7 +103,7 @@ class Host(Protocol):
 class Mapped:
     """Blocks in a mapped file. Their pages are given back after use; the system keeps them in memory it has free."""
 
-    def __init__(self, file: PackedFile, sections: Sequence[Section]) -> None:
+    def __init__(self, file: PackedFile, sections: Sequence[TensorSection]) -> None:
         self._file, self.sections = file, tuple(sections)
         self._starts = [file.find(section) for section in sections]
 
@@ -142,7 +142,7 @@ class Copies:
     error from PyTorch instead of another block's weights.
     """
 
-    def __init__(self, sections: Sequence[Section], host: Host, device: torch.device, count: int) -> None:
+    def __init__(self, sections: Sequence[TensorSection], host: Host, device: torch.device, count: int) -> None:
         import torch
 
         self._sections, self._host, self.device = sections, host, device
@@ -179,7 +179,9 @@ class CudaCopies(Copies):
     takes the block waits for the copy.
     """
 
-    def __init__(self, sections: Sequence[Section], host: Host, device: torch.device, count: int, cuda: Any) -> None:
+    def __init__(
+        self, sections: Sequence[TensorSection], host: Host, device: torch.device, count: int, cuda: Any
+    ) -> None:
         """`cuda` is `torch.cuda`."""
         super().__init__(sections, host, device, count)
         self._cuda, self._stream = cuda, cuda.Stream(device)
@@ -238,7 +240,7 @@ def attach(model: nn.Module, layers: Sequence[str], names: Sequence[str], quanti
     inside = [[name for name in names if name.startswith(f"{layer}.")] for layer in layers]
     by_block = [{name: _stored(model.get_submodule(name)) for name in block} for block in inside if block]
     sections = [
-        Section.of({f"{name}.{part}": tensor for name, parts in block.items() for part, tensor in parts.items()})
+        TensorSection.of({f"{name}.{part}": tensor for name, parts in block.items() for part, tensor in parts.items()})
         for block in by_block
     ]
     slots = Slots(sections)

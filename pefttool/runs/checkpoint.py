@@ -17,7 +17,7 @@ from pefttool.api.errors import RunError
 from pefttool.data.batches import Position
 from pefttool.files import durable, safetensors_file
 from pefttool.files.state_tree import flatten, unflatten
-from pefttool.runs.progress import NOTHING, Beside, Best, Live, Progress, watched
+from pefttool.runs.progress import NOTHING, Best, Extras, Restorable, TrainingProgress, watched
 from pefttool.setup import random_state
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MANIFEST, COMPLETE, DOCUMENT, STATE = "manifest.json", "COMPLETE", "state.json",
 PARAMETERS, BEST, BUFFERS = "parameters", "best", "buffers"
 
 
-def save(folder: Path, progress: Progress, live: Live, beside: Beside = NOTHING) -> Path:
+def save(folder: Path, progress: TrainingProgress, live: Restorable, beside: Extras = NOTHING) -> Path:
     """Write `folder/step-N`; returns it. Nothing of an unfinished write is ever taken for a checkpoint.
 
     Raises OSError where the disk fails; what was there before still is.
@@ -93,7 +93,7 @@ def prune(folder: Path, keep: int, newest: int) -> None:
                 durable.remove(path, COMPLETE)
 
 
-def load(folder: Path, live: Live, rank: int = 0) -> tuple[Progress, Beside]:
+def load(folder: Path, live: Restorable, rank: int = 0) -> tuple[TrainingProgress, Extras]:
     """Verify a checkpoint folder and put its state back in place; the random state is that of `rank`.
 
     Raises RunError with the file that is wrong.
@@ -121,10 +121,10 @@ def load(folder: Path, live: Live, rank: int = 0) -> tuple[Progress, Beside]:
             live.scaler.load_state_dict(state["scaler"])
         random = document["random"]
         random_state.restore(random[rank if rank < len(random) else 0])
-        beside = Beside(
+        beside = Extras(
             files[BEST], files[BUFFERS], state["adapter"], state["best_adapter"], random, document["identity"]
         )
-        return Progress(**progress), beside
+        return TrainingProgress(**progress), beside
     except (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RunError(f"checkpoint {folder} is not one of this version of pefttool ({reason}): {OLDER}") from error

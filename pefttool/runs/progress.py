@@ -42,7 +42,7 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands between two steps.
 
     evaluated  the evaluation that is due at this step was made: a signal may come before it
@@ -67,7 +67,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Live:
+class Restorable:
     """What a checkpoint is taken of, and put back into: the objects themselves. `parameters` are those that train."""
 
     parameters: Mapping[str, Tensor]
@@ -77,7 +77,7 @@ class Live:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Extras:
     """What else a checkpoint holds.
 
     best          parameters and changed buffers of the best evaluation, where they are not the present ones
@@ -97,7 +97,7 @@ class Beside:
 
 
 #: Where a run has nothing beside its tensors.
-NOTHING = Beside()
+NOTHING = Extras()
 
 
 def watched(document: Mapping[str, Any]) -> Watched:

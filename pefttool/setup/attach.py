@@ -29,7 +29,7 @@ STATISTIC = 1 << 20
 class Adapted:
     """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own).
 
-    `still` are modules that run in evaluation mode while the rest trains: nothing in them or below them does, or they
+    `eval_modules` are modules that run in evaluation mode while the rest trains: nothing in them or below them does, or they
     would change for nothing. `base` are names of the base's parameters and buffers that do not train. `buffers` are
     those that training may change (the running statistics of batch norms), as they were before it.
     """
@@ -38,7 +38,7 @@ class Adapted:
     trainable: tuple[str, ...]
     head: tuple[str, ...]
     identity_at_init: bool
-    still: tuple[nn.Module, ...] = ()
+    eval_modules: tuple[nn.Module, ...] = ()
     base: tuple[str, ...] = ()
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
 

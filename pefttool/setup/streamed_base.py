@@ -18,7 +18,7 @@ from pefttool.api.quantizer import Quantizer
 from pefttool.api.task import Task
 from pefttool.api.values import Loaded, Setting
 from pefttool.files import cache_folder, fingerprint
-from pefttool.files.sectioned_file import PackedFile, Section, Unreadable, write
+from pefttool.files.sectioned_file import PackedFile, TensorSection, Unreadable, write
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.models.quantized import put_skeletons, stored_by
 from pefttool.nn import block_streaming, parameters
@@ -113,7 +113,7 @@ def _make(
     tensors = _tensors(real, quantizer, [name for name in known.linear_modules if name not in plain])
     _, slots, _ = skeleton(path, task, setting, quantizer, known, dtype, plain)
     fetched = {name for section in slots.sections for name in section.entries}
-    rest = Section.of({name: tensor for name, tensor in tensors.items() if name not in fetched})
+    rest = TensorSection.of({name: tensor for name, tensor in tensors.items() if name not in fetched})
     sections = [rest, *slots.sections]
     target = file_for(path, task, setting, quantizer, dtype)
     _require_space(target, sum(section.size for section in sections))
@@ -162,6 +162,10 @@ def skeleton(
     loaded: Loaded = task.load(source, setting)
     names = [n for n in stored_by(quantizer, loaded.model, known.linear_modules) if n not in plain]
     put_skeletons(loaded.model, quantizer, names)
+    said = quantizer.load_arguments(quantizer.Options(), known).get("quantization_config")
+    if said is not None:  # as a resident model says it: loaders and cards that are written of the model need it
+        config: Any = loaded.model.config
+        config.quantization_config = said
     return loaded.model, block_streaming.attach(loaded.model, known.layers, names, quantizer), loaded.processor
 
 

@@ -162,7 +162,7 @@ class Bench:
     ) -> float:
         """One optimiser step over micro-batches of rows; returns its loss."""
         adapted.model.train()
-        for module in adapted.still:
+        for module in adapted.eval_modules:
             module.eval()
         batches = [toy_batch(self.case.kind, part, packing) for part in parts]
         result = optimizer_step(

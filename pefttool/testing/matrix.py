@@ -192,7 +192,7 @@ class _Pair:
         batch = Predictor.of(self.plan, self.base).batch(self.data.examples)
         weight = float(sum(example["weight"] for example in self.data.examples))
         model.train()
-        for module in self.adapted.still:
+        for module in self.adapted.eval_modules:
             module.eval()
         for _ in range(count):
             update = Update(optimizer, grad_scaler(self.plan.choice), parameters, self.max_grad_norm)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pefttool.api.errors import Interrupted, RunError
 from pefttool.api.events import Resumed, Saved
 from pefttool.runs import checkpoint
-from pefttool.runs.progress import Beside, Progress
+from pefttool.runs.progress import Extras, TrainingProgress
 from pefttool.runs.run_folder import CHECKPOINTS
 from pefttool.setup import random_state
 from pefttool.training.state import Rehearsed
@@ -39,7 +39,7 @@ class Keeper:
         self.newest: int | None = None
         self._saved = time.monotonic()
 
-    def worthwhile(self, progress: Progress) -> bool:
+    def worthwhile(self, progress: TrainingProgress) -> bool:
         """At the end, for rank 0: what comes after the last step may fail, and so much would be trained again."""
         wanted = self.state.settings.checkpoint_minutes is not None or self.state.settings.checkpoint_every is not None
         known = self.newest == progress.step or not self.session.writes
@@ -52,7 +52,7 @@ class Keeper:
         timed = minutes is not None and self.session.writes
         return timed and time.monotonic() - self._saved >= 60 * (minutes or 0)
 
-    def save(self, progress: Progress) -> bool:
+    def save(self, progress: TrainingProgress) -> bool:
         """A checkpoint of this step; False, and a notice, where the disk fails: the run goes on.
 
         Raises RunError where the frozen base has changed: what was learnt beside it would not be told from what fits.
@@ -63,7 +63,7 @@ class Keeper:
         self._saved = time.monotonic()
         return self._write(progress, random) if self.session.writes else True
 
-    def save_end(self, progress: Progress) -> bool:
+    def save_end(self, progress: TrainingProgress) -> bool:
         """For rank 0 alone, after training: whether there is a checkpoint of the end.
 
         The delivered parameters stand for the last ones: what is left to do needs no others.
@@ -71,7 +71,7 @@ class Keeper:
         return self.newest == progress.step or self._write(progress, [random_state.capture()])
 
     @contextmanager
-    def kept(self, progress: Progress) -> Iterator[None]:
+    def kept(self, progress: TrainingProgress) -> Iterator[None]:
         """Where what is done within fails, there is a checkpoint of what was learnt until then.
 
         Several processes cannot agree on one: another may not have failed.
@@ -88,7 +88,7 @@ class Keeper:
                 self.session.warn(text)
             raise
 
-    def _write(self, progress: Progress, random: Sequence[str]) -> bool:
+    def _write(self, progress: TrainingProgress, random: Sequence[str]) -> bool:
         state = self.state
         progress = replace(
             progress,
@@ -99,7 +99,7 @@ class Keeper:
             watched=state.watch.state,
             rehearsed=None if state.rehearsed is None else vars(state.rehearsed),
         )
-        beside = Beside(
+        beside = Extras(
             best=state.best_state if state.best.step != progress.step else {},
             best_adapter=state.best_adapter if state.best.step != progress.step else None,
             buffers=state.adapted.changed_buffers(),
@@ -120,7 +120,7 @@ class Keeper:
         self.session.emit(Saved(path=str(path), what="checkpoint"))
         return True
 
-    def interrupted(self, progress: Progress, heard: Heard) -> NoReturn:
+    def interrupted(self, progress: TrainingProgress, heard: Heard) -> NoReturn:
         """End the run after a signal, so that it can go on. Raises Interrupted."""
         saved, name, number = self.save(progress), heard.name, heard.number or 0
         if not number:  # another rank's
@@ -131,7 +131,7 @@ class Keeper:
             raise Interrupted(f"{name} {at}: go on with `pefttool resume {folder}`", number)
         raise Interrupted(f"{name} after step {progress.step}, and no checkpoint could be written: start again", number)
 
-    def restore(self, path: Path) -> Progress:
+    def restore(self, path: Path) -> TrainingProgress:
         """Put the state of the checkpoint at `path` back. Raises RunError where the checkpoint does not fit."""
         state = self.state
         progress, beside = checkpoint.load(path, self.state.live(), self.session.rank)

@@ -15,7 +15,7 @@ from pefttool.api.events import Evaluated, Notice, StepDone, TrainFinished, Trai
 from pefttool.data.batches import Position, by_length
 from pefttool.inference import verdict
 from pefttool.inference.evaluate import evaluate
-from pefttool.runs.progress import Best, Progress
+from pefttool.runs.progress import Best, TrainingProgress
 from pefttool.setup.device_memory import memory_in_use
 from pefttool.setup.prepared import Prepared, Session
 from pefttool.training import interrupts
@@ -89,14 +89,14 @@ class Loop:
         state.rehearsed = rehearse(state) if self.settings.rehearse and self.resume is None else None
         self._started()
         began = time.monotonic()
-        progress = self.keeper.restore(self.resume) if self.resume else Progress(0, Position(), self.state.best)
+        progress = self.keeper.restore(self.resume) if self.resume else TrainingProgress(0, Position(), self.state.best)
         if not progress.evaluated:  # the checkpoint was written in a hurry
             progress = self._evaluated(progress)
         steps = self.state.batches.steps(progress.position)
         while progress.step < self.total_steps and not progress.ended and not self._patience_ran_out():
             position, micro_batches = next(steps)
             self.state.epoch = position.epoch if position.index else position.epoch - 1
-            progress = Progress(progress.step + 1, position, self.state.best)
+            progress = TrainingProgress(progress.step + 1, position, self.state.best)
             self.emit.step = progress.step
             signalled, overdue = self._step(micro_batches, progress)
             last = progress.step == self.total_steps or self.emit.control.reason is not None
@@ -138,7 +138,7 @@ class Loop:
     def _patience_ran_out(self) -> bool:
         return bool(self.settings.patience) and self.state.best.since >= (self.settings.patience or 0)
 
-    def _evaluated(self, progress: Progress) -> Progress:
+    def _evaluated(self, progress: TrainingProgress) -> TrainingProgress:
         with self.keeper.kept(replace(progress, evaluated=False)):
             self._evaluate(progress.step)
         self.state.watch.evaluated()
@@ -158,7 +158,7 @@ class Loop:
         if doubt is not None:
             self.emit(Notice(text=doubt))
 
-    def _step(self, micro_batches: list[list[int]], progress: Progress) -> tuple[bool, bool]:
+    def _step(self, micro_batches: list[list[int]], progress: TrainingProgress) -> tuple[bool, bool]:
         """One optimiser step; whether some rank was signalled to end, and whether a checkpoint is overdue."""
         began = time.monotonic()
         rows = [i for batch in micro_batches for i in batch]
@@ -182,7 +182,7 @@ class Loop:
         )
         return signalled > 0, overdue > 0
 
-    def _ended(self, progress: Progress) -> None:
+    def _ended(self, progress: TrainingProgress) -> None:
         """What was learnt is not delivered where it cannot be trusted, and not lost either."""
         try:
             self.state.watch.finished()

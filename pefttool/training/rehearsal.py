@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool.api.errors import RunError
-from pefttool.api.events import Progress as Doing
+from pefttool.api.events import Progress
 from pefttool.data.batches import Batches, Position, by_length
 from pefttool.inference import packing
 from pefttool.inference.evaluate import forward
@@ -22,7 +22,7 @@ from pefttool.inference.out_of_memory import out_of_memory
 from pefttool.inference.predictor import FEATURES, without_features
 from pefttool.nn.tensors import held_by
 from pefttool.runs import checkpoint
-from pefttool.runs.progress import Best, Progress
+from pefttool.runs.progress import Best, TrainingProgress
 from pefttool.runs.run_folder import REHEARSAL
 from pefttool.setup.attach import small_buffers
 from pefttool.setup.device_memory import memory_in_use
@@ -47,7 +47,7 @@ def rehearse(state: TrainingState) -> Rehearsed:
     checkpoints.
     """
     began = time.monotonic()
-    state.session.emit(Doing(what="rehearsal", done=0, total=1))
+    state.session.emit(Progress(what="rehearsal", done=0, total=1))
     longest = longest_batch(state.batches, state.total_steps)
     with undisturbed(state):
         prime(state)
@@ -62,7 +62,7 @@ def rehearse(state: TrainingState) -> Rehearsed:
             save(state)
     held = max(held, memory_in_use(state.plan.choice.device))
     reset_peak(state.plan.choice.device)
-    state.session.emit(Doing(what="rehearsal", done=1, total=1))
+    state.session.emit(Progress(what="rehearsal", done=1, total=1))
     tokens = max(state.batches.lengths[row] for row in longest)
     text = (
         f"rehearsal: the longest batch ({len(longest)} rows of up to {tokens} tokens), its update, an evaluation batch"
@@ -192,7 +192,7 @@ def save(state: TrainingState) -> None:
     scratch: Path = state.session.folder / REHEARSAL
     try:
         state.plan.adapter.save(state.adapted.model, scratch / "adapter")
-        progress = Progress(0, Position(), Best())
+        progress = TrainingProgress(0, Position(), Best())
         checkpoint.save(scratch, progress, state.live())
     except OSError as error:
         raise RunError(

@@ -11,7 +11,7 @@ from pefttool.api.errors import RunError
 from pefttool.data.batches import Batches
 from pefttool.inference.out_of_memory import out_of_memory, release, split
 from pefttool.inference.predictor import Predictor, without_features
-from pefttool.runs.progress import Best, Live
+from pefttool.runs.progress import Best, Restorable
 from pefttool.setup.precision import grad_scaler
 from pefttool.setup.prepared import Prepared, Session
 from pefttool.setup.random_state import RandomState
@@ -91,7 +91,7 @@ class TrainingState:
             # Only the model is prepared: a prepared scheduler steps world-size times, a prepared loader repeats rows.
             self.model = self.session.accelerator.prepare_model(self.adapted.model)
         self.adapted.model.train()
-        for module in self.adapted.still:
+        for module in self.adapted.eval_modules:
             module.eval()
 
     @property
@@ -99,9 +99,9 @@ class TrainingState:
         """The adapted model, as evaluation asks it."""
         return Predictor.of(self.plan, self.base, self.adapted.model)
 
-    def live(self) -> Live:
+    def live(self) -> Restorable:
         """What a checkpoint holds the state of."""
-        return Live(self.parameters, self.optimizer, self.scheduler, self.scaler)
+        return Restorable(self.parameters, self.optimizer, self.scheduler, self.scaler)
 
     def optimise(self, micro_batches: list[list[int]], name: str) -> StepResult:
         """One optimiser step over these rows, whole or not at all; `name` is what messages call it.

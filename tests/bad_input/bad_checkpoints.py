@@ -16,14 +16,14 @@ from bad_entry import Entry
 
 from pefttool.data.batches import Position
 from pefttool.runs import checkpoint
-from pefttool.runs.progress import Best, Live, Progress
+from pefttool.runs.progress import Best, Restorable, TrainingProgress
 
 Spoil = Callable[[Path], object]
 PARAMETERS, STATE, DOCUMENT = "parameters.safetensors", "state.safetensors", "state.json"
 OLDER = "remove that folder to go on from an older one"
 
 
-def training(width: int = 4) -> Live:
+def training(width: int = 4) -> Restorable:
     """A small training after three steps."""
     import torch
 
@@ -35,13 +35,13 @@ def training(width: int = 4) -> Live:
         model(torch.randn(5, 3)).square().sum().backward()
         optimizer.step()
         scheduler.step()
-    return Live(dict(model.named_parameters()), optimizer, scheduler, torch.amp.GradScaler("cpu", enabled=False))
+    return Restorable(dict(model.named_parameters()), optimizer, scheduler, torch.amp.GradScaler("cpu", enabled=False))
 
 
 @cache
 def _good() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="pefttool-checkpoint-"))
-    return checkpoint.save(folder, Progress(3, Position(1, 2), Best(2, 0.5, 1)), training())
+    return checkpoint.save(folder, TrainingProgress(3, Position(1, 2), Best(2, 0.5, 1)), training())
 
 
 def good(folder: Path) -> Path:
@@ -121,7 +121,7 @@ def manifest(document: Any) -> Spoil:
 
 def _others(folder: Path) -> None:
     shutil.rmtree(folder)
-    checkpoint.save(folder.parent, Progress(3, Position(1, 2), Best()), training(width=5))
+    checkpoint.save(folder.parent, TrainingProgress(3, Position(1, 2), Best()), training(width=5))
 
 
 def _entries() -> Iterator[Entry]:

@@ -248,7 +248,7 @@ class Toy:
         return SimpleNamespace(sum=model(batch["ids"]).logsumexp(-1).sum())
 
 
-def ask(kind: str, trained: tuple[str, ...]) -> tuple[Stack, frozen.Found]:
+def ask(kind: str, trained: tuple[str, ...]) -> tuple[Stack, frozen.FrozenPart]:
     torch.manual_seed(0)
     model = Stack(kind)
     for name, parameter in model.named_parameters():
@@ -259,7 +259,7 @@ def ask(kind: str, trained: tuple[str, ...]) -> tuple[Stack, frozen.Found]:
     known = SimpleNamespace(layers=("layers.0", "layers.1", "layers.2"), output_modules=())
     planned: Any = SimpleNamespace(task=Toy(), choice=cpu, adapter=adapter, recipe=eager, facts=known)
     loaded: Any = SimpleNamespace(processor=None, setting=None)
-    adapted: Any = SimpleNamespace(model=model, still=())
+    adapted: Any = SimpleNamespace(model=model, eval_modules=())
     examples = tuple({"ids": list(range(i, i + 4)), "length": 4} for i in range(5))
     data = encoding.Encoded(examples, (), ())
     state = torch.get_rng_state()
@@ -270,7 +270,7 @@ def ask(kind: str, trained: tuple[str, ...]) -> tuple[Stack, frozen.Found]:
     return model, found
 
 
-def place(model: nn.Module, found: frozen.Found) -> str | None:
+def place(model: nn.Module, found: frozen.FrozenPart) -> str | None:
     return None if found.frontier is None else found.frontier.name
 
 
@@ -288,7 +288,7 @@ def place(model: nn.Module, found: frozen.Found) -> str | None:
 def test_the_frontier_is_the_last_frozen_block(trained: Any, expected: str | None, still: set[str]) -> None:
     model, found = ask("plain", trained)
     names = {module: name for name, module in model.named_modules()}
-    assert place(model, found) == expected and {names[m] for m in found.still} == still
+    assert place(model, found) == expected and {names[m] for m in found.eval_modules} == still
     assert found.reason is None
 
 
@@ -301,8 +301,8 @@ def test_what_still_runs_below_may_be_needed(kind: str = "skip") -> None:
 def test_a_model_whose_loss_depends_on_more_is_found_out(kind: str) -> None:
     """What the rest needs is computed below the last block, or something below draws that is no module."""
     _, found = ask(kind, ("head",))
-    assert found.frontier is None and found.still and "no one frozen module of Stack" in str(found.reason)
+    assert found.frontier is None and found.eval_modules and "no one frozen module of Stack" in str(found.reason)
 
 
 def test_a_bare_parameter_below_the_blocks_is_noticed() -> None:
-    assert ask("prompt", ("prompt", "head"))[1] == frozen.Found()
+    assert ask("prompt", ("prompt", "head"))[1] == frozen.FrozenPart()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pefttool.files.sectioned_file import Section
+from pefttool.files.sectioned_file import TensorSection
 
 BLOCKS = 5
 
@@ -21,7 +21,7 @@ def tensors(block: int) -> dict[str, Tensor]:
     }
 
 
-SECTIONS = [Section.of(tensors(block)) for block in range(BLOCKS)]
+SECTIONS = [TensorSection.of(tensors(block)) for block in range(BLOCKS)]
 
 
 class Lane:

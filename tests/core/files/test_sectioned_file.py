@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from pefttool.files.sectioned_file import ALIGNMENT, PackedFile, Section, Unreadable, write
+from pefttool.files.sectioned_file import ALIGNMENT, PackedFile, TensorSection, Unreadable, write
 
 DTYPES = st.sampled_from([torch.uint8, torch.int8, torch.bfloat16, torch.float16, torch.float32, torch.int64])
 SHAPES = st.lists(st.integers(1, 9), max_size=3).map(tuple)
@@ -30,7 +30,7 @@ def made(sections: list[list[tuple[torch.dtype, tuple[int, ...]]]]) -> list[dict
 def test_what_is_written_is_read_by_us_and_by_safetensors(tmp_path: Path, sections: list) -> None:
     parts = made(sections)
     everything = {name: tensor for part in parts for name, tensor in part.items()}
-    rooms = [Section.of(part) for part in parts]
+    rooms = [TensorSection.of(part) for part in parts]
     path = tmp_path / "m.safetensors"
     write(path, rooms, everything.__getitem__, {"seed": "7"})
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -55,19 +55,19 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
         raise KeyError(name)
 
     with pytest.raises(KeyError):
-        write(path, [Section.of({"a": torch.ones(3)})], fails, {})
+        write(path, [TensorSection.of({"a": torch.ones(3)})], fails, {})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a is float32 \(4,\), expected float32 \(3,\)"):
-        write(tmp_path / "m", [Section.of({"a": torch.ones(3)})], lambda name: torch.ones(4), {})
+        write(tmp_path / "m", [TensorSection.of({"a": torch.ones(3)})], lambda name: torch.ones(4), {})
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
 def test_a_damaged_file_is_unreadable(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "m.safetensors"
-    write(path, [Section.of({"a": torch.ones(3)})], lambda name: torch.ones(3), {})
+    write(path, [TensorSection.of({"a": torch.ones(3)})], lambda name: torch.ones(3), {})
     content = path.read_bytes()
     path.write_bytes({"cut": content[:-1], "noise": b"\xff" * 100, "empty": b""}[damage])
     with pytest.raises(Unreadable):
@@ -76,13 +76,13 @@ def test_a_damaged_file_is_unreadable(tmp_path: Path, damage: str) -> None:
 
 def test_another_layout_is_not_found(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    write(path, [Section.of({"a": torch.ones(3)})], lambda name: torch.ones(3), {})
+    write(path, [TensorSection.of({"a": torch.ones(3)})], lambda name: torch.ones(3), {})
     with pytest.raises(Unreadable, match="expected"):
-        PackedFile(path).find(Section.of({"a": torch.ones(4)}))
+        PackedFile(path).find(TensorSection.of({"a": torch.ones(4)}))
 
 
 def test_writing_to_a_tensor_never_reaches_the_file(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    write(path, [Section.of({"a": torch.ones(3)})], lambda name: torch.ones(3), {})
+    write(path, [TensorSection.of({"a": torch.ones(3)})], lambda name: torch.ones(3), {})
     PackedFile(path).tensor("a").zero_()
     assert torch.equal(PackedFile(path).tensor("a"), torch.ones(3))

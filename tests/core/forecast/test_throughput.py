@@ -9,7 +9,7 @@ import pytest
 import torch
 from blocks import Lane
 
-from pefttool.files.sectioned_file import Section
+from pefttool.files.sectioned_file import TensorSection
 from pefttool.forecast import throughput
 from pefttool.nn.block_streaming import Slots
 
@@ -17,7 +17,7 @@ from pefttool.nn.block_streaming import Slots
 @pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.parametrize("blocks", [1, 2, 3, 7])
 def test_the_bytes_of_a_step_are_those_that_the_slots_fetch(blocks: int, ahead: int) -> None:
-    sections = [Section.of({"a": torch.empty(4096 * (1 + block))}) for block in range(blocks)]
+    sections = [TensorSection.of({"a": torch.empty(4096 * (1 + block))}) for block in range(blocks)]
     slots = Slots(sections, ahead)
     slots.lane = Lane()
     walk = [*range(blocks), *reversed(range(blocks))]

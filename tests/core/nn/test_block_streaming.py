@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pefttool.files.sectioned_file import PackedFile, Section, write
+from pefttool.files.sectioned_file import PackedFile, TensorSection, write
 from pefttool.nn.block_streaming import Copies, CudaCopies, Mapped, Slots, Views
 
 
@@ -60,7 +60,7 @@ def test_the_next_block_is_begun_before_it_is_asked_for() -> None:
 def file(tmp_path_factory: pytest.TempPathFactory) -> PackedFile:
     path = tmp_path_factory.mktemp("packed") / "model.safetensors"
     everything = {n: t for block in range(BLOCKS) for n, t in tensors(block).items()} | {"norm": torch.ones(3)}
-    write(path, [Section.of({"norm": torch.ones(3)}), *SECTIONS], everything.__getitem__, {})
+    write(path, [TensorSection.of({"norm": torch.ones(3)}), *SECTIONS], everything.__getitem__, {})
     return PackedFile(path)
 
 

@@ -15,7 +15,7 @@ from pefttool.api.errors import RunError
 from pefttool.data.batches import Position
 from pefttool.files import state_tree
 from pefttool.runs import checkpoint
-from pefttool.runs.progress import Beside, Best, Live, Progress
+from pefttool.runs.progress import Best, Extras, Restorable, TrainingProgress
 
 
 class Training:
@@ -38,14 +38,14 @@ class Training:
 
     @property
     def live(self):
-        return Live(dict(self.model.named_parameters()), self.optimizer, self.scheduler, self.scaler)
+        return Restorable(dict(self.model.named_parameters()), self.optimizer, self.scheduler, self.scaler)
 
 
 def saved(folder, steps=3):
     training = Training()
     for _ in range(steps):
         training.step()
-    path = checkpoint.save(folder, Progress(steps, Position(1, 2), Best(2, 0.5, 1)), training.live)
+    path = checkpoint.save(folder, TrainingProgress(steps, Position(1, 2), Best(2, 0.5, 1)), training.live)
     return training, path
 
 
@@ -55,7 +55,7 @@ def test_training_goes_on_bit_for_bit(tmp_path):
         whole.step()
     resumed = Training(seed=9)
     progress, _ = checkpoint.load(path, resumed.live)
-    assert progress == Progress(3, Position(1, 2), Best(2, 0.5, 1))
+    assert progress == TrainingProgress(3, Position(1, 2), Best(2, 0.5, 1))
     for _ in range(4):
         resumed.step()
     for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
@@ -118,7 +118,7 @@ def test_a_manifest_names_files_of_its_own_folder_only(tmp_path):
 def test_the_one_of_this_step_is_written_once_and_a_damaged_one_anew(tmp_path):
     training, path = saved(tmp_path)
     before = (path / "state.json").stat().st_mtime_ns
-    progress = Progress(3, Position(1, 2), Best(2, 0.5, 1))
+    progress = TrainingProgress(3, Position(1, 2), Best(2, 0.5, 1))
     assert checkpoint.save(tmp_path, progress, training.live) == path
     assert (path / "state.json").stat().st_mtime_ns == before
     (path / "state.json").write_text("{}")
@@ -170,13 +170,13 @@ def test_every_generator_goes_on_where_it_was(tmp_path):
 
 def test_what_lies_beside_comes_back(tmp_path):
     training = Training()
-    beside = Beside(
+    beside = Extras(
         best={"w": torch.arange(3)},
         buffers={"mean": torch.ones(2, dtype=torch.bfloat16), "seen": torch.tensor(4)},
         adapter={"ranks": [torch.tensor([1.5]), {"a": 1, "b": None}]},
         identity={"data": "x", "packages": {"torch": "2"}},
     )
-    progress = Progress(7, Position(2, 0), Best(5, 0.25, 2), False, {"loss": 0.1}, 2, 3)
+    progress = TrainingProgress(7, Position(2, 0), Best(5, 0.25, 2), False, {"loss": 0.1}, 2, 3)
     path = checkpoint.save(tmp_path, progress, training.live, beside)
     found, back = checkpoint.load(path, training.live)
     assert found == progress

@@ -15,23 +15,23 @@ from disk import Crash, Disk, Operation, Record, recorded
 
 from pefttool.data.batches import Position
 from pefttool.runs import checkpoint
-from pefttool.runs.progress import Beside, Best, Live, Progress
+from pefttool.runs.progress import Best, Extras, Restorable, TrainingProgress
 
 
-def training(step: int) -> Live:
+def training(step: int) -> Restorable:
     torch.manual_seed(step)
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(4, 3)).sum().backward()
     optimizer.step()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1.0)
-    return Live(dict(model.named_parameters()), optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False))
+    return Restorable(dict(model.named_parameters()), optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False))
 
 
 def save(folder: Path, step: int, keep: int = 1) -> None:
     """As the loop does: write it, then remove what is too old."""
-    beside = Beside(best={"w": torch.arange(3)}, random=["{}"], identity={"data": "x"})
-    checkpoint.save(folder, Progress(step, Position(0, step), Best(step, 0.5)), training(step), beside)
+    beside = Extras(best={"w": torch.arange(3)}, random=["{}"], identity={"data": "x"})
+    checkpoint.save(folder, TrainingProgress(step, Position(0, step), Best(step, 0.5)), training(step), beside)
     checkpoint.prune(folder, keep, step)
 
 

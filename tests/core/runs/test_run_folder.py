@@ -19,15 +19,15 @@ from pefttool.api.values import Row
 from pefttool.config import emitter
 from pefttool.data.batches import Position
 from pefttool.runs import checkpoint, resuming, run_folder
-from pefttool.runs.progress import Best, Live, Progress
+from pefttool.runs.progress import Best, Restorable, TrainingProgress
 from pefttool.runs.resuming import Resume
 
 
 def save(folder: Path, step: int) -> Path:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1.0)
-    live = Live({"w": torch.ones(2)}, optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False))
-    return checkpoint.save(folder / run_folder.CHECKPOINTS, Progress(step, Position(), Best()), live)
+    live = Restorable({"w": torch.ones(2)}, optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False))
+    return checkpoint.save(folder / run_folder.CHECKPOINTS, TrainingProgress(step, Position(), Best()), live)
 
 
 def unfinished(folder: Path, *steps: int) -> Path:

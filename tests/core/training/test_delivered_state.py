@@ -32,7 +32,7 @@ def normed() -> Adapted:
 
 def step(adapted: Adapted) -> None:
     adapted.model.train()
-    for module in adapted.still:
+    for module in adapted.eval_modules:
         module.eval()
     adapted.model(torch.randn(8, 2)).pow(2).sum().backward()
     with torch.no_grad():

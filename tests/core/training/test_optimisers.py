@@ -15,7 +15,7 @@ from pefttool.config.settings import TrainSettings
 from pefttool.data.batches import Position
 from pefttool.forecast.recorder import Recorder
 from pefttool.runs import checkpoint
-from pefttool.runs.progress import Best, Live, Progress
+from pefttool.runs.progress import Best, Restorable, TrainingProgress
 from pefttool.setup import devices
 from pefttool.setup.attach import Adapted
 from pefttool.training import optimisation
@@ -67,8 +67,8 @@ def saved(folder: Any, name: str, steps: int) -> tuple[Any, Any]:
     for _ in range(steps):
         step(model, optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1.0)
-    progress, scaler = Progress(steps, Position(), Best()), torch.amp.GradScaler("cpu", enabled=False)
-    checkpoint.save(folder, progress, Live(dict(model.named_parameters()), optimizer, schedule, scaler))
+    progress, scaler = TrainingProgress(steps, Position(), Best()), torch.amp.GradScaler("cpu", enabled=False)
+    checkpoint.save(folder, progress, Restorable(dict(model.named_parameters()), optimizer, schedule, scaler))
     return model, optimizer
 
 
@@ -79,7 +79,7 @@ def test_a_stored_state_goes_on_to_the_bit(tmp_path: Any, name: str) -> None:
     other, resumed = build(name, seed=9)
     schedule = torch.optim.lr_scheduler.LambdaLR(resumed, lambda s: 1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    checkpoint.load(tmp_path / "step-3", Live(dict(other.named_parameters()), resumed, schedule, scaler))
+    checkpoint.load(tmp_path / "step-3", Restorable(dict(other.named_parameters()), resumed, schedule, scaler))
     assert [step(other, resumed) for _ in range(3)] == expected
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert a.equal(b)

@@ -320,7 +320,7 @@ def test_frozen_batch_norms_stand_still() -> None:
 
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False))
     adapted = attach(model, Bare(), None, Facts(architecture=""))
-    assert adapted.still == (model[0], model[2])
+    assert adapted.eval_modules == (model[0], model[2])
     assert set(adapted.base) == {n for n, _ in [*model.named_parameters(), *model.named_buffers()] if n[0] != "1"}
 
 
