@@ -21,7 +21,7 @@ from pefttool.cli.use import DEVICE, DTYPE, FORMAT, TRUST
 @DTYPE
 @TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def check(adapter: Path, as_json: bool, **options: Any) -> None:
+def check(adapter: Path, as_json: bool, rows: int, **opening: Any) -> None:
     """Load an adapter in a clean process with plain peft, and compare.
 
     ADAPTER is a run's folder, or its adapter folder. Whatever is wrong is said in one line, and the exit status is 1.
@@ -29,10 +29,11 @@ def check(adapter: Path, as_json: bool, **options: Any) -> None:
     registry = current_registry()
     from pefttool.export import check as checking
     from pefttool.export import peft_versions
+    from pefttool.export.reload import Opening
     from pefttool.setup import allocator
 
     allocator.give_back_freed_memory()  # one model comes after another
-    found = checking.check(adapter, registry, **options)
+    found = checking.check(adapter, registry, Opening(**opening), rows)
     if as_json:
         print_json(found.as_json())
         return

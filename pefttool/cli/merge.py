@@ -40,17 +40,19 @@ from pefttool.cli.use import DEVICE, DTYPE, FORMAT, RUN, TRUST
 @DTYPE
 @TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
-def merge(run: Path, as_json: bool, **options: Any) -> None:
+def merge(run: Path, as_json: bool, out: Path | None, **options: Any) -> None:
     """Fold an adapter into its base's weights, and compare.
 
     The two answer the same held-out rows; where they differ, nothing is left behind.
     """
     registry = current_registry()
     from pefttool.export import merge as merging
+    from pefttool.export.reload import Opening
     from pefttool.setup import allocator
 
     allocator.give_back_freed_memory()  # one model comes after another
-    done = merging.merge(run, registry, **options)
+    wanted = merging.Wanted(**{name: options.pop(name) for name in ("into", "save_as", "tolerance")})
+    done = merging.merge(run, registry, out, wanted, Opening(**options))
     if as_json:
         print_json(done.as_json())
         return

@@ -17,9 +17,9 @@ from pefttool.config import sizes
 from pefttool.config.emitter import Emitter
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
-from pefttool.export import clean_process, held_out, peft_versions, reload
+from pefttool.export import clean_process, held_out, peft_versions
 from pefttool.export.answers import Judge
-from pefttool.export.reload import Opened, Reloaded
+from pefttool.export.reload import DEFAULT, Opened, Opening, Reloaded
 from pefttool.files.safetensors_file import Reader
 from pefttool.inference import agreement, recorded_calls, witness_file
 from pefttool.inference.agreement import TOLERANCE, Agreement
@@ -90,30 +90,26 @@ class Checked:
 def check(
     run: Path,
     registry: Registry,
-    device: str = "auto",
-    dtype: str | None = None,
-    data: str | None = None,
-    data_format: str | None = None,
+    opening: Opening = DEFAULT,
     rows: int = 16,
-    trust_remote_code: str | None = None,
     trained: Witness | None = None,
 ) -> Checked:
     """Reload the adapter of a run or adapter folder, here and in a process without pefttool, and compare.
 
     `trained` is what the model that was saved answered; by default what waits in the run's folder, if anything does,
-    unless `data` or `dtype` ask for other answers. Raises ModelError with what is wrong: a damaged file, a missing
+    unless the `opening` asks for other answers. Raises ModelError with what is wrong: a damaged file, a missing
     or strange key, a missing head, another base, fields that peft does not know, an adapter that changes nothing,
     answers that differ.
     """
-    opened = reload.open_folder(run, registry, device, dtype, None, trust_remote_code)
+    opened = opening.open(run, registry)
     if opened.adapter is None:
         raise UsageError(f"{run} is merged, and holds no adapter: check the run that it was made from")
-    if trained is None and data is None and dtype is None:
+    if trained is None and opening.data is None and opening.dtype is None:
         trained = witness_file.kept(run_folder.witness(run), opened.choice.device)
     since = _format(opened) if (opened.folder / peft_folder.CONFIG).is_file() else None
 
     def chosen(loaded: Reloaded) -> Sequence[Row]:
-        return held_out.of(run, registry, loaded, data, data_format)
+        return held_out.of(run, registry, loaded, opening.data, opening.data_format)
 
     with tempfile.TemporaryDirectory(prefix="pefttool-check-") as name:
         folder = Path(name)
@@ -188,14 +184,15 @@ def _after_run(run: Path, registry: Registry, recipe: Recipe, trained: Witness |
     later = f"it was not loaded again, for {{}}: `pefttool check {run}` does it"
     if recipe.memory.stream or recipe.memory.offload:
         return later.format("the base is not all in the device's memory")
-    opened = reload.open_folder(run, registry, recipe.device, None, None, recipe.trust_remote_code)
+    opening = Opening(recipe.device, trust_remote_code=recipe.trust_remote_code)
+    opened = opening.open(run, registry)
     needed, free = _size(opened), free_memory(opened.choice.device)
     if needed > free:
         return later.format(f"that takes {sizes.show(needed)} of memory, and {sizes.show(free)} are free")
     trained = trained or witness_file.kept(run_folder.witness(run), opened.choice.device)
     found: Checked | str
     if recipe.check == "process":
-        found = check(run, registry, recipe.device, None, None, None, AFTER_RUN, recipe.trust_remote_code, trained)
+        found = check(run, registry, opening, AFTER_RUN, trained)
         write_json(run / CHECK, found.as_json())
     elif trained is None:
         return later.format("nothing is known of its answers")

@@ -19,7 +19,7 @@ from pefttool.api.values import Row
 from pefttool.config.registry import Registry
 from pefttool.export import held_out, merge_in_parts, reload
 from pefttool.export.answers import Judge
-from pefttool.export.reload import MERGED, Opened, Reloaded
+from pefttool.export.reload import DEFAULT, MERGED, Opened, Opening, Reloaded
 from pefttool.files import durable, safetensors_file
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
@@ -69,18 +69,25 @@ class Merged:
         }
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Into which weights an adapter is merged, in which dtype the result is saved (None: by the base), and how far its
+    answers may be apart (None: by the dtypes)."""
+
+    into: Into = "trained-on"
+    save_as: str | None = None
+    tolerance: float | None = None
+
+
+USUAL = Wanted()
+
+
 def merge(
     run: Path,
     registry: Registry,
     out: Path | None = None,
-    into: Into = "trained-on",
-    save_as: str | None = None,
-    tolerance: float | None = None,
-    data: str | None = None,
-    data_format: str | None = None,
-    device: str = "auto",
-    dtype: str | None = None,
-    trust_remote_code: str | None = None,
+    wanted: Wanted = USUAL,
+    opening: Opening = DEFAULT,
 ) -> Merged:
     """Merge the adapter of `run` into `out` (default: `run/merged`), compare, and only then let the folder appear.
 
@@ -88,9 +95,9 @@ def merge(
     """
 
     def rows(loaded: Reloaded) -> Sequence[Row]:
-        return held_out.of(run, registry, loaded, data, data_format)
+        return held_out.of(run, registry, loaded, opening.data, opening.data_format)
 
-    opened = reload.open_folder(run, registry, device, dtype, None, trust_remote_code)
+    into, opened = wanted.into, opening.open(run, registry)
     adapter = opened.adapter
     if adapter is None:
         raise UsageError(f"{run} is merged already: use it as it is")
@@ -109,13 +116,15 @@ def merge(
         )
     if quantizer is not None and not quantizer.stored_already and not _says_what_becomes(quantizer):
         raise NotMergeable(f"quantizer {quantizer.name!r} does not say what becomes of a weight: use --into original")
-    saved = save_as or _saved_dtype(opened, quantized)
+    saved = wanted.save_as or _saved_dtype(opened, quantized)
     aside = target.with_name(f".{target.name}.partial")
     try:
         whole, plain = _write(opened, quantized, into, saved, aside)
-        merged = reload.open_folder(aside, registry, device, dtype)
+        merged = reload.open_folder(aside, registry, opening.device, opening.dtype)
         found, as_trained = _compare(opened, merged, into, rows)
-        allowed = tolerance if tolerance is not None else max(TOLERANCE[saved], TOLERANCE[opened.choice.dtype])
+        allowed = (
+            wanted.tolerance if wanted.tolerance is not None else max(TOLERANCE[saved], TOLERANCE[opened.choice.dtype])
+        )
         _require_agreement(found, allowed)
         _publish(aside, target)
     finally:

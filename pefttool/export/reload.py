@@ -176,6 +176,25 @@ class Opened:
         )
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How somebody asks for a finished run: on which device, in which precision, whether Python code that comes with
+    the base may run, and which rows it is judged by (None: the run's own held-out rows)."""
+
+    device: str = "auto"
+    dtype: str | None = None
+    trust_remote_code: str | None = None
+    data: str | None = None
+    data_format: str | None = None
+
+    def open(self, run: Path, registry: Registry) -> Opened:
+        """As `open_folder`."""
+        return open_folder(run, registry, self.device, self.dtype, None, self.trust_remote_code)
+
+
+DEFAULT = Opening()
+
+
 def reload(
     run: Path,
     registry: Registry,

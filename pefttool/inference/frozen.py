@@ -121,8 +121,8 @@ class BatchFeatures:
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """`eval_modules` are the modules that run in evaluation mode while the rest trains; `reason` is why there is no frontier,
-    though whole blocks are frozen."""
+    """`eval_modules` are the modules that run in evaluation mode while the rest trains; `reason` is why there is no
+    frontier, though whole blocks are frozen."""
 
     eval_modules: tuple[nn.Module, ...] = ()
     frontier: Frontier | None = None

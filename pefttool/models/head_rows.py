@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttool.toolkit.class_names import listed
@@ -56,19 +57,27 @@ def _by_name(own: Sequence[str], wanted: Sequence[str]) -> Rows:
     ]
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What the model's folder has of its parameters: `misfits` with another number of rows than the model, `missing`
+    not at all (the misfits among them); `read` gives one by its name."""
+
+    misfits: Sequence[str]
+    missing: Sequence[str]
+    read: Callable[[str], Tensor | None]
+
+
 def settle(
     model: nn.Module,
     config: Any,
     described: Mapping[str, Any],
-    misfits: Sequence[str],
-    missing: Sequence[str],
-    stored: Callable[[str], Tensor | None],
+    stored: Stored,
     abstract: Callable[[Mapping[str, Any]], nn.Module],
 ) -> str | None:
     """Give the head of a freshly loaded `model` the rows of its own classes; what the user should know of it, or None.
 
     `described` is what the task said of the model's config, the data's classes among it; `config` is the folder's.
-    `misfits` are parameters that are random, because the folder's have another number of rows: `stored` reads those.
+    Parameters whose stored values have another number of rows are random so far, and read from the folder here.
     `abstract` builds the model on the meta device, as it would be with such a description.
     """
     own, wanted = names_of(getattr(config, NAMES, None)), names_of(described.get(NAMES))
@@ -78,9 +87,9 @@ def settle(
     live = dict(model.named_parameters())
     if len(own) == len(wanted):
         chosen = {name: live[name].detach().clone() for name in _by_class(live, wanted, described, abstract)}
-        chosen = {name: tensor for name, tensor in chosen.items() if name not in missing}
+        chosen = {name: tensor for name, tensor in chosen.items() if name not in stored.missing}
     else:
-        read = {name: stored(name) for name in misfits if name in live}
+        read = {name: stored.read(name) for name in stored.misfits if name in live}
         chosen = {name: t for name, t in read.items() if t is not None and _same_but_rows(t, live[name], own, wanted)}
     for name, tensor in chosen.items():
         _fill(live[name], tensor, rows, len(own), float(getattr(config, "initializer_range", INITIAL_DEVIATION)))

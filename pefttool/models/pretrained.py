@@ -85,9 +85,7 @@ class LocalPretrained(Pretrained):
             loaded,
             self.config,
             overrides,
-            self.misfits,
-            self.missing,
-            lambda name: model_folder.tensor(self.path, name),
+            head_rows.Stored(self.misfits, self.missing, lambda name: model_folder.tensor(self.path, name)),
             lambda described: self._abstract(auto_class, described),
         )
         self.notices = () if told is None else (told,)

@@ -13,14 +13,14 @@ of size T x T is kept but what dropout drew. Elsewhere packed rows go one by one
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from pefttool.nn import attention_modules, attention_prefix, placement
-from pefttool.nn.dropout import keep
+from pefttool.nn.cpu_attention import Block, Softmax, batch_blocks, whole
 
 #: transformers knows our attention by this name (`config._attn_implementation`).
 NAME = "pefttool"
@@ -28,17 +28,9 @@ NAME = "pefttool"
 UNKNOWN = ("softcap", "s_aux", "position_bias")
 #: Rows up to this long have their probabilities made whole on a CPU: [heads, T, T] in float32.
 WHOLE = 1024
-#: Probabilities of padded rows that are made at a time: 16 MiB.
-BLOCK = 1 << 22
 
 #: Queries of a packed row that are taken at a time: of the keys behind the last of them nothing is computed.
 TILE = 128
-
-#: Rows of the batch, tokens of those rows that ask, and tokens that they see.
-Block = tuple[slice, slice, slice]
-Blocks = tuple[Block, ...]
-#: Rows of the batch, and tokens of those rows.
-Where = tuple[slice, slice]
 
 
 def install(model: nn.Module) -> str | None:
@@ -82,14 +74,15 @@ def attention(
     Raises ValueError for an option that packed rows cannot have.
     """
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    how = Softmax(query.shape[-1] ** -0.5 if scaling is None else scaling, causal, dropout)
     unknown = [name for name in UNKNOWN if options.get(name) is not None]
     prefix = attention_prefix.of(module, key)
     before = 0 if prefix is None else prefix[0].shape[1]
     if segments is None:
         if prefix is not None:
+            hiding = attention_mask, options.get("position_bias")
             key, value, attention_mask, bias = attention_prefix.padded(
-                prefix, query.shape[2], key, value, attention_mask, causal, options.get("position_bias")
+                prefix, query.shape[2], key, value, causal, hiding
             )
             options = options if bias is None else {**options, "position_bias": bias}
         if unknown or not _whole_is_faster(query, key, attention_mask, causal, module.training, before):
@@ -102,8 +95,8 @@ def attention(
                 module, query, key, value, attention_mask, dropout=dropout, **more
             )
             return output
-        blocks = _batch_blocks(query, key)
-        return _whole(query, key, value, attention_mask, blocks, scale, causal, dropout), None
+        blocks = batch_blocks(query, key)
+        return whole(query, key, value, attention_mask, blocks, how), None
     if unknown:
         raise ValueError(f"packed rows cannot have attention with {unknown[0]!r}")
     if sliding_window is not None and (not causal or sliding_window >= max(segments)):
@@ -112,8 +105,8 @@ def attention(
         key, value = attention_prefix.packed(prefix, key, value, segments)
     if placement.kind(query) == "cpu" and sliding_window is None and max(segments) <= WHOLE:
         blocks = tuple(_row_blocks(segments, causal, before))
-        return _whole(query, key, value, None, blocks, scale, causal, dropout), None
-    return _fused(query, key, value, segments, scale, causal, dropout, sliding_window, before).transpose(1, 2), None
+        return whole(query, key, value, None, blocks, how), None
+    return _fused(query, key, value, _Rows(segments, sliding_window, before), how).transpose(1, 2), None
 
 
 def _whole_is_faster(
@@ -138,13 +131,6 @@ def _ranges(segments: Sequence[int]) -> Iterator[slice]:
         start += length
 
 
-def _batch_blocks(query: Tensor, key: Tensor) -> Blocks:
-    """As many rows of the batch at a time as keep the probabilities within `BLOCK`."""
-    rows, heads, tokens, _ = query.shape
-    size = max(1, BLOCK // (heads * tokens * key.shape[2]))
-    return tuple((slice(start, start + size), slice(0, tokens), slice(None)) for start in range(0, rows, size))
-
-
 def _row_blocks(segments: Sequence[int], causal: bool, before: int = 0) -> Iterator[Block]:
     """Of every packed row the tokens, `TILE` at a time where each sees only what is before it.
 
@@ -157,28 +143,27 @@ def _row_blocks(segments: Sequence[int], causal: bool, before: int = 0) -> Itera
             yield slice(0, 1), slice(start, stop), slice(row.start + index * before, stop + (index + 1) * before)
 
 
-def _fused(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    segments: Sequence[int],
-    scale: float,
-    causal: bool,
-    dropout: float,
-    window: int | None,
-    before: int = 0,
-) -> Tensor:
+class _Rows(NamedTuple):
+    """Packed rows: their lengths, how far back a position sees (None: to the start), and the keys before each row."""
+
+    lengths: Sequence[int]
+    window: int | None
+    before: int
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, rows: _Rows, how: Softmax) -> Tensor:
+    lengths, window, before = rows
     # Split, not sliced: of every slice the backward pass would fill a gradient as long as all rows together.
-    queries = query.split_with_sizes(list(segments), dim=2)
-    keys, values = (t.split_with_sizes([length + before for length in segments], dim=2) for t in (key, value))
+    queries = query.split_with_sizes(list(lengths), dim=2)
+    keys, values = (t.split_with_sizes([length + before for length in lengths], dim=2) for t in (key, value))
     parts = []
-    for length, q, k, v in zip(segments, queries, keys, values, strict=True):
+    for length, q, k, v in zip(lengths, queries, keys, values, strict=True):
         mask = None
         if window is not None and length > window:
             at = torch.arange(length, device=query.device)
             back = at[:, None] - at[None, :]
             mask = pad((back >= 0) & (back < window), (before, 0), value=True)
-        elif causal and before:
+        elif how.causal and before:
             mask = attention_prefix.lower_right(length, length + before, query.device)
         parts.append(
             scaled_dot_product_attention(
@@ -186,115 +171,10 @@ def _fused(
                 k,
                 v,
                 attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=causal and mask is None,
-                scale=scale,
+                dropout_p=how.dropout,
+                is_causal=how.causal and mask is None,
+                scale=how.scale,
                 enable_gqa=key.shape[1] != query.shape[1],
             )
         )
     return torch.cat(parts, dim=2)
-
-
-def _whole(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    blocks: Blocks,
-    scale: float,
-    causal: bool,
-    dropout: float,
-) -> Tensor:
-    if torch.is_autocast_enabled("cpu"):  # inside a Function autocast would round some products and not others
-        query, key, value = (t.to(torch.get_autocast_dtype("cpu")) for t in (query, key, value))
-    with torch.autocast("cpu", enabled=False):
-        result: Tensor = _Whole.apply(query, key, value, mask, blocks, scale, causal and mask is None, dropout)  # type: ignore[no-untyped-call]
-    return result.transpose(1, 2)
-
-
-class _Whole(torch.autograd.Function):
-    """Block by block: P = softmax(scale Q K^T), O = P V; heads that share keys are products of one batch."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        blocks: Blocks,
-        scale: float,
-        causal: bool,
-        dropout: float,
-    ) -> Tensor:
-        ctx.blocks, ctx.scale, ctx.causal = blocks, scale, causal
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        kept = []
-        for block in blocks:
-            q = _by_key_head(query, block[:2], key.shape[1])
-            k, v = (_by_key_head(t, block[::2], key.shape[1]) for t in (key, value))
-            p = _probabilities(q, k, mask, block, scale, causal).to(v.dtype)
-            if dropout:
-                kept.append(keep(p, dropout))
-                p *= kept[-1]
-            _place(output, block[:2]).copy_(_unfold(p @ v, output, block[:2]))
-        ctx.save_for_backward(query, key, value, mask, *kept)  # what is saved can be offloaded or made again
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, *kept = ctx.saved_tensors
-        heads = key.shape[1]
-        dq = torch.empty_like(query, memory_format=torch.contiguous_format)
-        # Tiles of a row add to the same keys: their sum is rounded once.
-        wide = torch.float32 if ctx.causal else None
-        dk, dv = (t.new_zeros(t.shape, dtype=wide) for t in (key, value))
-        for block, keeps in zip(ctx.blocks, kept or [None] * len(ctx.blocks), strict=True):
-            asking, seen = block[:2], block[::2]
-            q, g = (_by_key_head(t, asking, heads) for t in (query, gradients[0]))
-            k, v = (_by_key_head(t, seen, heads) for t in (key, value))
-            p = _probabilities(q, k, mask, block, ctx.scale, ctx.causal)
-            d = g @ v.transpose(1, 2)
-            dropped = p.to(g.dtype)
-            if keeps is not None:
-                d, dropped = d * keeps, dropped * keeps
-            # dS = P * (dP - sum(dP * P)), which PyTorch has as one pass
-            s = torch._softmax_backward_data(d.float(), p, -1, torch.float32).mul_(ctx.scale).to(q.dtype)
-            _place(dv, seen).add_(_unfold(dropped.transpose(1, 2) @ g, dv, seen))
-            _place(dq, asking).copy_(_unfold(s @ k, dq, asking))
-            _place(dk, seen).add_(_unfold(s.transpose(1, 2) @ q, dk, seen))
-        return dq, dk.to(key.dtype), dv.to(value.dtype), None, None, None, None, None, None
-
-
-def _place(tensor: Tensor, where: Where) -> Tensor:
-    rows, tokens = where
-    return tensor[rows, :, tokens]
-
-
-def _by_key_head(tensor: Tensor, where: Where, heads: int) -> Tensor:
-    """[B, H, T, D] -> [b * H_kv, (H / H_kv) * t, D] of those rows and tokens, contiguous."""
-    part = _place(tensor, where)
-    return part.reshape(part.shape[0] * heads, -1, part.shape[-1])
-
-
-def _unfold(part: Tensor, like: Tensor, where: Where) -> Tensor:
-    """The inverse of `_by_key_head`: `part` in the shape of its place in `like`."""
-    return part.view(_place(like, where).shape)
-
-
-def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, block: Block, scale: float, causal: bool) -> Tensor:
-    """[b * H_kv, (H / H_kv) * t, s] in float32: softmax over the keys that each position may see."""
-    scores = (q @ k.transpose(1, 2)).float().mul_(scale)
-    if mask is not None:
-        rows = mask[block[0]]
-        # A position that sees nothing (padding) gets finite, unused probabilities instead of NaN.
-        hidden = torch.where(rows, 0.0, torch.finfo(torch.float32).min)
-        scores.view(rows.shape[0], -1, rows.shape[2], rows.shape[3]).add_(hidden)
-    elif causal:
-        # The keys end where the queries end: only their last square has something to hide. A sum is several times
-        # faster than filling by a mask.
-        seen = scores.shape[-1]
-        tokens = block[1].stop - block[1].start
-        hidden = torch.full((tokens, tokens), float("-inf"), device=q.device).triu_(1)
-        scores.view(-1, tokens, seen)[:, :, seen - tokens :].add_(hidden)
-    return scores.softmax(-1)

@@ -31,12 +31,20 @@ def of(module: nn.Module, key: Tensor) -> Prefix | None:
 
 
 def padded(
-    prefix: Prefix, queries: int, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, bias: Tensor | None
+    prefix: Prefix,
+    queries: int,
+    key: Tensor,
+    value: Tensor,
+    causal: bool,
+    hiding: tuple[Tensor | None, Tensor | None],
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """(key, value, mask, bias) of a batch of rows, with the prefix before each: S becomes P + S, and P is never hidden.
 
+    `hiding` are the mask and the bias of the batch by itself.
+
     Without a mask, `causal` means that the last query sees the last key.
     """
+    mask, bias = hiding
     if mask is None and causal and 1 < queries < key.shape[2]:  # as sdpa does: the rest is an empty static cache
         key, value = key[:, :, :queries], value[:, :, :queries]
         bias = bias if bias is None else bias[..., :queries]

@@ -29,9 +29,9 @@ STATISTIC = 1 << 20
 class Adapted:
     """An adapted model. `trainable` are the adapter's parameter names, `head` the task head's (the core's own).
 
-    `eval_modules` are modules that run in evaluation mode while the rest trains: nothing in them or below them does, or they
-    would change for nothing. `base` are names of the base's parameters and buffers that do not train. `buffers` are
-    those that training may change (the running statistics of batch norms), as they were before it.
+    `eval_modules` are modules that run in evaluation mode while the rest trains: nothing in them or below them trains,
+    or they would change for nothing. `base` are names of the base's parameters and buffers that do not train. `buffers`
+    are those that training may change (the running statistics of batch norms), as they were before it.
     """
 
     model: nn.Module

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pefttool.api.errors import NotMergeable, Refused, RunError
@@ -65,15 +66,14 @@ def try_pair(
     adapter: str,
     rows: Sequence[Mapping[str, Any]],
     kind: str,
-    train: Mapping[str, Any] | None = None,
-    dtype: str = "float32",
-    quantize: str | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
-    """Plan, train, save, load and judge, switch off, merge; with these `train.*` settings.
+    """Plan, train, save, load and judge, switch off, merge; `changes` are keys of the recipe: train, dtype, quantize.
 
     In another dtype, or with a quantizer, what is rounded is not compared: only whether what was delivered is worth
     what was judged. Raises ContractViolation for what does not hold.
     """
+    dtype, quantize = changes.get("dtype", "float32"), changes.get("quantize")
     exact = dtype == "float32" and quantize is None
     what = f"adapter {adapter!r} for task {task!r}" + ("" if exact else f" in {quantize or dtype}")
     given = {
@@ -83,7 +83,7 @@ def try_pair(
         "device": "cpu",
         "dtype": dtype,
         "quantize": quantize,
-        "train": {"sequence_length": 64, **(train or {})},
+        "train": {"sequence_length": 64, **changes.get("train", {})},
         "generation": {"max_new_tokens": 3, "do_sample": False},
     }
     try:

@@ -43,14 +43,14 @@ def test_pair(task: str, kind: str, adapter: str) -> None:
 @pytest.mark.parametrize(("task", "kind"), kinds(REGISTRY.tasks))
 def test_what_is_delivered_in_bfloat16_is_what_was_judged(task: str, kind: str, adapter: str) -> None:
     """As most runs compute, to the bit."""
-    try_pair(REGISTRY, task, adapter, rows(task), kind, dtype="bfloat16")
+    try_pair(REGISTRY, task, adapter, rows(task), kind, {"dtype": "bfloat16"})
 
 
 @pytest.mark.parametrize("adapter", REGISTRY.adapters)
 @pytest.mark.parametrize("quantizer", REGISTRY.quantizers)
 @pytest.mark.parametrize("task", ["causal-lm", "text-classification"])
 def test_and_on_quantised_weights(task: str, quantizer: str, adapter: str) -> None:
-    try_pair(REGISTRY, task, adapter, rows(task), SAMPLES[task].kind, dtype="bfloat16", quantize=quantizer)
+    try_pair(REGISTRY, task, adapter, rows(task), SAMPLES[task].kind, {"dtype": "bfloat16", "quantize": quantizer})
 
 
 @pytest.mark.parametrize("checkpointing", ["non-reentrant", "reentrant"])
@@ -58,7 +58,7 @@ def test_and_on_quantised_weights(task: str, quantizer: str, adapter: str) -> No
 def test_a_prefix_with_blocks_that_compute_again(task: str, checkpointing: str) -> None:
     """Beyond what peft's can: packed where the task can, and peft's files where peft could use them."""
     settings = {"gradient_checkpointing": checkpointing, "packing": True if task == "causal-lm" else None}
-    found = try_pair(REGISTRY, task, "prefix", rows(task), SAMPLES[task].kind, settings)
+    found = try_pair(REGISTRY, task, "prefix", rows(task), SAMPLES[task].kind, {"train": settings})
     assert found.works and found.peft == (task in ("causal-lm", "text-classification"))
 
 

@@ -20,6 +20,7 @@ from pefttool.cli.run import report
 from pefttool.config.registry import Registry
 from pefttool.export import check as checking
 from pefttool.export import clean_process, peft_versions
+from pefttool.export.reload import Opening
 from pefttool.run import Finished
 from pefttool.runs import saved_files
 from pefttool.setup import attach
@@ -38,7 +39,7 @@ SLOW = ["lora", "dora", "lora-seq2seq", "full-classes", "prefix", "head", "lora-
 @pytest.mark.parametrize("name", ["lora-nf4", "head-classes", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_a_clean_process_answers_alike(name: str, runs: Runs, registry: Registry) -> None:
     """Quantised bases, new heads in peft's files, and what has a loader of its own or is a whole model."""
-    found = checking.check(runs[name], registry, "cpu", rows=3)
+    found = checking.check(runs[name], registry, Opening("cpu"), rows=3)
     assert isinstance(found.clean, checking.Agreement) and found.clean.relative < 1e-4
     assert found.effect.rows == 3 and found.effect.relative > 1e-3
     assert ("peft" in found.versions) == name.startswith(("lora", "dora", "prefix"))
@@ -49,7 +50,7 @@ def test_a_clean_process_answers_alike(name: str, runs: Runs, registry: Registry
 @pytest.mark.slow
 def test_int8_is_coarser_without_us(runs: Runs, registry: Registry) -> None:
     """bitsandbytes rounds the inputs of its products, too: said, and allowed for."""
-    found = checking.check(runs["lora-int8"], registry, "cpu", rows=3)
+    found = checking.check(runs["lora-int8"], registry, Opening("cpu"), rows=3)
     assert isinstance(found.clean, checking.Agreement) and 1e-4 < found.clean.typical < 1e-2
 
 
@@ -121,7 +122,7 @@ def test_damage_is_found(damage: str, runs: Runs, registry: Registry, tmp_path: 
     run = runs.copy("lora-classes", tmp_path / "run")
     spoil(run / "adapter")
     with pytest.raises(ModelError, match=words) as raised:
-        checking.check(run, registry, "cpu", rows=5)
+        checking.check(run, registry, Opening("cpu"), rows=5)
     assert "\n" not in str(raised.value)
 
 
@@ -164,14 +165,14 @@ def test_a_process_that_answers_otherwise_is_found(
         lambda source, folder: clean_process.Clean(iter([{"logits": torch.zeros(1, 3)}]), {"peft": "0"}, ()),
     )
     with pytest.raises(ModelError, match="answers otherwise without pefttool: difference"):
-        checking.check(runs["lora-classes"], registry, "cpu", rows=1)
+        checking.check(runs["lora-classes"], registry, Opening("cpu"), rows=1)
     monkeypatch.setattr(
         clean_process,
         "run",
         lambda source, folder: clean_process.Clean(iter(()), {}, ("Found missing adapter keys: [a]",)),
     )
     with pytest.raises(ModelError, match="plain peft warns: Found missing adapter keys"):
-        checking.check(runs["lora-classes"], registry, "cpu", rows=1)
+        checking.check(runs["lora-classes"], registry, Opening("cpu"), rows=1)
 
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
@@ -184,10 +185,10 @@ def test_rows_can_be_given_and_have_to_be_somewhere(runs: Runs, registry: Regist
     adapter = runs.copy("lora-pooled", tmp_path / "run") / "adapter"
     adapter.rename(tmp_path / "alone")
     with pytest.raises(UsageError, match="give --data FILE"):
-        checking.check(tmp_path / "alone", registry, "cpu")
+        checking.check(tmp_path / "alone", registry, Opening("cpu"))
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "a gem", "label": "no"}\n{"text": "two hours", "label": "yes"}\n')
-    assert checking.check(tmp_path / "alone", registry, "cpu", data=str(rows)).effect.rows == 2
+    assert checking.check(tmp_path / "alone", registry, Opening("cpu", data=str(rows))).effect.rows == 2
 
 
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
@@ -298,7 +299,7 @@ def test_a_loader_that_somebody_changed_is_not_run(
     loader = run / "adapter" / "load_head.py"
     loader.write_text(loader.read_text() + "\nimport os\n")
     with pytest.raises(ModelError, match=r"load_head\.py is not what pefttool writes .* is not run: restore the file"):
-        checking.check(run, registry, "cpu", rows=3)
+        checking.check(run, registry, Opening("cpu"), rows=3)
 
 
 @pytest.mark.parametrize("met", [RunError("the answers differ"), KeyboardInterrupt()])

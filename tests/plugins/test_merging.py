@@ -52,7 +52,7 @@ def outputs(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("name", [*PARTS, *WHOLE[:2], *(slow(name) for name in WHOLE[2:])])
 def test_the_merged_model_answers_as_the_adapter(name: str, runs: Runs, registry: Registry, tmp_path: Path) -> None:
     """To rounding, in float32; by transformers alone, where it has a class for the model."""
-    done = merge.merge(runs[name], registry, tmp_path / "m", save_as="float32")
+    done = merge.merge(runs[name], registry, tmp_path / "m", merge.Wanted(save_as="float32"))
     assert done.agreement.rows > 1 and done.agreement.relative < 2e-5
     assert (done.whole is None) == (name in PARTS)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -75,9 +75,9 @@ def test_the_merged_model_answers_as_the_adapter(name: str, runs: Runs, registry
 def test_in_parts_and_as_a_whole_are_the_same(
     name: str, runs: Runs, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge.merge(runs[name], registry, tmp_path / "parts", save_as="float32")
+    merge.merge(runs[name], registry, tmp_path / "parts", merge.Wanted(save_as="float32"))
     monkeypatch.setattr(type(registry.adapters["lora"]), "merges_in_parts", False)
-    done = merge.merge(runs[name], registry, tmp_path / "whole", save_as="float32")
+    done = merge.merge(runs[name], registry, tmp_path / "whole", merge.Wanted(save_as="float32"))
     assert done.whole is not None
     parts, whole = tensors(tmp_path / "parts"), tensors(tmp_path / "whole")
     # transformers leaves out what is tied to what it writes; what was stored twice stays so.
@@ -92,7 +92,7 @@ def test_in_parts_and_as_a_whole_are_the_same(
 
 @pytest.mark.parametrize("name", ["lora-nf4", slow("lora-int8"), slow("full-classes")])
 def test_sixteen_bits_are_within_the_tolerance(name: str, runs: Runs, registry: Registry, tmp_path: Path) -> None:
-    done = merge.merge(runs[name], registry, tmp_path / "m", save_as="bfloat16")
+    done = merge.merge(runs[name], registry, tmp_path / "m", merge.Wanted(save_as="bfloat16"))
     assert 1e-4 < done.agreement.typical < done.tolerance == TOLERANCE["bfloat16"]
     assert {t.dtype for t in tensors(tmp_path / "m").values()} == {torch.bfloat16}
     assert reload.reload(tmp_path / "m", registry, "cpu").model.config.dtype is not None
@@ -107,7 +107,7 @@ def test_what_was_quantised_is_saved_in_sixteen_bits_and_the_rest_as_it_was(
 
 def test_into_the_original_weights(runs: Runs, registry: Registry, tmp_path: Path) -> None:
     """The quantisation error shows against the adapter as it was trained, and is no fault of the merge."""
-    done = merge.merge(runs["lora-nf4"], registry, tmp_path / "m", into="original", save_as="float32")
+    done = merge.merge(runs["lora-nf4"], registry, tmp_path / "m", merge.Wanted(into="original", save_as="float32"))
     assert done.agreement.relative < 2e-5
     assert done.as_trained is not None and done.as_trained.relative > 1e-2
     base, merged = tensors(runs.root / "llama"), tensors(tmp_path / "m")
@@ -155,7 +155,7 @@ def test_a_merge_into_other_weights_is_found(
     monkeypatch.setattr(type(registry.quantizers[quantizer]), "round_trip", lambda self, weight, options: weight)
     monkeypatch.setattr(type(registry.adapters["lora"]), "merges_in_parts", not whole)
     with pytest.raises(RunError, match=r"does not answer as the adapter: difference .* is allowed"):
-        merge.merge(runs[name], registry, tmp_path / "m", save_as="float32")
+        merge.merge(runs[name], registry, tmp_path / "m", merge.Wanted(save_as="float32"))
     assert left(tmp_path) == []
 
 
@@ -166,13 +166,13 @@ def test_a_merge_that_loses_the_adapter_is_found(
     monkeypatch.setattr(merge_in_parts.Writer, "_merged", lambda self, owner: {})
     monkeypatch.setattr(merge_in_parts, "_adapted", lambda model, tensors, heads: {})
     with pytest.raises(RunError, match=r"has lost the adapter: it has -?0% of its effect"):
-        merge.merge(runs["lora"], registry, tmp_path / "m", tolerance=1e9)
+        merge.merge(runs["lora"], registry, tmp_path / "m", merge.Wanted(tolerance=1e9))
     assert left(tmp_path) == []
 
 
 def test_a_tolerance_can_be_asked_for(runs: Runs, registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="where 0 is allowed"):
-        merge.merge(runs["lora"], registry, tmp_path / "m", save_as="bfloat16", tolerance=0)
+        merge.merge(runs["lora"], registry, tmp_path / "m", merge.Wanted(save_as="bfloat16", tolerance=0))
     assert left(tmp_path) == []
 
 

@@ -54,7 +54,11 @@ def settle(model: nn.Module, names: Sequence[str], misfits: Sequence[str], pretr
     stored = dict(pretrained.named_parameters())
     described = {"id2label": dict(enumerate(names)), "num_labels": len(names)}
     return head_rows.settle(
-        model, Config(NLI), described, misfits, misfits, stored.get, lambda d: head(d["num_labels"], more)
+        model,
+        Config(NLI),
+        described,
+        head_rows.Stored(misfits, misfits, stored.get),
+        lambda d: head(d["num_labels"], more),
     )
 
 
@@ -81,6 +85,6 @@ def test_a_head_that_the_folder_lacks_is_no_head_of_its_names() -> None:
     described = {"id2label": dict(enumerate(("neutral", "entailment", "contradiction"))), "num_labels": 3}
     missing = ("out.weight", "out.bias")
     told = head_rows.settle(
-        model, Config(NLI), described, (), missing, lambda name: None, lambda d: head(d["num_labels"])
+        model, Config(NLI), described, head_rows.Stored((), missing, lambda name: None), lambda d: head(d["num_labels"])
     )
     assert told is None and torch.equal(model["out"].weight, before["out"].weight)

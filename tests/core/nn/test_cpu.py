@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from pefttool.nn import attention, cpu, dropout
+from pefttool.nn import attention, cpu, cpu_attention, dropout
 
 
 def close(found: Tensor, truth: Tensor) -> bool:
@@ -28,7 +28,7 @@ def inputs(heads: int, key_heads: int, tokens: int, keys: int, rows: int = 5) ->
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize("keys", [9, 12])  # 12: a prefix of three before the sequence
 def test_padded_attention_against_its_definition(block, heads, key_heads, keys, monkeypatch):
-    monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(cpu_attention, "BLOCK", block)
     tensors = inputs(heads, key_heads, 9, keys)
     mask = torch.ones(5, 1, 9, keys, dtype=torch.bool).tril(keys - 9)
     mask[2, :, :, -4:] = False
@@ -104,7 +104,7 @@ def test_dropped_probabilities_have_the_gradient_of_what_was_drawn(segments):
     """Against plain PyTorch with the same draws."""
     tensors = inputs(4, 2, 9, 9, rows=1)
     drawn: list[Tensor] = []
-    real = attention.keep
+    real = cpu_attention.keep
 
     def noted(like: Tensor, rate: float) -> Tensor:
         drawn.append(real(like, rate))
@@ -112,7 +112,7 @@ def test_dropped_probabilities_have_the_gradient_of_what_was_drawn(segments):
 
     singles = [t.detach().float().requires_grad_() for t in tensors]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "keep", noted)
+        patch.setattr(cpu_attention, "keep", noted)
         mask = None if segments else torch.ones(1, 1, 9, 9, dtype=torch.bool).tril()
         found, _ = attention.attention(nn.Identity(), *singles, mask, dropout=0.4, segments=segments)
     parts, start = [], 0
