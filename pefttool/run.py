@@ -24,7 +24,7 @@ from pefttool.config.emitter import Emitter
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.data import corpus
-from pefttool.data.corpus import Corpus
+from pefttool.data.corpus import CheckedRows, Corpus
 from pefttool.files import store
 from pefttool.files.store import Store
 from pefttool.forecast import budget, forecast
@@ -77,10 +77,12 @@ def _run(asked: Request, accelerator: Any, emit: Emitter, held: ExitStack) -> Fi
     """The eight stages, and between them what each needs to know of the one before."""
     planned = plan.make(asked.recipe, asked.registry, accelerator.num_processes)
     kept = store.of_user(lambda text: emit(Notice(text=text, level="warning")))
-    planned = _within_budget(asked, planned, kept)
+    planned, read = _within_budget(asked, planned, kept)
     session = _open(asked, planned, accelerator, emit, held)
 
-    rows = corpus.load(planned.recipe, asked.registry, skip_bad_rows=asked.skip_bad_rows, rejects=_rejects(session))
+    rows = corpus.load(
+        planned.recipe, asked.registry, skip_bad_rows=asked.skip_bad_rows, rejects=_rejects(session), found=read
+    )
     session.tell(rows.notices)
     planned = planned.settled(rows.options)
     identity = _identity(asked, planned, rows, session)
@@ -110,12 +112,16 @@ def _run(asked: Request, accelerator: Any, emit: Emitter, held: ExitStack) -> Fi
     return _ended(finished, session)
 
 
-def _within_budget(asked: Request, planned: Plan, kept: Store) -> Plan:
-    """The plan that keeps to `memory.budget`, where there is one; a run that goes on has settled that before."""
+def _within_budget(asked: Request, planned: Plan, kept: Store) -> tuple[Plan, CheckedRows | None]:
+    """(the plan that keeps to `memory.budget`, where there is one; the rows, if they had to be read for it).
+
+    A run that goes on has settled that before.
+    """
     given = planned.recipe.memory.budget
     if given is None or asked.resume is not None:
-        return planned
-    return budget.fit(planned, sizes.parse(given), forecast.known(planned, kept)).plan
+        return planned, None
+    read = corpus.read_all(planned.recipe, asked.registry)
+    return budget.fit(planned, sizes.parse(given), forecast.known(planned, kept, read)).plan, read
 
 
 def _open(asked: Request, planned: Plan, accelerator: Any, emit: Emitter, held: ExitStack) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pefttool.api.adapter import Adapter
@@ -66,6 +66,8 @@ class Registry:
     formats: Kind[DataFormat]
     sources: Kind[Source]
     complaints: tuple[str, ...]
+    #: What was found out of files, so that none is asked twice: see `data.rows.choose_format`.
+    recognised: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def kinds(self) -> dict[str, Kind[Any]]:

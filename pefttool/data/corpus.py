@@ -57,13 +57,24 @@ class CheckedRows:
     notices: tuple[str, ...]
     files: tuple[Path, ...]
     options: Any
+    sha256: str
     shared: tuple[Path, Path] | None = None
     hint: str | None = None
 
 
-def load(recipe: Recipe, registry: Registry, *, skip_bad_rows: bool = False, rejects: Path | None = None) -> Corpus:
-    """Read, check and split. Bad rows raise DataError, or with `skip_bad_rows` are counted and written to `rejects`."""
-    found = read_all(recipe, registry)
+def load(
+    recipe: Recipe,
+    registry: Registry,
+    *,
+    skip_bad_rows: bool = False,
+    rejects: Path | None = None,
+    found: CheckedRows | None = None,
+) -> Corpus:
+    """Read (unless all that `read_all` gives is `found` already), check and split.
+
+    Bad rows raise DataError, or with `skip_bad_rows` are counted and written to `rejects`.
+    """
+    found = read_all(recipe, registry) if found is None else found
     notices = list(found.notices)
     if found.problems:
         good = len(found.train) + len(found.eval or ())
@@ -102,12 +113,11 @@ def arrange(recipe: Recipe, registry: Registry, found: CheckedRows) -> Corpus:
     _check_labels(recipe, task, options, train, held_out, labels)
     sides = [(train, held_out), *([(found.train, found.eval)] if arranged is not None and found.eval else [])]
     notices += leaks.check(task, options, sides, found.shared, recipe.data.allow_overlap)
-    sha256 = reader.fingerprint(reader.with_companions(found.files, registry, recipe.data.format))
     fitted = task.fit(train, options)
     complaint = task.check_given(found.eval, options, fitted) if found.eval else None
     if complaint and found.eval:
         raise DataError(f"data {found.eval[0].file}: {complaint}")
-    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), sha256, options, fitted)
+    return Corpus(tuple(train), tuple(held_out), labels, tuple(notices), found.sha256, options, fitted)
 
 
 def _lone_classes(rows: Sequence[Row], stratum: Callable[[Row], str | None]) -> str:
@@ -176,9 +186,9 @@ def read_all(recipe: Recipe, registry: Registry) -> CheckedRows:
     notices.extend([] if left is None else [left])
     shared = leaks.same_files(train_files, eval_files)
     hint = None if train or held_out else suggestions.columns(task, options, refused)
-    return CheckedRows(
-        train, held_out, tuple(problems), tuple(notices), (*train_files, *eval_files), settled, shared, hint
-    )
+    files = (*train_files, *eval_files)
+    sha256 = reader.fingerprint(reader.with_companions(files, registry, recipe.data.format))
+    return CheckedRows(train, held_out, tuple(problems), tuple(notices), files, settled, sha256, shared, hint)
 
 
 def _choose_files(

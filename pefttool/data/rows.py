@@ -178,16 +178,31 @@ def choose_format(path: Path, registry: Registry, name: str | None = None) -> tu
             return registry.formats[name], "as asked"
         except UsageError as error:
             raise UsageError(f"data.format: {error}") from error
+    known = registry.recognised
+    key = _state(path)
+    if key in known:
+        chosen, reason = known[key]
+        return registry.formats[chosen], str(reason)
     found = {n: reason for n in registry.formats if (reason := registry.formats[n].sniff(path))}
     found = {n: reason for n, reason in found.items() if not registry.formats[n].general} or found
     if len(found) == 1:
         ((only, reason),) = found.items()
+        known[key] = only, reason
         return registry.formats[only], reason
     kind = identify(path) if not found else None
     if kind is not None:
         raise DataError(f"data {path}: no format recognises it: {kind}")
     why = f"formats {', '.join(found)} all recognise it" if found else "no format recognises it"
     raise DataError(f"data {path}: {why}: say -o data.format=NAME {suggest('', registry.formats)}")
+
+
+def _state(path: Path) -> tuple[Any, ...]:
+    """The file as it is: one that is written anew has another state."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (path,)
+    return path, found.st_mtime_ns, found.st_size
 
 
 def in_turn(

@@ -14,6 +14,7 @@ from pefttool.config.emitter import Emitter
 from pefttool.config.settings import TrainSettings
 from pefttool.data import corpus
 from pefttool.data.batches import Batches
+from pefttool.data.corpus import CheckedRows
 from pefttool.data.encoding import Encoded, rows_key
 from pefttool.data.packed_rows import PackedRows
 from pefttool.files.store import Store
@@ -109,12 +110,15 @@ class Known:
         return [self.examples[row] for row in rows]
 
 
-def known(plan: Plan, store: Store) -> Known | None:
-    """The rows of a plan's data if a run has encoded and kept them; None if not, or if the data cannot be used."""
+def known(plan: Plan, store: Store, found: CheckedRows | None = None) -> Known | None:
+    """The rows of a plan's data if a run has encoded and kept them; None if not, or if the data cannot be used.
+
+    The data is read, unless all rows are `found` already.
+    """
     if plan.recipe.data.train is None or not plan.recipe.data.cache:
         return None
     try:
-        rows = corpus.load(plan.recipe, plan.registry)
+        rows = corpus.load(plan.recipe, plan.registry, found=found)
     except DataError:
         return None  # a run says what is wrong with it
     setting = plan.settled(rows.options).setting(rows.labels, rows.fitted)
