@@ -8,6 +8,7 @@ import pytest
 
 from pefttool.api import events
 from pefttool.api.errors import RunError
+from pefttool.config import emitter
 from pefttool.config.emitter import Emitter
 from pefttool.files import durable
 from pefttool.runs import artefacts
@@ -88,7 +89,7 @@ def test_every_event_is_json(kind):
         for f, t in kind.__annotations__.items()
         if f not in ("time", "monotonic", "step", "control")
     }
-    document = json.loads(kind(**given).as_json())
+    document = json.loads(emitter.line(kind(**given)))
     assert document["type"] == kind.__name__
     assert {"type", "time", "monotonic", "step"} <= set(document)
     assert "control" not in document
