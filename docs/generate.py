@@ -1,5 +1,5 @@
-"""Writes the pages that derive from the code and its cases: docs/hooks.md, options.md, cases.md and matrix.md
-(`make docs`)."""
+"""Writes what derives from the code and its cases (`make docs`): hooks.md, options.md, cases.md, matrix.md and
+architecture.svg."""
 
 from __future__ import annotations
 
@@ -116,7 +116,15 @@ worked out apart from pefttool. `tests/cases/` has them, and every one runs in `
 def pages() -> dict[str, str]:
     """File name in docs/ -> its text. Only this distribution's plugins count, whatever else is installed."""
     os.environ.pop("PEFTTOOL_PLUGINS", None)
-    return {"hooks.md": hooks_page(), "options.md": options_page(registry.build()), "cases.md": cases_page()}
+    sys.path.append(str(HERE))
+    import draw
+
+    return {
+        "hooks.md": hooks_page(),
+        "options.md": options_page(registry.build()),
+        "cases.md": cases_page(),
+        "architecture.svg": draw.svg(),
+    }
 
 
 def ours(kind: Kind[object]) -> list[str]:

@@ -137,6 +137,46 @@ def test_no_circle_within_the_core() -> None:
         uses = {name: used - free for name, used in uses.items() if name not in free}
 
 
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    yield from (node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef))
+
+
+#: Functions whose parameters somebody else decides: transformers calls its attention functions with these.
+GIVEN = {("pefttool/nn/attention.py", "attention")}
+
+
+@pytest.mark.parametrize("path", [path for path in core_files if path.parent != CORE / "cli"], ids=relative)
+def test_values_that_travel_together_travel_as_one(path: Path) -> None:
+    for function in functions(path):
+        given = function.args
+        names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+        names = [name for name in names if name not in ("self", "cls", "ctx")]
+        if (relative(path), function.name) not in GIVEN:
+            assert len(names) <= 6, f"{relative(path)}: {function.name} takes {', '.join(names)}"
+
+
+def test_no_two_public_types_of_the_core_share_a_name() -> None:
+    found: dict[str, list[str]] = {}
+    for path in core_files:
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(relative(path))
+    assert not {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
+def test_a_run_is_eight_stages_that_can_be_seen_at_once() -> None:
+    """`run._run` fits on a screen, and calls them in the order that docs/concepts.md gives."""
+    (picture,) = (function for function in functions(CORE / "run.py") if function.name == "_run")
+    assert picture.end_lineno is not None and picture.end_lineno - picture.lineno < 40
+    calls = sorted((n for n in ast.walk(picture) if isinstance(n, ast.Call)), key=lambda n: (n.lineno, n.col_offset))
+    called = [ast.unparse(node.func) for node in calls]
+    stages = ["plan.make", "corpus.load", "base.load", "examples.encode"]
+    stages += ["attach.attach", "features.settle", "loop.train", "finishing.finish"]
+    assert [name for name in called if name in stages] == stages
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    assert "recipe -> " + " -> ".join(stage.partition(".")[0] for stage in stages) in page
+
+
 @pytest.mark.parametrize("folder", sorted(path.name for path in (ROOT / "tests" / "core").iterdir() if path.is_dir()))
 def test_tests_mirror_the_core(folder: str) -> None:
     assert folder in BELOW or folder == "__pycache__"
