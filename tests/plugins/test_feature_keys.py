@@ -92,13 +92,11 @@ def test_every_option_that_matters_changes_the_keys(keys: Keys, options: dict[st
     assert (after[0] != before[0]) == of_rows
 
 
-def test_the_quantizers_options_change_the_features_key(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{"double_quant": False}, {"backend": "bitsandbytes"}], ids=str)
+def test_the_quantizers_options_change_the_features_key(keys: Keys, options: dict[str, Any]) -> None:
     before = keys(quantize="nf4")
-    options: Any = keys.registry.quantizers["nf4"].Options
-    other = type("Options", (options,), {"__annotations__": {}})
-    monkeypatch.setattr(other, "model_dump", lambda self, **_: {"another": "option"})
-    monkeypatch.setattr(type(keys.registry.quantizers["nf4"]), "Options", other)
-    after = keys(quantize="nf4")
+    assert keys(quantize={"name": "nf4", "backend": "auto", "double_quant": True}) == before
+    after = keys(quantize={"name": "nf4", **options})
     assert after[0] == before[0] and after[1] != before[1]
 
 

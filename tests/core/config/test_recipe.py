@@ -162,7 +162,7 @@ def test_all_mistakes_at_once_each_with_its_key() -> None:
     found = complaints(document)
     starts = [
         "task.name: unknown task 'plian': did you mean 'plain'?",
-        "quantize: unknown quantizer 'q5': (allowed: q4)",
+        "quantize.name: unknown quantizer 'q5': (allowed: q4)",
         "modle: unknown key: did you mean 'model'?",
         "train.epoch: unknown key: did you mean 'epochs'?",
         "train.optimizer: 'adam' is not allowed: expected 'adamw', 'sgd', ",
@@ -357,6 +357,83 @@ def test_the_resolved_recipe_is_a_fixed_point(document: dict[str, Any]) -> None:
     assert again.as_yaml() == first.as_yaml()
 
 
+def spelt(given: dict[str, Any], way: str) -> Recipe:
+    """The recipe with these options of the quantizer, as one of several people would write it."""
+    typed = [f"quantize.{key}={json.dumps(value)}" for key, value in given.items()]
+    section = {"name": "q4", **given}
+    if way == "file":
+        return resolve({**GOOD, "quantize": section})
+    if way == "name in the file":
+        return resolve({**GOOD, "quantize": "q4"}, *typed)
+    if way == "over null":
+        return resolve({**GOOD, "quantize": None}, *typed, quantize__name="q4")
+    if way == "over another":
+        return resolve({**GOOD, "quantize": {**section, "group": 7, "note": "x"}}, f"quantize={json.dumps(section)}")
+    if way == "flag":
+        return resolve(GOOD, *typed, quantize__name="q4")
+    if way == "options first":
+        return resolve(GOOD, *typed, "quantize=q4")
+    return resolve(GOOD, f"quantize={json.dumps(section)}")
+
+
+WAYS = ("file", "name in the file", "over null", "over another", "flag", "options first", "override")
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "nested": st.booleans(),
+            "group": st.integers(1, 10**6),
+            "note": st.none() | st.sampled_from(["a", "64", "yes", "", "{", "é"]),
+        },
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_every_spelling_of_a_quantizer_is_the_same_recipe(options: dict[str, Any]) -> None:
+    expected = {"name": "q4", "nested": True, "group": 64, "note": None, **options}
+    for way in WAYS:
+        found = spelt(options, way)
+        assert found.as_document()["quantize"] == expected, way
+        assert found.quantize == "q4" and found.quantize_options is not None
+        assert found.quantize_options.model_fields_set == set(options), way
+        again = recipes.resolve(recipes.yaml_text.load(found.as_yaml()), REGISTRY)
+        assert again.as_document() == found.as_document()
+
+
+@pytest.mark.parametrize("given", [{}, {"quantize": None}, {"quantize": {}}, {"quantize": {"name": None}}])
+def test_no_quantizer_has_no_options(given: dict[str, Any]) -> None:
+    found = resolve({**GOOD, **given})
+    assert (found.quantize, found.quantize_options, found.as_document()["quantize"]) == (None, None, None)
+    assert resolve({**GOOD, "quantize": {"name": "q4", "group": 2}}, "quantize=null").quantize is None
+
+
+@pytest.mark.parametrize(
+    ("quantize", "line"),
+    [
+        ({"name": "q4", "nestd": False}, "quantize.nestd: unknown key: did you mean 'nested'? (allowed: "),
+        ({"name": "q4", "nested": 7}, "quantize.nested: 7 is not allowed: expected a valid boolean"),
+        ({"name": "q4", "group": 0}, "quantize.group: 0 is not allowed: expected greater than or equal to 1"),
+        ({"name": "q44", "group": 0}, "quantize.name: unknown quantizer 'q44': did you mean 'q4'? (allowed: q4)"),
+        ({"group": 2}, "quantize: options are given without quantize.name: add --quantize NAME (allowed: q4)"),
+        (["q4"], "quantize.name: ['q4'] is not a name: (allowed: q4)"),
+        (4, "quantize.name: 4 is not a name: (allowed: q4)"),
+        ("qlora", "quantize.name: 'qlora' is LoRA beside weights in 4 bits"),
+    ],
+)
+def test_a_wrong_quantizer_or_option_is_one_line(quantize: Any, line: str) -> None:
+    assert only({**GOOD, "quantize": quantize}).startswith(line)
+
+
+def test_options_of_the_examples_quantizer() -> None:
+    """They change how the example is stored; after `quantize: null` there is nothing that they could be of."""
+    found = resolve({}, "quantize.group=32", adapter__name="alpha")
+    assert found.as_document()["quantize"] == {"name": "q4", "nested": True, "group": 32, "note": None}
+    line = only({}, "quantize=null", "quantize.group=32", adapter__name="alpha")
+    assert line.startswith("quantize: options are given without quantize.name")
+    assert resolve({}, "quantize.name=null", adapter__name="alpha").quantize is None
+
+
 def test_the_schema_describes_every_key_and_refuses_others() -> None:
     described = schema.of_recipe(REGISTRY)
     json.dumps(described)
@@ -376,7 +453,11 @@ def test_the_schema_describes_every_key_and_refuses_others() -> None:
     assert by_name["beta"]["required"] == ["name", "tokens"]
     assert all(choice["additionalProperties"] is False for choice in by_name.values())
     assert {"enum": ["alpha", "beta"]}.items() <= described["properties"]["adapter"]["oneOf"][-1].items()
-    assert described["properties"]["quantize"]["anyOf"][0] == {"enum": ["q4"]}
+    quantized, by_name_alone, nothing = described["properties"]["quantize"]["oneOf"]
+    assert quantized["properties"]["name"] == {"const": "q4"} and quantized["required"] == ["name"]
+    assert set(quantized["properties"]) == {"name", "nested", "group", "note"}
+    assert quantized["additionalProperties"] is False and quantized["properties"]["group"]["minimum"] == 1
+    assert by_name_alone["enum"] == ["q4"] and nothing["type"] == "null"
     for section in ("data", "train", "memory", "generation"):
         name = described["properties"][section]["$ref"].rpartition("/")[2]
         definition = described["$defs"][name]
