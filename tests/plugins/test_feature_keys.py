@@ -12,11 +12,12 @@ import torch
 
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
-from pefttool.data import batches, corpus, encoding
+from pefttool.data import corpus, encoding
 from pefttool.files import fingerprint
 from pefttool.files.store import Store
 from pefttool.inference import features, frozen
 from pefttool.setup import attach, base, plan, techniques
+from pefttool.setup.prepared import Prepared
 
 CLASSIFY = "text-classification"
 
@@ -54,7 +55,8 @@ class Keys:
         found = frozen.find(planned, loaded, adapted, data)
         assert found.frontier is not None
         silent: Any = None
-        maker = features._Maker(planned, loaded, adapted, found.frontier, Store(Path("/nowhere"), print), silent)
+        prepared = Prepared(planned, loaded, adapted, encoding.Examples(data, data))
+        maker = features._Maker(prepared, found.frontier, Store(Path("/nowhere"), print), silent)
         try:
             return key, maker.key(data, (len(data.examples), *found.frontier.shape))
         except fingerprint.Unknowable:
