@@ -190,7 +190,7 @@ def generate(folder: Path, model: str) -> None:
     from pefttool.setup import streamed_base
 
     chosen = planned(config_folder(folder, model), 512, "cpu", "memory.stream=true")
-    arguments = (chosen.model.path, chosen.task, chosen.setting(), chosen.quantizer)
+    arguments = (chosen.model.path, chosen.task, chosen.setting(), chosen.quantization)
     path = streamed_base.file_for(*arguments, chosen.choice.dtype)
     if path.is_file():
         return
@@ -261,7 +261,7 @@ def train(folder: Path, model: str, tokens: int, steps: int) -> None:
     def absent() -> Any:
         raise SystemExit(f"there are no weights: python benchmarks/streaming.py generate {folder} --model {model}")
 
-    arguments = (chosen.model.path, chosen.task, setting, chosen.quantizer, chosen.facts, "cpu", dtype, absent)
+    arguments = (chosen.model.path, chosen.task, setting, chosen.quantization, chosen.facts, "cpu", dtype, absent)
     loaded, processor, _, slots = streamed_base.load(*arguments)
     known = facts.inspect(loaded, chosen.task, quantizer="nf4", dtype=dtype, device="cpu")
     adapted = attach.attach(loaded, chosen.adapter, chosen.recipe.adapter_options, known)

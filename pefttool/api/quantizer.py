@@ -30,9 +30,10 @@ class Quantizer(ABC):
         """This quantizer, as it is for a base whose folder holds quantised weights, or None if they are another's.
 
         `stored` is `quantization_config` of config.json, and `tensors` are the names in the folder's files (none where
-        there is only a config). What is returned has `stored_already`, this name, and `Options` whose defaults are
-        those that the base was stored with; its `load_arguments` say how the folder is read. Raises ModelError, with
-        the next step, for weights of this kind that cannot be trained on.
+        there is only a config). What is returned has `stored_already`, this name, and `Options` of the same keys: their
+        defaults are what the base was stored with, and another value of what is fixed in the files is refused. Its
+        `load_arguments` say how the folder is read. Raises ModelError, with the next step, for weights of this kind
+        that cannot be trained on.
         """
         return None
 

@@ -93,7 +93,7 @@ RECIPE_FLAGS = {
     "task": "task.name",
     "data": "data.train",
     "eval_data": "data.eval",
-    "quantize": "quantize",
+    "quantize": "quantize.name",
     "out": "out",
     "budget": "memory.budget",
 }

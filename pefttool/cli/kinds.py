@@ -43,7 +43,7 @@ def _of_task(task: Any) -> dict[str, Any]:
 
 
 def _of_quantizer(quantizer: Any) -> dict[str, Any]:
-    return {"options_in_recipes": False}  # a recipe names a quantizer, and takes its defaults
+    return {"streams": quantizer.streams}
 
 
 def _of_source(source: Any) -> dict[str, Any]:

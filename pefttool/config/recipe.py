@@ -26,17 +26,20 @@ from pefttool.config.settings import (
 from pefttool.config.validation import short, validate
 
 FIRST_RUN = Path(__file__).with_name("first_run.yaml")
-NAMED = ("adapter", "task")
+#: Sections of a plugin's own: a name alone stands for `{name: NAME}`.
+NAMED = ("adapter", "task", "quantize")
 #: What people call a choice of several keys, and what it is here.
 ALSO_CALLED = {"qlora": "is LoRA beside weights in 4 bits: use --adapter lora --quantize nf4"}
-SECTIONS = (*NAMED, "data", "train", "memory", "generation")
+#: Nothing under these keys is as if the key were absent. `quantize: null` says something: that of the example is off.
+SECTIONS = ("adapter", "task", "data", "train", "memory", "generation")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A complete, validated recipe. `given` is what the user wrote, before any default was filled in.
 
-    `task` and `task_options` are None until the task is known (it may be recognised from the data).
+    `task` and `task_options` are None until the task is known (it may be recognised from the data); `quantize` and
+    `quantize_options` are None where the weights stay as they are.
     """
 
     given: Mapping[str, Any]
@@ -51,6 +54,7 @@ class Recipe:
     dtype: str
     check: str = "process"
     quantize: str | None = None
+    quantize_options: Options | None = None
     task: str | None = None
     task_options: Options | None = None
     out: str | None = None
@@ -62,10 +66,13 @@ class Recipe:
         While the task is unknown, `train` holds only what the user gave: the task's defaults must not be shut out.
         """
         task = {} if self.task is None or self.task_options is None else {"name": self.task, **_dump(self.task_options)}
+        quantize = None
+        if self.quantize is not None and self.quantize_options is not None:
+            quantize = {"name": self.quantize, **_dump(self.quantize_options)}
         return {
             "model": self.model,
             "trust_remote_code": self.trust_remote_code,
-            "quantize": self.quantize,
+            "quantize": quantize,
             "adapter": {"name": self.adapter, **_dump(self.adapter_options)},
             "task": task,
             "data": _dump(self.data),
@@ -116,6 +123,8 @@ def _spelt_out(document: Mapping[Any, Any]) -> dict[str, Any]:
     for key in NAMED:
         if isinstance(result.get(key), str):
             result[key] = {"name": result[key]}
+    if result.get("quantize") is not None and not isinstance(result["quantize"], Mapping):
+        result["quantize"] = {"name": result["quantize"]}  # it is none, and the complaint about it lists the names
     for key in SECTIONS:
         if key in result and result[key] is None:
             del result[key]
@@ -127,6 +136,8 @@ def _put(document: dict[str, Any], key: str, value: Any, origin: str, complaints
         key = f"{key}.name"
     *parents, last = key.split(".")
     for parent in parents:
+        if parent == "quantize" and document.get(parent, {}) is None:
+            document[parent] = {"name": None}  # as `quantize: null` said, unless this is the name
         inner = document.setdefault(parent, {})
         if not isinstance(inner, dict):
             complaints.append(f"{origin}: {parent!r} is {short(inner)} in the recipe, not a section; remove it there")
@@ -154,15 +165,15 @@ def resolve(
     chosen_adapter = _chosen(document, "adapter", registry.adapters, complaints)
     if chosen_adapter is None and not any(c.startswith("adapter") for c in complaints):
         complaints.append(f"adapter: none given: use --adapter NAME {suggest('', registry.adapters)}")
-    if document.get("quantize") is not None:
-        _lookup(registry.quantizers, document["quantize"], "quantize", complaints)
+    chosen_quantizer = _chosen(document, "quantize", registry.quantizers, complaints)
 
-    typed_text.restore(document, typed_text.of(given), _models(document, registry, chosen_task, chosen_adapter))
+    chosen = {"adapter": chosen_adapter, "task": chosen_task, "quantize": chosen_quantizer}
+    typed_text.restore(document, typed_text.of(given), _models(document, registry, chosen))
     train_given = document.get("train")
     told_later = data_optional and _get(document, "data.train") in (None, "")  # by the model's config
     _layer_defaults(document, registry, chosen_task, chosen_adapter)
     core = validate(Document, document, "", complaints)
-    adapter_options = task_options = None
+    adapter_options = task_options = quantize_options = None
     if chosen_adapter is not None:
         adapter_options = _section_options(registry.adapters[chosen_adapter].Options, document, "adapter", complaints)
     if chosen_task is not None:
@@ -173,6 +184,13 @@ def resolve(
         and not any(c.startswith("task") for c in complaints)
     ):
         complaints.append("task: options are given without task.name: add --task NAME")
+    if chosen_quantizer is not None:
+        kind = registry.quantizers[chosen_quantizer].Options
+        quantize_options = _section_options(kind, document, "quantize", complaints)
+    elif set(_mapping(document.get("quantize"))) - {"name"} and not any(c.startswith("quantize") for c in complaints):
+        complaints.append(
+            f"quantize: options are given without quantize.name: add --quantize NAME {suggest('', registry.quantizers)}"
+        )
     if document.get("model") in (None, "") and not explained:
         complaints.append("model: none given: use --model FOLDER, ORG/NAME[@REVISION], or SOURCE:REFERENCE")
     if _get(document, "data.train") in (None, "") and not explained and not data_optional:
@@ -184,7 +202,8 @@ def resolve(
     return Recipe(
         given=given,
         model=core.model,
-        quantize=core.quantize,
+        quantize=chosen_quantizer,
+        quantize_options=quantize_options,
         adapter=chosen_adapter,
         adapter_options=adapter_options,
         task=chosen_task,
@@ -202,17 +221,18 @@ def resolve(
 
 
 def _models(
-    document: Mapping[str, Any], registry: Registry, task: str | None, adapter: str | None
+    document: Mapping[str, Any], registry: Registry, chosen: Mapping[str, str | None]
 ) -> dict[str, type[BaseModel]]:
-    """What describes the options of plugins, as far as they are chosen.
+    """What describes the options of plugins, as far as they are `chosen` by name.
 
     The core's own keys are what YAML makes of them: `trust_remote_code=true` names no repository.
     """
     models: dict[str, type[BaseModel]] = {}
     data_format = _get(document, "data.format")
     for section, kind, name in (
-        ("adapter", registry.adapters, adapter),
-        ("task", registry.tasks, task),
+        ("adapter", registry.adapters, chosen["adapter"]),
+        ("task", registry.tasks, chosen["task"]),
+        ("quantize", registry.quantizers, chosen["quantize"]),
         ("data.format_options", registry.formats, data_format if data_format in list(registry.formats) else None),
     ):
         if name is not None:
@@ -251,7 +271,7 @@ def _fill_example(document: dict[str, Any], registry: Registry, complaints: list
     document.pop("model", None)
     if isinstance(document.get("data"), dict):
         document["data"].pop("train", None)
-    filled = {"task": {"name": name}, **copy.deepcopy(dict(example))}
+    filled = {"task": {"name": name}, **_spelt_out(example)}
     adapter = _get(document, "adapter.name")
     if isinstance(adapter, str) and adapter in registry.adapters and registry.adapters[adapter].trains_base:
         filled.pop("quantize", None)  # it would freeze what this adapter trains

@@ -29,9 +29,14 @@ def of_options(kind: Kind[Any], name: str) -> dict[str, Any]:
 
 
 def of_recipe(registry: Registry) -> dict[str, Any]:
-    """The schema of a recipe, with the options of every installed adapter and task."""
+    """The schema of a recipe, with the options of every installed adapter, task and quantizer."""
     document = Document.model_json_schema()
-    for section, kind in (("adapter", registry.adapters), ("task", registry.tasks)):
+    kinds: tuple[tuple[str, Kind[Any]], ...] = (
+        ("adapter", registry.adapters),
+        ("task", registry.tasks),
+        ("quantize", registry.quantizers),
+    )
+    for section, kind in kinds:
         choices = []
         for name in kind:
             options = of_options(kind, name)
@@ -45,8 +50,7 @@ def of_recipe(registry: Registry) -> dict[str, Any]:
             "description": described["description"],
             "oneOf": [*choices, {"enum": list(kind), "description": "a name alone: every option at its default"}],
         }
-    quantize = document["properties"]["quantize"]
-    quantize["anyOf"] = [{"enum": list(registry.quantizers)}, {"type": "null"}]
+    document["properties"]["quantize"]["oneOf"].append({"type": "null", "description": "the weights stay as they are"})
     document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     document["title"] = "pefttool recipe"
     return document

@@ -100,13 +100,15 @@ class GenerationSettings(Section):
 
 
 class Document(Section):
-    """A recipe as a document. `adapter` and `task` carry `name` and the plugin's own options."""
+    """A recipe as a document. `adapter`, `task` and `quantize` carry `name` and the plugin's own options."""
 
     model: str | None = Field(None, description="folder, ORG/NAME[@REVISION] on the hub, or SOURCE:REFERENCE")
     trust_remote_code: str | None = Field(
         None, description="REPO@REVISION of a model whose own Python code may run; without it, no model's does"
     )
-    quantize: str | None = Field(None, description="name of a quantizer for the frozen weights")
+    quantize: dict[str, Any] | None = Field(
+        None, description="`name` and the options of a quantizer for the frozen weights; null: they stay as they are"
+    )
     adapter: dict[str, Any] = Field(default_factory=dict, description="`name` and the adapter's options")
     task: dict[str, Any] = Field(default_factory=dict, description="`name` and the task's options")
     data: DataSettings = Field(default_factory=DataSettings)

@@ -139,7 +139,7 @@ def check(
             if found.warnings:
                 raise ModelError(f"{opened.folder}: plain peft warns: {' '.join(found.warnings[0].split())[:300]}")
             clean, versions = agreement.compare(answers, found.answers, None, judge.classes), found.versions
-            apart = opened.quantizer is not None and opened.quantizer.rounds_more_elsewhere
+            apart = opened.quantization is not None and opened.quantization.quantizer.rounds_more_elsewhere
             allowed = TOLERANCE["bfloat16" if apart else opened.choice.dtype]
             if not clean.within(allowed):
                 raise ModelError(

@@ -104,7 +104,7 @@ def _onto_plain_weights(opened: Opened) -> bool:
     """The folder names some layers by their weights (peft_targets.py), and these are packed."""
     config = opened.folder / peft_folder.CONFIG
     return (
-        opened.quantizer is not None
+        opened.quantization is not None
         and config.is_file()
         and bool(peft_folder.read_config(opened.folder).get("target_parameters"))
     )
@@ -127,7 +127,7 @@ def script(opened: Opened, model: nn.Module, folder: Path) -> str | None:
     loaders = sorted(adapter.glob("load_*.py"))
     arguments: dict[str, Any] = {"dtype": choice.dtype}
     if (adapter / peft_folder.CONFIG).is_file() and theirs:
-        quantised = _write_config(base, folder, opened.quantizer is not None and opened.quantizer.stored_already)
+        quantised = _write_config(base, folder, opened.quantization is not None and opened.quantization.stored_already)
         if quantised:
             arguments |= {**quantised, "device_map": {"": choice.device}}
         made = PEFT.format(

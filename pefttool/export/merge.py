@@ -27,6 +27,7 @@ from pefttool.inference import agreement
 from pefttool.inference.agreement import TOLERANCE, Agreement
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained
+from pefttool.models.quantization import Quantization
 from pefttool.models.quantized import dequantise, stored_by
 from pefttool.runs.artefacts import ADAPTER_FACTS, save_processor, write_json
 from pefttool.setup.precision import torch_dtype
@@ -108,14 +109,15 @@ def merge(
     target = run / MERGED if out is None else out
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"out: {target} exists and is not empty: choose another --out, or remove it")
-    quantizer = opened.quantizer if into == "trained-on" else None
-    quantized = quantizer is not None
-    if into == "original" and opened.quantizer is not None and opened.quantizer.stored_already:
+    quantization = opened.quantization if into == "trained-on" else None
+    quantized = quantization is not None
+    if into == "original" and opened.quantization is not None and opened.quantization.stored_already:
         raise UsageError(
-            f"into: {opened.path} is stored as {opened.quantizer.name} and holds no original weights: drop --into"
+            f"into: {opened.path} is stored as {opened.quantization.name} and holds no original weights: drop --into"
         )
-    if quantizer is not None and not quantizer.stored_already and not _says_what_becomes(quantizer):
-        raise NotMergeable(f"quantizer {quantizer.name!r} does not say what becomes of a weight: use --into original")
+    if quantization is not None and not quantization.stored_already and not _says_what_becomes(quantization):
+        name = quantization.name
+        raise NotMergeable(f"quantizer {name!r} does not say what becomes of a weight: use --into original")
     saved = wanted.save_as or _saved_dtype(opened, quantized)
     aside = target.with_name(f".{target.name}.partial")
     try:
@@ -132,8 +134,8 @@ def merge(
     return Merged(target, into, saved, whole, plain, found, allowed, as_trained)
 
 
-def _says_what_becomes(quantizer: Quantizer) -> bool:
-    return type(quantizer).round_trip is not Quantizer.round_trip
+def _says_what_becomes(quantization: Quantization) -> bool:
+    return type(quantization.quantizer).round_trip is not Quantizer.round_trip
 
 
 def _write(opened: Opened, quantized: bool, into: Into, saved: str, aside: Path) -> tuple[str | None, str | None]:
@@ -188,19 +190,19 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
 
     adapter = opened.adapter
     assert adapter is not None
-    quantizer = opened.quantizer if quantized else None
+    quantization = opened.quantization if quantized else None
     # In float32, whatever it was trained in: the base's values are those of its files, and rounded once, at the end.
-    if quantizer is not None and quantizer.stored_already:
+    if quantization is not None and quantization.stored_already:
         model, _, _ = opened.base()
         heads = opened.heads(model)
-        dequantise(model, quantizer, facts.inspect(model, opened.task).linear_modules)
+        dequantise(model, quantization.quantizer, facts.inspect(model, opened.task).linear_modules)
         model.float()
     else:
         on_host = replace(opened.choice, device="cpu", dtype="float32", autocast=None)
         model, _, missing = replace(opened, choice=on_host).base(quantized=False)
         heads = opened.heads(model)
-        if quantizer is not None:
-            _as_trained(opened, quantizer, model, missing)
+        if quantization is not None:
+            _as_trained(opened, quantization, model, missing)
     model = adapter.load(model, opened.folder)
     reload.load_head(model, heads, peft_folder.read_head(opened.folder), opened.folder)
     model = adapter.merge(model)
@@ -223,14 +225,14 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
     return None
 
 
-def _as_trained(opened: Opened, quantizer: Quantizer, model: Any, missing: Sequence[str]) -> None:
+def _as_trained(opened: Opened, quantization: Quantization, model: Any, missing: Sequence[str]) -> None:
     """Give the base, in float32, the values of training: in the run's dtype, its linear layers quantised."""
-    stored = stored_by(quantizer, model, facts.inspect(model, opened.task).linear_modules)
+    stored = stored_by(quantization.quantizer, model, facts.inspect(model, opened.task).linear_modules)
     linear = {f"{name}.weight" for name in stored}
     for name, parameter in model.named_parameters():
         rounded = parameter.data.to(torch_dtype(opened.choice.dtype))
         if name in linear and name not in missing:  # what the folder lacks is not quantised
-            rounded = quantizer.round_trip(rounded.to(opened.choice.device), quantizer.Options()).cpu()
+            rounded = quantization.round_trip(rounded.to(opened.choice.device)).cpu()
         parameter.data = rounded.float()
 
 
@@ -243,10 +245,11 @@ def _describe(opened: Opened, into: Into, aside: Path) -> None:
         "adapter_options": opened.stored["adapter_options"],
         "into": into,
         "quantize": opened.stored["quantize"],
+        "quantize_options": opened.stored["quantize_options"],
         "base": opened.stored["base"],
         "sha256": weight_files(aside),
     }
-    write_json(aside / ADAPTER_FACTS, {**opened.stored, "quantize": None, MERGED: merged})
+    write_json(aside / ADAPTER_FACTS, {**opened.stored, "quantize": None, "quantize_options": None, MERGED: merged})
 
 
 def _compare(
@@ -257,7 +260,7 @@ def _compare(
         judge = Judge(Path(folder), rows)
         trained, base = judge.ask("trained", opened)
         reference = trained
-        if into == "original" and opened.quantizer is not None:
+        if into == "original" and opened.quantization is not None:
             reference, base = judge.ask("original", opened, quantized=False)
         answers, _ = judge.ask("merged", merged)
         try:

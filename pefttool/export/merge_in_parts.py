@@ -62,8 +62,8 @@ def find(opened: Opened, quantized: bool) -> Layout | str:
     assert adapter is not None
     if not adapter.merges_in_parts or not (folder / peft_folder.CONFIG).is_file():
         return f"adapter {adapter.name!r} merges whole models"
-    if opened.quantizer is not None and opened.quantizer.stored_already:
-        return f"its base is stored as {opened.quantizer.name}"
+    if opened.quantization is not None and opened.quantization.stored_already:
+        return f"its base is stored as {opened.quantization.name}"
     if (folder / peft_folder.HEAD).is_file():
         return "running statistics of the base are saved beside the adapter"
     source = LocalPretrained(opened.path, {"dtype": torch_dtype(opened.choice.dtype)}, abstract=True)
@@ -91,8 +91,10 @@ def find(opened: Opened, quantized: bool) -> Layout | str:
     if strange:
         return f"{strange[0]!r} is no layer of the base's files"
     known = facts.inspect(model, opened.task)
-    quantizer = opened.quantizer if quantized else None
-    stored_as = frozenset(stored_by(quantizer, model, known.linear_modules) if quantizer is not None else ())
+    quantization = opened.quantization if quantized else None
+    stored_as: frozenset[str] = frozenset()
+    if quantization is not None:
+        stored_as = frozenset(stored_by(quantization.quantizer, model, known.linear_modules))
     as_trained = _as_trained(opened, stored_as) if quantized else lambda name, weight: weight
     return Layout(part, prefix, files, places, inside, outside, adapted, as_trained, adapter, folder)
 
@@ -149,14 +151,14 @@ def _adapted(model: nn.Module, tensors: set[str], heads: Mapping[str, Tensor]) -
 
 
 def _as_trained(opened: Opened, quantised: frozenset[str]) -> Callable[[str, Tensor], Tensor]:
-    quantizer, choice = opened.quantizer, opened.choice
+    quantization, choice = opened.quantization, opened.choice
 
     def weight_of(name: str, weight: Tensor) -> Tensor:
         weight = weight.to(torch_dtype(choice.dtype))
         if name not in quantised:
             return weight
-        assert quantizer is not None
-        return quantizer.round_trip(weight.to(choice.device), quantizer.Options()).cpu()
+        assert quantization is not None
+        return quantization.round_trip(weight.to(choice.device)).cpu()
 
     return weight_of
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool.api.adapter import Adapter
 from pefttool.api.errors import ModelError, Refused, UsageError
 from pefttool.api.facts import Facts
-from pefttool.api.quantizer import Quantizer
+from pefttool.api.options import Options
 from pefttool.api.task import Task
 from pefttool.api.values import Setting
 from pefttool.config.registry import Registry
@@ -23,6 +23,7 @@ from pefttool.files.model_folder import check_folder
 from pefttool.inference import reference_model
 from pefttool.inference.predictor import Predictor
 from pefttool.models import facts, hub, prequantized, remote_code
+from pefttool.models.quantization import Quantization
 from pefttool.nn import added_positions
 from pefttool.runs import run_paths
 from pefttool.runs.artefacts import ADAPTER_FACTS
@@ -45,6 +46,7 @@ FACTS: Mapping[str, type | tuple[type, ...]] = {
     "task_options": dict,
     "base": dict,
     "quantize": (str, NULL),
+    "quantize_options": (dict, NULL),
     "dtype": str,
     "labels": list,
     "head_modules": list,
@@ -110,7 +112,7 @@ class Opened:
     stored: Mapping[str, Any]
     task: Task
     adapter: Adapter | None
-    quantizer: Quantizer | None
+    quantization: Quantization | None
     choice: devices.Choice
     setting: Setting
     path: Path
@@ -123,10 +125,10 @@ class Opened:
 
     def base(self, quantized: bool = True) -> tuple[nn.Module, Any, tuple[str, ...]]:
         """(model, processor, missing), without the adapter; not `quantized`: its original weights."""
-        quantizer = self.quantizer if quantized else None
+        quantization = self.quantization if quantized else None
         known = self.known if quantized else replace(self.known, quantizer=None)
         return load_model(
-            self.path, self.task, self.setting, quantizer, known, self.choice.device, self.choice.dtype, self.trusted
+            self.path, self.task, self.setting, quantization, known, self.choice.device, self.choice.dtype, self.trusted
         )
 
     def heads(self, model: nn.Module) -> tuple[str, ...]:
@@ -226,7 +228,7 @@ def open_folder(
     task = registry.tasks[stored["task"]]
     choice = _choose(device, dtype, stored["dtype"])
     setting = Setting(
-        options=_options(task, stored["task_options"], folder / ADAPTER_FACTS),
+        options=_options(task.Options, stored, "task_options", folder / ADAPTER_FACTS),
         labels=tuple(stored["labels"]),
         fitted=stored.get("fitted", {}),
         sequence_length=stored["sequence_length"],
@@ -238,14 +240,14 @@ def open_folder(
         local = _merged(folder, stored)
     else:
         local = _base(stored["base"], registry, folder.parent)
-    quantizer = registry.quantizers[stored["quantize"]] if stored["quantize"] else None
-    quantizer = prequantized.quantizer(local.path, local.id, quantizer, registry.quantizers.values())
+    quantization = _quantization(stored, registry, folder / ADAPTER_FACTS)
+    quantization = prequantized.quantization(local.path, local.id, quantization, registry.quantizers.values())
     return Opened(
         folder,
         stored,
         task,
         None if merged else registry.adapters[stored["adapter"]],
-        quantizer,
+        quantization,
         choice,
         setting,
         local.path,
@@ -275,6 +277,7 @@ def _read(folder: Path, run: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(document, dict):
         raise UsageError(f"{folder / ADAPTER_FACTS} is damaged: expected an object; train again, or restore the file")
+    document.setdefault("quantize_options", None)  # it was saved before quantizers took options: with the defaults
     _check(document, FACTS, folder / ADAPTER_FACTS)
     _check(document["base"], BASE, folder / ADAPTER_FACTS)
     if document["dtype"] not in devices.DTYPES:
@@ -295,12 +298,19 @@ def _check(document: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, .
             raise UsageError(f"{path}: {key!r}: found {found}, expected {wanted}; restore the file, or train again")
 
 
-def _options(task: Task, stored: Mapping[str, Any], path: Path) -> Any:
+def _options(kind: type[Options], stored: Mapping[str, Any], key: str, path: Path) -> Options:
     complaints: list[str] = []
-    options = validate(task.Options, stored, f"{path}: task_options.", complaints)
+    options = validate(kind, stored[key] or {}, f"{path}: {key}.", complaints)
     if options is None:
         raise Refused(complaints)
     return options
+
+
+def _quantization(stored: Mapping[str, Any], registry: Registry, path: Path) -> Quantization | None:
+    if not stored["quantize"]:
+        return None
+    quantizer = registry.quantizers[stored["quantize"]]
+    return Quantization(quantizer, _options(quantizer.Options, stored, "quantize_options", path))
 
 
 def _choose(device: str, dtype: str | None, trained_in: str) -> devices.Choice:

@@ -144,7 +144,7 @@ def _refusal(given: Plan, least: Forecast, said: tuple[str, ...], budget: int, s
     length = _length_within(least, budget, say)
     if length is not None:
         return f"{needed}; train.sequence_length={length} would fit, or a budget of {sizes.show(least.total_bytes)}"
-    quantize = "" if given.quantizer is not None or given.adapter.trains_base else "--quantize nf4, "
+    quantize = "" if given.quantization is not None or given.adapter.trains_base else "--quantize nf4, "
     return f"{needed}; no shorter rows would fit: use {quantize}a smaller model, or a larger budget"
 
 

@@ -112,11 +112,11 @@ def _abstract(plan: Plan, setting: Setting, settled: bool) -> tuple[Adapted, Set
         from pefttool.nn import embedding_offload
 
         embedding_offload.install(model)
-    if plan.quantizer is not None:
-        names = stored_by(plan.quantizer, model, known.linear_modules)
-        put_skeletons(model, plan.quantizer, names)
+    if plan.quantization is not None:
+        names = stored_by(plan.quantization.quantizer, model, known.linear_modules)
+        put_skeletons(model, plan.quantization, names)
         if plan.recipe.memory.stream:
-            slots = block_streaming.attach(model, known.layers, names, plan.quantizer)
+            slots = block_streaming.attach(model, known.layers, names, plan.quantization.quantizer)
     with torch.device("meta"):
         for name in known.head_modules:
             compute_in_float32(model.get_submodule(name).to(dtype=torch.float32))

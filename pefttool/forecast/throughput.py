@@ -45,8 +45,8 @@ def floor(plan: Plan) -> Feeding:
 
     A file that the system can keep in memory is read from disk once only: then this is the first step's.
     """
-    assert plan.quantizer is not None and plan.recipe.memory.stream
-    arguments = (plan.model.path, plan.task, plan.setting(), plan.quantizer)
+    assert plan.quantization is not None and plan.recipe.memory.stream
+    arguments = (plan.model.path, plan.task, plan.setting(), plan.quantization)
     _, slots, _ = streamed_base.skeleton(*arguments, plan.facts, plan.choice.dtype, ())
     size = step_bytes(slots) * plan.recipe.train.gradient_accumulation
     file = streamed_base.file_for(*arguments, plan.choice.dtype)

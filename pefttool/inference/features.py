@@ -219,7 +219,7 @@ class _Maker:
         trained = set(self.prepared.adapted.parameters())
         config: Any = getattr(model, "config", None)
         described = config.to_dict() if hasattr(config, "to_dict") else {}
-        plugins = [plan.task, plan.adapter, *([plan.quantizer] if plan.quantizer else [])]
+        plugins = [plan.task, plan.adapter, *([plan.quantization.quantizer] if plan.quantization else [])]
         state = {**model.state_dict(), **dict(model.named_buffers())}
         return fingerprint.key(
             what="features",
@@ -230,7 +230,7 @@ class _Maker:
             attention=str(getattr(config, "_attn_implementation", None)),
             frontier=[self.frontier.name, str(self.frontier.field), str(self.frontier.like), shape],
             choice=[*_arithmetic(plan), str(self.frontier.dtype)],
-            quantizer=[plan.quantizer.name, _dump(plan.quantizer.Options())] if plan.quantizer else None,
+            quantizer=plan.quantization.described() if plan.quantization else None,
             setting={**asdict(self.prepared.base.setting), "options": _dump(self.prepared.base.setting.options)},
             code=fingerprint.code([*plugins, *model.modules()]),
         )

@@ -91,7 +91,7 @@ def _key(plan: Plan, base: Base, data: Encoded) -> str | None:
 
     if data.key is None:
         return None
-    choice, quantizer = plan.choice, plan.quantizer
+    choice, quantization = plan.choice, plan.quantization
     kind = torch.device(choice.device).type
     try:
         return fingerprint.key(
@@ -99,9 +99,9 @@ def _key(plan: Plan, base: Base, data: Encoded) -> str | None:
             rows=data.key,
             count=len(data.examples),
             weights=fingerprint.weight_files(base.local.path),
-            quantizer=[quantizer.name, quantizer.Options().model_dump(mode="json")] if quantizer else None,
+            quantizer=quantization.described() if quantization else None,
             choice=[kind, choice.dtype, str(choice.autocast)],
-            code=fingerprint.code([plan.task, *([quantizer] if quantizer else [])]),
+            code=fingerprint.code([plan.task, *([quantization.quantizer] if quantization else [])]),
         )
     except (fingerprint.Unknowable, OSError):
         return None

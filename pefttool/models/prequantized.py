@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool.api.errors import ModelError, UsageError
+from pefttool.api.errors import ModelError, Refused, UsageError
 from pefttool.api.quantizer import Quantizer
+from pefttool.config.validation import validate
 from pefttool.files.model_folder import CONFIG, tensor_names
+from pefttool.models.quantization import Quantization
 
 #: Where config.json says how weights are stored; the second is compressed-tensors' older one.
 KEYS = ("quantization_config", "compression_config")
@@ -30,11 +32,13 @@ def read(folder: Path) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def quantizer(folder: Path, label: str, asked: Quantizer | None, quantizers: Iterable[Quantizer]) -> Quantizer | None:
-    """What the run's linear weights are stored by: what was `asked` for, or what the folder is stored by already.
+def quantization(
+    folder: Path, label: str, asked: Quantization | None, quantizers: Iterable[Quantizer]
+) -> Quantization | None:
+    """How the run's linear weights are stored: as was `asked` for, or as the folder holds them already.
 
-    No weight is read. Raises UsageError where the two contradict each other, and ModelError for a folder that is stored
-    in a way that no quantizer here reads. `label` is how messages name the model.
+    No weight is read. Raises UsageError or Refused where the two contradict each other, and ModelError for a folder
+    that is stored in a way that no quantizer here reads. `label` is how messages name the model.
     """
     stored = read(folder)
     if stored is None:
@@ -43,12 +47,24 @@ def quantizer(folder: Path, label: str, asked: Quantizer | None, quantizers: Ite
     found = next((q for known in quantizers if (q := known.of_stored(stored, names)) is not None), None)
     if found is None:
         raise ModelError(_unknown(label, stored, [known.name for known in quantizers]))
-    if asked is not None and asked.name != found.name:
+    if asked is None:
+        return Quantization.default(found)
+    if asked.name != found.name:
         raise UsageError(
             f"quantize: {asked.name!r} is not how {label} is stored, which is {found.name!r} already: drop --quantize,"
             " or give the 16-bit model that it was made from"
         )
-    return found
+    return _as_asked(found, asked, label)
+
+
+def _as_asked(found: Quantizer, asked: Quantization, label: str) -> Quantization:
+    """The folder's quantizer with the options that the user set. Raises Refused for what the folder holds otherwise."""
+    complaints: list[str] = []
+    options = validate(found.Options, asked.options.model_dump(exclude_unset=True), "quantize.", complaints)
+    if options is None:
+        way_out = f"{label} is stored so already: drop it, or give the 16-bit model that it was made from"
+        raise Refused([f"{complaint}: {way_out}" for complaint in complaints])
+    return Quantization(found, options)
 
 
 def _unknown(label: str, stored: Mapping[str, Any], names: list[str]) -> str:

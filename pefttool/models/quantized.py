@@ -12,16 +12,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pefttool.api.quantizer import Quantizer
+    from pefttool.models.quantization import Quantization
 
 
-def put_skeletons(model: nn.Module, quantizer: Quantizer, names: Iterable[str]) -> None:
-    """Replace linears of a model on the meta device by what the quantizer would store them as, without weights."""
+def put_skeletons(model: nn.Module, quantization: Quantization, names: Iterable[str]) -> None:
+    """Replace linears of a model on the meta device by what they would be stored as, without weights."""
     import torch
 
     with torch.device("meta"):
         for name in names:
             linear: Any = model.get_submodule(name)
-            model.set_submodule(name, quantizer.skeleton(linear, quantizer.Options()))
+            model.set_submodule(name, quantization.skeleton(linear))
 
 
 def stored_by(quantizer: Quantizer, model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:

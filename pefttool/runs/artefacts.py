@@ -155,6 +155,7 @@ def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
             "sha256": weight_files(base.local.path),
         },
         "quantize": plan.facts.quantizer,
+        "quantize_options": plan.quantization and plan.quantization.options.model_dump(mode="json"),
         "dtype": plan.choice.dtype,
         "labels": list(base.setting.labels),
         "fitted": dict(base.setting.fitted),

@@ -40,7 +40,28 @@ def find(folder: Path, registry: Registry, allow_changed: bool = False) -> tuple
     document = checkpoint.read(newest)
     resolved = _recipe(folder, registry)
     alarm = progress.watched(document).alarm
-    return Resume(folder, newest, skipped, allow_changed, document["identity"], alarm), resolved
+    identity = _with_options(document["identity"], resolved)
+    return Resume(folder, newest, skipped, allow_changed, identity, alarm), resolved
+
+
+def _with_options(identity: Mapping[str, Any], resolved: Recipe) -> Mapping[str, Any]:
+    """The identity of a run. One of the time when recipes named a quantizer alone gets the defaults of its options.
+
+    Where the recipe still names it alone, `check` takes the options of now: they are the same defaults, and those of a
+    base that is stored in fewer bits already are known then.
+    """
+    before, options = _quantizer(identity), resolved.quantize_options
+    if before is None or before != resolved.quantize or options is None or not options.model_fields_set:
+        return identity
+    defaults = type(options)().model_dump(mode="json")
+    return {**identity, "recipe": {**identity["recipe"], "quantize": {"name": before, **defaults}}}
+
+
+def _quantizer(identity: Mapping[str, Any]) -> str | None:
+    """The quantizer that was noted down by its name alone, or None."""
+    document = identity.get("recipe")
+    found = document.get("quantize") if isinstance(document, Mapping) else None
+    return found if isinstance(found, str) else None
 
 
 def unchecked(folder: Path, registry: Registry) -> Recipe | None:
@@ -71,11 +92,11 @@ def identity(plan: Plan, rows: Corpus, processes: int, skip_bad_rows: bool) -> d
     """Everything that decides on a run's numbers, as plain values."""
     import torch
 
-    registry, quantizer = plan.registry, plan.quantizer
+    registry, quantization = plan.registry, plan.quantization
     owners = {
         plan.adapter.name: registry.adapters.owner(plan.adapter.name),
         plan.task.name: registry.tasks.owner(plan.task.name),
-        **({quantizer.name: registry.quantizers.owner(quantizer.name)} if quantizer else {}),
+        **({quantization.name: registry.quantizers.owner(quantization.name)} if quantization else {}),
     }
     return {
         "recipe": run_paths.without(plan.recipe.as_document()),
@@ -111,7 +132,11 @@ def check(resume: Resume, now: Mapping[str, Any]) -> list[str]:
     Raises Refused with every difference where not: the run would not end where it would have ended.
     """
     found = [f"it ended with: {resume.alarm}"] if resume.alarm else []
-    found += [f"{key}: {_say(then)} then, {_say(value)} now" for key, then, value in differences(resume.identity, now)]
+    before, after = _quantizer(resume.identity), now.get("recipe", {}).get("quantize")
+    identity = resume.identity
+    if before is not None and isinstance(after, Mapping) and after["name"] == before:
+        identity = {**identity, "recipe": {**identity["recipe"], "quantize": after}}
+    found += [f"{key}: {_say(then)} then, {_say(value)} now" for key, then, value in differences(identity, now)]
     if found and not resume.allow_changed:
         raise Refused([*found, f"{resume.folder} would not go on as it began: undo that, or add --allow-changed"])
     return found

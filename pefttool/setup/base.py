@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import ModelError
 from pefttool.api.facts import Facts
-from pefttool.api.quantizer import Quantizer
 from pefttool.api.task import Task
 from pefttool.api.values import Setting
 from pefttool.models import facts, hub, prequantized, vocabulary
 from pefttool.models.pretrained import LocalPretrained
+from pefttool.models.quantization import Quantization
 from pefttool.setup import streamed_base
 from pefttool.setup.plan import Plan, decided
 from pefttool.setup.precision import compute_in_float32, torch_dtype
@@ -49,9 +49,10 @@ class Base:
 def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapping[str, Any] | None = None) -> Base:
     """Fetch the weights if need be, and load them. New heads draw from the run's seed."""
     local = hub.resolve(plan.model.reference, plan.registry, weights=True, progress=progress)
-    if plan.quantizer is not None and plan.quantizer.stored_already:  # the files, now there, say it exactly
-        exact = prequantized.quantizer(local.path, local.id, None, plan.registry.quantizers.values())
-        plan = replace(plan, quantizer=exact)
+    if plan.quantization is not None and plan.quantization.stored_already:  # the files, now there, say it exactly
+        quantizers = plan.registry.quantizers.values()
+        exact = prequantized.quantization(local.path, local.id, plan.quantization, quantizers)
+        plan = replace(plan, quantization=exact)
     setting = plan.setting(labels, fitted)
     found = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
     model, processor, missing, notices = found
@@ -74,22 +75,23 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapp
 
 def _resident(plan: Plan, path: Path, setting: Setting) -> Read:
     choice = plan.choice
-    return _read(path, plan.task, setting, plan.quantizer, plan.facts, choice.device, choice.dtype, plan.trusted)
+    return _read(path, plan.task, setting, plan.quantization, plan.facts, choice.device, choice.dtype, plan.trusted)
 
 
 def _streamed(plan: Plan, path: Path, setting: Setting) -> Read:
-    assert plan.quantizer is not None
+    assert plan.quantization is not None
     on_host, dtype = replace(plan.facts, device="cpu"), plan.choice.dtype
 
     notices: tuple[str, ...] = ()
 
     def resident() -> tuple[nn.Module, tuple[str, ...]]:
         nonlocal notices
-        model, _, missing, notices = _read(path, plan.task, setting, plan.quantizer, on_host, "cpu", dtype)
+        model, _, missing, notices = _read(path, plan.task, setting, plan.quantization, on_host, "cpu", dtype)
         return model, missing
 
+    how, device = plan.quantization, plan.choice.device
     model, processor, missing, _ = streamed_base.load(
-        path, plan.task, setting, plan.quantizer, plan.facts, plan.choice.device, dtype, resident, plan.tables_on_host
+        path, plan.task, setting, how, plan.facts, device, dtype, resident, plan.tables_on_host
     )
     return model, processor, missing, notices
 
@@ -98,7 +100,7 @@ def load_model(
     path: Path,
     task: Task,
     setting: Setting,
-    quantizer: Quantizer | None,
+    quantization: Quantization | None,
     known: Facts,
     device: str,
     dtype: str,
@@ -109,14 +111,14 @@ def load_model(
 
     `missing` are weights outside the new heads that the folder does not have, so that they are random.
     """
-    return _read(path, task, setting, quantizer, known, device, dtype, trusted)[:3]
+    return _read(path, task, setting, quantization, known, device, dtype, trusted)[:3]
 
 
 def _read(
     path: Path,
     task: Task,
     setting: Setting,
-    quantizer: Quantizer | None,
+    quantization: Quantization | None,
     known: Facts,
     device: str,
     dtype: str,
@@ -126,15 +128,15 @@ def _read(
     import torch
 
     arguments: dict[str, Any] = {"dtype": torch_dtype(dtype)}
-    if quantizer is not None:
-        arguments.update(quantizer.load_arguments(quantizer.Options(), known))
+    if quantization is not None:
+        arguments.update(quantization.load_arguments(known))
     torch.manual_seed(setting.seed)
     source = LocalPretrained(path, arguments, trusted=trusted)
     loaded = task.load(source, setting)
     model = loaded.model
-    if quantizer is not None:
-        quantizer.after_load(model, quantizer.Options())
-        if quantizer.stored_already:
+    if quantization is not None:
+        quantization.after_load(model)
+        if quantization.stored_already:
             _cast(model, torch_dtype(dtype))
     else:
         model.to(device)

@@ -9,7 +9,6 @@ from typing import Any
 from pefttool.api.adapter import Adapter
 from pefttool.api.errors import ModelError, Refused, UsageError, suggest
 from pefttool.api.facts import Facts
-from pefttool.api.quantizer import Quantizer
 from pefttool.api.task import Task
 from pefttool.api.values import Problem, Setting
 from pefttool.config import recipe
@@ -18,6 +17,7 @@ from pefttool.config.registry import Registry
 from pefttool.data.recognition import recognise_task
 from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.models.pretrained import LocalPretrained, WrongKind
+from pefttool.models.quantization import Quantization
 from pefttool.models.quantized import stored_by
 from pefttool.nn import parameters
 from pefttool.setup import devices
@@ -39,7 +39,7 @@ class Plan:
     registry: Registry
     adapter: Adapter
     task: Task
-    quantizer: Quantizer | None
+    quantization: Quantization | None
     model: hub.LocalModel
     choice: devices.Choice
     facts: Facts
@@ -96,7 +96,7 @@ class Plan:
         return {
             "adapter": self.adapter.name,
             "task": self.task.name,
-            "quantizer": self.quantizer.name if self.quantizer else None,
+            "quantizer": self.quantization.name if self.quantization else None,
             "model": {"id": self.model.id, "revision": self.model.revision, "architecture": self.facts.architecture},
             "device": self.choice.device,
             "dtype": self.choice.dtype,
@@ -122,15 +122,18 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
         resolved = replace(resolved, model=model.reference)  # its branch may hold another model by the next run
     assert resolved.task is not None
     task, adapter = registry.tasks[resolved.task], registry.adapters[resolved.adapter]
-    asked = registry.quantizers[resolved.quantize] if resolved.quantize else None
-    quantizer = prequantized.quantizer(model.path, model.id, asked, registry.quantizers.values())
-    stored = STORED.format(model.id, quantizer.name) if quantizer is not None and quantizer.stored_already else None
+    asked, stored = _asked(resolved, registry), None
+    quantization = prequantized.quantization(model.path, model.id, asked, registry.quantizers.values())
+    if quantization is not None and quantization.stored_already:
+        stored = STORED.format(model.id, quantization.name)
+    if quantization is not None and asked is not None:
+        resolved = replace(resolved, quantize_options=quantization.options)  # with the defaults of what is stored
     plan = Plan(
         recipe=resolved,
         registry=registry,
         adapter=adapter,
         task=task,
-        quantizer=quantizer,
+        quantization=quantization,
         model=model,
         choice=choice,
         facts=Facts(architecture=""),
@@ -147,7 +150,7 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
         facts=facts.inspect(
             skeleton,
             task,
-            quantizer=quantizer.name if quantizer else None,
+            quantizer=quantization.name if quantization else None,
             dtype=choice.dtype,
             device=choice.device,
             world_size=world_size,
@@ -165,28 +168,35 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
     return replace(plan, notices=(*plan.notices, *said))
 
 
+def _asked(resolved: Recipe, registry: Registry) -> Quantization | None:
+    """What the recipe says of how weights are stored."""
+    if resolved.quantize is None or resolved.quantize_options is None:
+        return None
+    return Quantization(registry.quantizers[resolved.quantize], resolved.quantize_options)
+
+
 def _unquantised(plan: Plan, skeleton: Any) -> Iterator[str]:
     """A notice where much of the model stays as it is though a quantizer was asked for."""
-    if plan.quantizer is None:
+    if plan.quantization is None:
         return
-    names = stored_by(plan.quantizer, skeleton, plan.facts.linear_modules)
+    names = stored_by(plan.quantization.quantizer, skeleton, plan.facts.linear_modules)
     stored = sum(skeleton.get_submodule(name).weight.numel() for name in names)
-    text = parameters.unreached(plan.facts.weights, stored, plan.quantizer.name, plan.choice.dtype)
+    text = parameters.unreached(plan.facts.weights, stored, plan.quantization.name, plan.choice.dtype)
     if text is not None:
         yield text
 
 
 def _without_the_examples_quantizer(plan: Plan) -> Plan:
     """The plan without a quantizer that only the built-in example asks for, where it refuses; with a notice."""
-    if plan.quantizer is None or "quantize" in plan.recipe.given:
+    if plan.quantization is None or "quantize" in plan.recipe.given:
         return plan
-    refusal = plan.quantizer.refuses(plan.quantizer.Options(), plan.facts)
+    refusal = plan.quantization.refuses(plan.facts)
     if refusal is None:
         return plan
     return replace(
         plan,
-        recipe=replace(plan.recipe, quantize=None),
-        quantizer=None,
+        recipe=replace(plan.recipe, quantize=None, quantize_options=None),
+        quantization=None,
         facts=replace(plan.facts, quantizer=None),
         notices=(*plan.notices, f"quantize: the example's own is left out, its weights stay as they are: {refusal}"),
     )
@@ -291,22 +301,22 @@ def check(plan: Plan) -> list[Problem]:
             problems.append(Problem("train.packing", f"{kind} {chosen.name!r} does not keep rows apart; drop it"))
     problems += techniques_refused(plan)
     refused = plan.adapter.check(resolved.adapter_options, plan.facts)
-    if plan.quantizer is not None:
+    if plan.quantization is not None:
         if plan.adapter.trains_base and not refused:
             message = (
-                f"{plan.quantizer.name!r} freezes the weights that adapter {plan.adapter.name!r} trains;"
-                f" {_instead(plan.quantizer)}, or use another adapter"
+                f"{plan.quantization.name!r} freezes the weights that adapter {plan.adapter.name!r} trains;"
+                f" {_instead(plan.quantization)}, or use another adapter"
             )
             problems.append(Problem("quantize", message))
-        refusal = plan.quantizer.refuses(plan.quantizer.Options(), plan.facts)
+        refusal = plan.quantization.refuses(plan.facts)
         if refusal:
             problems.append(Problem("quantize", refusal))
     problems += plan.task.check(resolved.task_options, plan.facts)
     return problems + refused
 
 
-def _instead(quantizer: Quantizer) -> str:
-    return "give the 16-bit model that this one was made from" if quantizer.stored_already else "drop it"
+def _instead(quantization: Quantization) -> str:
+    return "give the 16-bit model that this one was made from" if quantization.stored_already else "drop it"
 
 
 def techniques_refused(plan: Plan) -> list[Problem]:
@@ -343,11 +353,11 @@ def _stream_refused(plan: Plan) -> list[Problem]:
         found.append(
             f"adapter {plan.adapter.name!r} trains the blocks, which then have to stay; drop it, or use another adapter"
         )
-    elif plan.quantizer is None:
+    elif plan.quantization is None:
         found.append(f"only quantised blocks can be streamed; add quantize (able: {able}), or drop it")
-    elif not plan.quantizer.streams:
+    elif not plan.quantization.quantizer.streams:
         found.append(
-            f"quantizer {plan.quantizer.name!r} cannot stream its layers; use another (able: {able}), or drop it"
+            f"quantizer {plan.quantization.name!r} cannot stream its layers; use another (able: {able}), or drop it"
         )
     blocks = tuple(f"{layer}." for layer in plan.facts.layers)
     if not any(name.startswith(blocks) for name in plan.facts.linear_modules):

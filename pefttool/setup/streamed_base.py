@@ -20,6 +20,7 @@ from pefttool.api.values import Loaded, Setting
 from pefttool.files import cache_folder, fingerprint
 from pefttool.files.sectioned_file import PackedFile, TensorSection, Unreadable, write
 from pefttool.models.pretrained import LocalPretrained
+from pefttool.models.quantization import Quantization
 from pefttool.models.quantized import put_skeletons, stored_by
 from pefttool.nn import block_streaming, parameters
 from pefttool.nn.block_streaming import Slots
@@ -39,7 +40,7 @@ def load(
     path: Path,
     task: Task,
     setting: Setting,
-    quantizer: Quantizer,
+    quantization: Quantization,
     known: Facts,
     device: str,
     dtype: str,
@@ -53,8 +54,11 @@ def load(
     On a CPU nothing is copied but new task heads: embeddings and output layer are views of the mapped file, too.
     ModelError if the model cannot be built from its config alone.
     """
-    file = _find(path, task, setting, quantizer, dtype) or _make(path, task, setting, quantizer, known, dtype, resident)
-    model, slots, processor = skeleton(path, task, setting, quantizer, known, dtype, json.loads(file.metadata["plain"]))
+    file = _find(path, task, setting, quantization, dtype)
+    if file is None:
+        file = _make(path, task, setting, quantization, known, dtype, resident)
+    plain = json.loads(file.metadata["plain"])
+    model, slots, processor = skeleton(path, task, setting, quantization, known, dtype, plain)
     _fill(model, file, device, tuple(f"{name}." for name in known.head_modules), tables_on_host)
     import torch
 
@@ -62,21 +66,21 @@ def load(
     return model.eval(), processor, tuple(json.loads(file.metadata["missing"])), slots
 
 
-def file_for(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dtype: str) -> Path:
+def file_for(path: Path, task: Task, setting: Setting, quantization: Quantization, dtype: str) -> Path:
     """Where the file of this model lies, or would lie: a hash of all that its bytes depend on. It is never stale."""
     options = setting.options
     try:
-        code = fingerprint.code([quantizer])
+        code = fingerprint.code([quantization.quantizer])
     except fingerprint.Unknowable as error:
         raise ModelError(
-            f"memory.stream: {quantizer.name!r} has no lasting form ({error}); drop memory.stream"
+            f"memory.stream: {quantization.name!r} has no lasting form ({error}); drop memory.stream"
         ) from error
     del code["pefttool"]  # FORMAT stands for it: not every change of ours is worth quantising anew
     key = fingerprint.key(
         format=FORMAT,
         code=code,
         weights=fingerprint.weight_files(path),
-        quantizer=[quantizer.name, quantizer.Options().model_dump(mode="json"), dtype],
+        quantizer=[*quantization.described(), dtype],
         # What a task may build its model by.
         task=[
             task.name,
@@ -89,10 +93,10 @@ def file_for(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dty
     return cache_folder.cache_folder() / "streamed" / f"{key[:32]}.safetensors"
 
 
-def _find(path: Path, task: Task, setting: Setting, quantizer: Quantizer, dtype: str) -> PackedFile | None:
+def _find(path: Path, task: Task, setting: Setting, quantization: Quantization, dtype: str) -> PackedFile | None:
     """The file, if it is there and whole. One with random weights in it (a new head's) counts for its seed only."""
     try:
-        file = PackedFile(file_for(path, task, setting, quantizer, dtype))
+        file = PackedFile(file_for(path, task, setting, quantization, dtype))
     except (FileNotFoundError, Unreadable):
         return None
     return file if file.metadata.get("seed") in ("", str(setting.seed)) else None
@@ -102,7 +106,7 @@ def _make(
     path: Path,
     task: Task,
     setting: Setting,
-    quantizer: Quantizer,
+    quantization: Quantization,
     known: Facts,
     dtype: str,
     resident: Resident,
@@ -110,12 +114,12 @@ def _make(
     real, missing = resident()
     # What the folder lacks was initialised, and not quantised.
     plain = [name for name in known.linear_modules if parameters.is_plain(real.get_submodule(name))]
-    tensors = _tensors(real, quantizer, [name for name in known.linear_modules if name not in plain])
-    _, slots, _ = skeleton(path, task, setting, quantizer, known, dtype, plain)
+    tensors = _tensors(real, quantization.quantizer, [name for name in known.linear_modules if name not in plain])
+    _, slots, _ = skeleton(path, task, setting, quantization, known, dtype, plain)
     fetched = {name for section in slots.sections for name in section.entries}
     rest = TensorSection.of({name: tensor for name, tensor in tensors.items() if name not in fetched})
     sections = [rest, *slots.sections]
-    target = file_for(path, task, setting, quantizer, dtype)
+    target = file_for(path, task, setting, quantization, dtype)
     _require_space(target, sum(section.size for section in sections))
     seed = str(setting.seed) if missing or known.head_modules else ""
     metadata = {"seed": seed, "plain": json.dumps(plain), "missing": json.dumps(missing)}
@@ -152,7 +156,7 @@ def skeleton(
     path: Path,
     task: Task,
     setting: Setting,
-    quantizer: Quantizer,
+    quantization: Quantization,
     known: Facts,
     dtype: str,
     plain: Sequence[str],
@@ -160,9 +164,10 @@ def skeleton(
     """(model without any weight, its slots, processor)."""
     source = LocalPretrained(path, {"dtype": torch_dtype(dtype)}, abstract=True)
     loaded: Loaded = task.load(source, setting)
+    quantizer = quantization.quantizer
     names = [n for n in stored_by(quantizer, loaded.model, known.linear_modules) if n not in plain]
-    put_skeletons(loaded.model, quantizer, names)
-    said = quantizer.load_arguments(quantizer.Options(), known).get("quantization_config")
+    put_skeletons(loaded.model, quantization, names)
+    said = quantization.load_arguments(known).get("quantization_config")
     if said is not None:  # as a resident model says it: loaders and cards that are written of the model need it
         config: Any = loaded.model.config
         config.quantization_config = said

@@ -305,7 +305,7 @@ def can_be_switched_off(case: AdapterCase) -> None:
     bench = Bench.load(case)
     adapted = bench.attach()
     heads = {n: p.detach().clone() for n, p in adapted.parameters().items() if n in adapted.head}
-    expected = bench.outputs(load_base(case.kind, case.quantizer)[0])
+    expected = bench.outputs(load_base(case.kind, case.quantization)[0])
     bench.train(adapted, 2)
     with torch.no_grad():  # the head trained too, and is not the adapter's to switch off
         for name, value in heads.items():

@@ -13,6 +13,7 @@ from pefttool.api.values import Setting
 from pefttool.config.settings import TrainSettings
 from pefttool.inference.predictor import Predictor, inference
 from pefttool.models.facts import inspect
+from pefttool.models.quantization import Quantization
 from pefttool.setup.attach import Adapted, attach
 from pefttool.setup.base import load_model
 from pefttool.setup.devices import Choice
@@ -65,6 +66,11 @@ class AdapterCase:
         raise ContractViolation(f"adapter {self.adapter.name!r} on the tiny {self.kind}{quantised}: {message}")
 
     @property
+    def quantization(self) -> Quantization | None:
+        """How the base is stored: by the quantizer with its default options."""
+        return None if self.quantizer is None else Quantization.default(self.quantizer)
+
+    @property
     def chosen(self) -> Any:
         return self.adapter.Options() if self.options is None else self.options
 
@@ -73,14 +79,14 @@ def toy_setting(seed: int = 0, packing: bool = False) -> Setting:
     return Setting(None, labels=("0", "1"), seed=seed, packing=packing)
 
 
-def load_base(kind: str, quantizer: Quantizer | None = None, seed: int = 0) -> tuple[nn.Module, Facts]:
+def load_base(kind: str, quantization: Quantization | None = None, seed: int = 0) -> tuple[nn.Module, Facts]:
     """A fresh tiny model as the core would load it, and its facts."""
     # A quantizer is told beforehand which modules it must leave alone, as `plan` tells it.
     heads, outputs = (("classifier",), ()) if kind == "encoder" else ((), ("lm_head",))
     known = Facts(architecture="", head_modules=heads, output_modules=outputs, seed=seed)
     folder, task = model_folder(kind), TOYS[kind]
-    model, _, _ = load_model(folder, task, toy_setting(seed), quantizer, known, "cpu", "float32")
-    return model, inspect(model, task, quantizer=quantizer.name if quantizer else None, seed=seed)
+    model, _, _ = load_model(folder, task, toy_setting(seed), quantization, known, "cpu", "float32")
+    return model, inspect(model, task, quantizer=quantization.name if quantization else None, seed=seed)
 
 
 def toy_batch(kind: str, rows: Sequence[int] | None = None, packing: bool = False) -> tuple[dict[str, Tensor], float]:
@@ -108,7 +114,7 @@ class Bench:
 
     @classmethod
     def load(cls, case: AdapterCase, seed: int = 0) -> Bench:
-        return cls(case, *load_base(case.kind, case.quantizer, seed))
+        return cls(case, *load_base(case.kind, case.quantization, seed))
 
     def attach(self) -> Adapted:
         return attach(self.model, self.case.adapter, self.case.chosen, self.facts)

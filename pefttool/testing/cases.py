@@ -63,10 +63,10 @@ def _sort(cases: Sequence[AdapterCase]) -> tuple[list[AdapterCase], dict[str, st
 def _refusal(case: AdapterCase) -> str | None:
     """Why this case is refused, as `plan` would find before any weight is loaded, or None."""
     facts = replace(_facts(case.kind), quantizer=case.quantizer.name if case.quantizer else None)
-    if case.quantizer is not None:
+    if case.quantization is not None:
         if case.adapter.trains_base:
-            return f"{case.adapter.name!r} trains the weights that {case.quantizer.name!r} freezes"
-        reason = case.quantizer.refuses(case.quantizer.Options(), facts)
+            return f"{case.adapter.name!r} trains the weights that {case.quantization.name!r} freezes"
+        reason = case.quantization.refuses(facts)
         if reason is not None:
             return reason
     added, task = case.adapter.added_positions(case.chosen, facts), TOYS[case.kind]

@@ -89,13 +89,14 @@ def _stream(bench: Bench) -> None:
     """Put in the place of every quantised layer one that holds nothing, and fetches what it held."""
     import torch
 
-    quantizer = bench.case.quantizer
-    assert quantizer is not None
+    quantization = bench.case.quantization
+    assert quantization is not None
+    quantizer = quantization.quantizer
     for name in bench.facts.linear_modules:
         layer: Any = bench.model.get_submodule(name)
         stored = dict(quantizer.stored(layer))
         bare = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-        stand_in: Any = quantizer.skeleton(bare, quantizer.Options())
+        stand_in: Any = quantization.skeleton(bare)
         quantizer.stream(stand_in, partial(_copies, stored))
         if layer.bias is not None:
             stand_in.bias = torch.nn.Parameter(layer.bias.detach().clone(), requires_grad=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.api.facts import Facts
 from pefttool.api.quantizer import Quantizer
+from pefttool.models.quantization import Quantization
 from pefttool.testing.bench import ContractViolation, load_base, require, toy_batch, toy_outputs, toy_setting
 from pefttool.testing.tensors import changes, close, snapshot, storage_bytes
 from pefttool.testing.toys import TOYS
@@ -18,38 +19,42 @@ if TYPE_CHECKING:
 WEIGHT, OUTPUT = 0.2, 0.02
 
 
-def check_quantizer(quantizer: Quantizer) -> None:
+def check_quantizer(quantizer: Quantizer, options: Any = None) -> None:
     """Outputs near the base's, weights that can be read, gradients that pass through, a stand-in of the same size,
-    streaming that changes nothing (where it is offered), and bytes that stay. Raises ContractViolation."""
+    streaming that changes nothing (where it is offered), and bytes that stay. Raises ContractViolation.
+
+    `options` are the quantizer's own, by default every one at its default.
+    """
+    how = Quantization.default(quantizer) if options is None else Quantization(quantizer, options)
     what = f"quantizer {quantizer.name!r}"
     plain, facts = load_base("decoder")
-    refusal = quantizer.refuses(quantizer.Options(), facts)
+    refusal = how.refuses(facts)
     require(refusal is None, what, f"refuses the tiny decoder: {refusal}")
-    reason = quantizer.refuses(quantizer.Options(), Facts(architecture="NoLinear"))
+    reason = how.refuses(Facts(architecture="NoLinear"))
     require(bool(reason) and len(str(reason)) > 20, what, f"refuses a model without linear layers with {reason!r}")
-    model, facts = load_base("decoder", quantizer)
+    model, facts = load_base("decoder", how)
     require(bool(facts.linear_modules), what, "leaves no linear layers: what it puts in their place must be nn.Linear")
     off = close(toy_outputs("decoder", plain), toy_outputs("decoder", model))
     require(0 < off < 0.5, what, f"outputs differ by {off:.2f} from the unquantised model's")
     for name in facts.linear_modules:
         layer, original = model.get_submodule(name), plain.get_submodule(name)
-        _check_layer(quantizer, f"{what}: {name}", layer, original)
-    _check_stays(quantizer, what)
-    model, _ = load_base("decoder", quantizer)
+        _check_layer(how, f"{what}: {name}", layer, original)
+    _check_stays(how, what)
+    model, _ = load_base("decoder", how)
     if type(quantizer).round_trip is not Quantizer.round_trip:
         for name in facts.linear_modules:
-            again = quantizer.round_trip(plain.get_submodule(name).weight.detach(), quantizer.Options())  # type: ignore[operator]
+            again = how.round_trip(plain.get_submodule(name).weight.detach())  # type: ignore[operator]
             same = again.equal(quantizer.dequantize(model.get_submodule(name)))
             require(same, f"{what}: {name}", "round_trip gives another weight than dequantize of the loaded layer")
     if quantizer.streams:
         for name in facts.linear_modules:
-            _check_streams(quantizer, f"{what}: {name}", model.get_submodule(name), plain.get_submodule(name))
+            _check_streams(how, f"{what}: {name}", model.get_submodule(name), plain.get_submodule(name))
 
 
-def _check_layer(quantizer: Quantizer, what: str, layer: nn.Module, original: Any) -> None:
+def _check_layer(how: Quantization, what: str, layer: nn.Module, original: Any) -> None:
     import torch
 
-    weight = quantizer.dequantize(layer)
+    weight = how.quantizer.dequantize(layer)
     shape = (original.out_features, original.in_features)
     require(tuple(weight.shape) == shape, what, f"dequantize gives {tuple(weight.shape)}, expected {shape}")
     off = close(original.weight, weight.float())
@@ -70,21 +75,21 @@ def _check_layer(quantizer: Quantizer, what: str, layer: nn.Module, original: An
     off = close(upstream @ weight.float(), gradient)
     require(off < OUTPUT, what, f"the input's gradient differs by {off:.1e} from that of the dequantised weight")
     x = x.detach()
-    stand_in = quantizer.skeleton(original, quantizer.Options())
+    stand_in = how.skeleton(original)
     stored, real = storage_bytes(stand_in), storage_bytes(layer)
     require(stored == real, what, f"the skeleton stores {stored} bytes, the real layer {real}")
     found = tuple(stand_in(x).shape)
     require(found == tuple(upstream.shape), what, f"the skeleton's output is {found}, not {tuple(upstream.shape)}")
 
 
-def _check_streams(quantizer: Quantizer, what: str, layer: nn.Module, original: Any) -> None:
+def _check_streams(how: Quantization, what: str, layer: nn.Module, original: Any) -> None:
     """A stand-in that fetches `stored` answers as the layer does, bit by bit, and keeps nothing of it."""
     import torch
 
-    stored = dict(quantizer.stored(layer))
+    stored = dict(how.quantizer.stored(layer))
     with torch.device("meta"):
         bare = torch.nn.Linear(original.in_features, original.out_features, bias=original.bias is not None)
-        stand_in = quantizer.skeleton(bare.to(original.weight.dtype), quantizer.Options())
+        stand_in = how.skeleton(bare.to(original.weight.dtype))
     parts = {n: (p.shape, p.dtype) for n, p in stand_in.named_parameters() if n != "bias"}
     found = {name: (tensor.shape, tensor.dtype) for name, tensor in stored.items()}
     require(found == parts, what, f"stored gives {found}, the skeleton has {parts}")
@@ -94,7 +99,7 @@ def _check_streams(quantizer: Quantizer, what: str, layer: nn.Module, original: 
         fetched.append(1)
         return {name: tensor.clone() for name, tensor in stored.items()}
 
-    quantizer.stream(stand_in, fetch)
+    how.quantizer.stream(stand_in, fetch)
     kept = storage_bytes(stand_in)
     bias: Any = getattr(layer, "bias", None)
     if bias is not None:
@@ -110,9 +115,9 @@ def _check_streams(quantizer: Quantizer, what: str, layer: nn.Module, original: 
     require(len(fetched) == 2, what, f"a streamed layer fetched {len(fetched)} times in a forward and backward pass")
 
 
-def _check_stays(quantizer: Quantizer, what: str) -> None:
+def _check_stays(how: Quantization, what: str) -> None:
     """Evaluation, a training pass and another evaluation leave every byte as it was loaded, and give one answer."""
-    model, _ = load_base("decoder", quantizer)
+    model, _ = load_base("decoder", how)
     before = snapshot(model)
     first = toy_outputs("decoder", model)
     model.requires_grad_(False)

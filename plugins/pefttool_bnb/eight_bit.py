@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, Quantizer
-from pefttool_bnb import loading
-from pefttool_bnb.options import EightBitOptions
+from pefttool_bnb import backends, loading
+from pefttool_bnb.options import EightBitOptions, stored_in_eight_bits
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,13 +33,14 @@ class Int8(Quantizer):
             return None
         found = type(self)()
         found.plain, found.stored_already = loading.read_stored(stored, tensors, ".SCB"), True
+        found.Options = stored_in_eight_bits(stored.get("llm_int8_threshold", 6.0))  # type: ignore[misc]
         return found
 
     def stores(self, name: str, linear: nn.Linear) -> bool:
         return super().stores(name, linear) and not loading.keeps(name, self.plain)
 
     def refuses(self, options: EightBitOptions, facts: Facts) -> str | None:
-        return loading.refusal(self.name, facts)
+        return loading.refusal(self.name, facts) or backends.refusal("linear_8bit", options.backend, facts)
 
     def load_arguments(self, options: EightBitOptions, facts: Facts) -> dict[str, Any]:
         from transformers import BitsAndBytesConfig
@@ -55,8 +56,9 @@ class Int8(Quantizer):
     def after_load(self, model: nn.Module, options: EightBitOptions) -> None:
         """Give the layers our forward pass: weight-only, and without bitsandbytes' recast of the bias in place."""
         library = loading.bitsandbytes()
-        loading.repair(model, self.name, library.nn.Linear8bitLt, library.nn.Int8Params, self.stored_already)
+        layers = loading.repair(model, self.name, library.nn.Linear8bitLt, library.nn.Int8Params, self.stored_already)
         loading.fuse(model, options.backend)
+        backends.require("linear_8bit", options.backend, layers)
 
     def skeleton(self, linear: nn.Linear, options: EightBitOptions) -> nn.Module:
         from pefttool_bnb.skeleton import EightBitSkeleton

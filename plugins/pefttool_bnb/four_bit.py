@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttool import Facts, Quantizer
-from pefttool_bnb import loading
-from pefttool_bnb.options import FlatFourBitOptions, FourBitOptions
+from pefttool_bnb import backends, loading
+from pefttool_bnb.options import FourBitOptions, StoredFlatOptions, StoredNestedOptions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,15 +24,15 @@ class FourBit(Quantizer):
             return None
         found = type(self)()
         found.plain, found.stored_already = loading.read_stored(stored, tensors, ".weight.absmax"), True
-        if not stored.get("bnb_4bit_use_double_quant", False):
-            found.Options = FlatFourBitOptions  # type: ignore[misc]
+        nested = stored.get("bnb_4bit_use_double_quant", False)
+        found.Options = StoredNestedOptions if nested else StoredFlatOptions  # type: ignore[misc]
         return found
 
     def stores(self, name: str, linear: nn.Linear) -> bool:
         return super().stores(name, linear) and not loading.keeps(name, self.plain)
 
     def refuses(self, options: FourBitOptions, facts: Facts) -> str | None:
-        return loading.refusal(self.name, facts)
+        return loading.refusal(self.name, facts) or backends.refusal("linear_4bit", options.backend, facts)
 
     def load_arguments(self, options: FourBitOptions, facts: Facts) -> dict[str, Any]:
         """The compute dtype is the run's own: another one would make bitsandbytes recast the biases in place."""
@@ -62,10 +62,12 @@ class FourBit(Quantizer):
             for layer in layers:
                 layer.weight.quant_state.dtype = layer.compute_dtype
         loading.fuse(model, options.backend)
+        backends.require("linear_4bit", options.backend, layers)
 
     def skeleton(self, linear: nn.Linear, options: FourBitOptions) -> nn.Module:
         from pefttool_bnb.skeleton import FourBitSkeleton
 
+        backends.require("linear_4bit", options.backend, [linear])
         return FourBitSkeleton(linear, options.double_quant, self.name, options.backend)
 
     def stored(self, linear: nn.Module) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from pefttool import Options
 
@@ -25,10 +25,16 @@ class FourBitOptions(Quantized):
     )
 
 
-class FlatFourBitOptions(FourBitOptions):
-    """Those of a folder that was stored without it."""
+class StoredNestedOptions(FourBitOptions):
+    """Those of a folder whose weights are stored in 4 bits with double quantisation."""
 
-    double_quant: bool = Field(False, description="the blocks' scales are in float32")
+    double_quant: Literal[True] = Field(True, description="the blocks' scales are quantised too, as they are stored")
+
+
+class StoredFlatOptions(FourBitOptions):
+    """Those of a folder whose weights are stored in 4 bits without double quantisation."""
+
+    double_quant: Literal[False] = Field(False, description="the blocks' scales are in float32, as they are stored")
 
 
 class EightBitOptions(Quantized):
@@ -36,5 +42,13 @@ class EightBitOptions(Quantized):
         6.0,
         ge=0,
         allow_inf_nan=False,
-        description="activation columns with a larger magnitude are multiplied in 16 bits; 0: none are",
+        description="pefttool itself rounds no activations, and this changes nothing: whoever loads the adapter with"
+        " bitsandbytes alone multiplies activation columns of a larger magnitude in 16 bits; 0: none are",
     )
+
+
+def stored_in_eight_bits(threshold: float) -> type[EightBitOptions]:
+    """Those of a folder whose weights are stored in 8 bits: the threshold is a default, as no weight depends on it."""
+    described = EightBitOptions.model_fields["threshold"].description
+    field = Field(threshold, ge=0, allow_inf_nan=False, description=described)
+    return create_model("StoredEightBitOptions", __base__=EightBitOptions, threshold=(float, field))

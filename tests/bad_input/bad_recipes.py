@@ -143,7 +143,13 @@ def _keys() -> Iterator[Entry]:
     yield option("an unknown adapter", ["adapter.name=lorra"], "adapter.name: unknown adapter 'lorra'", "'lora'")
     yield option("an adapter outside", ["adapter.name=../x"], "unknown adapter '../x'", "allowed:")
     yield option("an unknown task", ["task.name=chatt"], "task.name: unknown task 'chatt'", "did you mean 'chat'")
-    yield option("an unknown quantizer", ["quantize=nf5"], "quantize: unknown quantizer 'nf5'", "allowed:")
+    yield option("an unknown quantizer", ["quantize=nf5"], "quantize.name: unknown quantizer 'nf5'", "allowed:")
+    yield option(
+        "an option of no quantizer", ["quantize=nf4", "quantize.double=no"], "quantize.double: unknown key", "allowed:"
+    )
+    yield option(
+        "scales of a number", ["quantize=nf4", "quantize.double_quant=7"], "quantize.double_quant: 7", "boolean"
+    )
     yield option("an unknown format", ["data.format=cvs"], "data.format: unknown format 'cvs'", "'csv'")
     yield option("a quantizer of a list", ["quantize=[nf4]"], "quantize", "is not a name", "allowed:")
     yield option("an unknown option", ["adapter.rank=8"], "adapter.rank: unknown key", "allowed:")

@@ -12,11 +12,12 @@ import torch
 
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
-from pefttool.data import batches, corpus, encoding
+from pefttool.data import corpus, encoding
 from pefttool.files import fingerprint
 from pefttool.files.store import Store
 from pefttool.inference import features, frozen
 from pefttool.setup import attach, base, plan, techniques
+from pefttool.setup.prepared import Prepared
 
 CLASSIFY = "text-classification"
 
@@ -54,7 +55,8 @@ class Keys:
         found = frozen.find(planned, loaded, adapted, data)
         assert found.frontier is not None
         silent: Any = None
-        maker = features._Maker(planned, loaded, adapted, found.frontier, Store(Path("/nowhere"), print), silent)
+        prepared = Prepared(planned, loaded, adapted, encoding.Examples(data, data))
+        maker = features._Maker(prepared, found.frontier, Store(Path("/nowhere"), print), silent)
         try:
             return key, maker.key(data, (len(data.examples), *found.frontier.shape))
         except fingerprint.Unknowable:
@@ -92,13 +94,11 @@ def test_every_option_that_matters_changes_the_keys(keys: Keys, options: dict[st
     assert (after[0] != before[0]) == of_rows
 
 
-def test_the_quantizers_options_change_the_features_key(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{"double_quant": False}, {"backend": "bitsandbytes"}], ids=str)
+def test_the_quantizers_options_change_the_features_key(keys: Keys, options: dict[str, Any]) -> None:
     before = keys(quantize="nf4")
-    options: Any = keys.registry.quantizers["nf4"].Options
-    other = type("Options", (options,), {"__annotations__": {}})
-    monkeypatch.setattr(other, "model_dump", lambda self, **_: {"another": "option"})
-    monkeypatch.setattr(type(keys.registry.quantizers["nf4"]), "Options", other)
-    after = keys(quantize="nf4")
+    assert keys(quantize={"name": "nf4", "backend": "auto", "double_quant": True}) == before
+    after = keys(quantize={"name": "nf4", **options})
     assert after[0] == before[0] and after[1] != before[1]
 
 

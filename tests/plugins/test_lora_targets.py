@@ -21,6 +21,7 @@ from pefttool.api.facts import Facts
 from pefttool.api.values import Setting
 from pefttool.config import registry
 from pefttool.models import facts
+from pefttool.models.quantization import Quantization
 from pefttool.setup import attach as core
 from pefttool.setup.base import load_model
 from pefttool.testing.tensors import content
@@ -162,7 +163,7 @@ def test_dropout_is_trained_with_and_left_out_of_the_file(tmp_path: Path) -> Non
 @pytest.mark.parametrize("quantizer", ["nf4", "int8"])
 def test_a_quantised_base_takes_the_same_layers(quantizer: str, tmp_path: Path) -> None:
     """And the saved folder is read onto it again, though plain peft reads it onto plain weights only."""
-    task, chosen = registry.build().tasks["chat"], registry.build().quantizers[quantizer]
+    task, chosen = registry.build().tasks["chat"], Quantization.default(registry.build().quantizers[quantizer])
     setting, folder = Setting(task.Options()), case_models.folder("deepseekv3")
 
     def quantised() -> tuple[Any, Facts]:

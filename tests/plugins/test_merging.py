@@ -21,7 +21,7 @@ from pefttool.config.registry import Registry
 from pefttool.export import merge, merge_in_parts, reload
 from pefttool.inference.agreement import TOLERANCE
 
-PARTS = ["lora", "dora", "lora-nf4", "lora-int8", "lora-classes", "lora-pooled"]
+PARTS = ["lora", "dora", "lora-nf4", "lora-nf4-flat", "lora-int8", "lora-classes", "lora-pooled"]
 #: Marian's positions are computed, and in no file.
 WHOLE = ["head", "head-classes", "full-classes", "lora-seq2seq"]
 

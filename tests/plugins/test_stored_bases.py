@@ -16,6 +16,7 @@ from pefttool.api.values import Setting
 from pefttool.config import registry
 from pefttool.models import facts, prequantized
 from pefttool.models.pretrained import LocalPretrained
+from pefttool.models.quantization import Quantization
 from pefttool.models.quantized import stored_by
 from pefttool.setup import attach as core
 from pefttool.setup.base import load_model
@@ -30,23 +31,24 @@ TOKENS = torch.arange(4, 44).reshape(2, 20)
 SAME = {"chatml-nf4": "nf4", "chatml-int8": "int8"}
 
 
-def loaded(name: str, dtype: str = "bfloat16", asked: str | None = None) -> tuple[Any, Any, Facts]:
-    """(model, its quantizer, facts), as a run loads it."""
+def loaded(name: str, dtype: str = "bfloat16", asked: str | None = None) -> tuple[Any, Quantization, Facts]:
+    """(model, how it is stored, facts), as a run loads it."""
     everything = registry.build()
     task, folder = everything.tasks["chat"], case_models.folder(name)
-    ours = everything.quantizers[asked] if asked else None
-    quantizer = prequantized.quantizer(folder, name, ours, everything.quantizers.values())
-    assert quantizer is not None
-    known = Facts(architecture="", dtype=dtype, output_modules=("lm_head",), quantizer=quantizer.name)
-    model, _, missing = load_model(folder, task, Setting(task.Options()), quantizer, known, "cpu", dtype)
+    ours = Quantization.default(everything.quantizers[asked]) if asked else None
+    how = prequantized.quantization(folder, name, ours, everything.quantizers.values())
+    assert how is not None
+    known = Facts(architecture="", dtype=dtype, output_modules=("lm_head",), quantizer=how.name)
+    model, _, missing = load_model(folder, task, Setting(task.Options()), how, known, "cpu", dtype)
     assert not missing
-    return model, quantizer, facts.inspect(model, task, seed=3, dtype=dtype, quantizer=quantizer.name)
+    return model, how, facts.inspect(model, task, seed=3, dtype=dtype, quantizer=how.name)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_it_is_what_bitsandbytes_reads(name: str) -> None:
     """Layer by layer: the same are quantised, to the same weights; the plan's stand-ins have their size."""
-    model, quantizer, known = loaded(name)
+    model, how, known = loaded(name)
+    quantizer = how.quantizer
     library = loading.bitsandbytes()
     plain = AutoModelForCausalLM.from_pretrained(case_models.folder(name), device_map={"": "cpu"})
     classes = (library.nn.Linear4bit, library.nn.Linear8bitLt)
@@ -59,7 +61,7 @@ def test_it_is_what_bitsandbytes_reads(name: str) -> None:
         ours = model.get_submodule(name)
         assert content(quantizer.dequantize(ours)) == content(quantizer.dequantize(layer))
         shape = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, dtype=torch.bfloat16)
-        stand_in = quantizer.skeleton(shape, quantizer.Options())
+        stand_in = how.skeleton(shape)
         assert storage_bytes(stand_in) == storage_bytes(ours)
 
 
@@ -97,14 +99,18 @@ def test_every_gradient_is_that_of_what_we_quantise(name: str, dtype: str) -> No
 def test_other_methods_are_refused_by_name(method: str) -> None:
     everything = registry.build()
     with pytest.raises(ModelError, match=f"stored by '{method}'.*give the 16-bit model that it was made from"):
-        prequantized.quantizer(case_models.folder(f"stored-{method}"), "m", None, everything.quantizers.values())
+        prequantized.quantization(case_models.folder(f"stored-{method}"), "m", None, everything.quantizers.values())
 
 
 def test_what_contradicts_it_is_refused() -> None:
     quantizers = registry.build().quantizers
     with pytest.raises(UsageError, match="'fp4' is not how m is stored, which is 'nf4' already"):
-        prequantized.quantizer(case_models.folder("chatml-nf4"), "m", quantizers["fp4"], quantizers.values())
-    again = prequantized.quantizer(case_models.folder("chatml-nf4"), "m", quantizers["nf4"], quantizers.values())
+        prequantized.quantization(
+            case_models.folder("chatml-nf4"), "m", Quantization.default(quantizers["fp4"]), quantizers.values()
+        )
+    again = prequantized.quantization(
+        case_models.folder("chatml-nf4"), "m", Quantization.default(quantizers["nf4"]), quantizers.values()
+    )
     assert again is not None and again.stored_already
 
 

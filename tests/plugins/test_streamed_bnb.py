@@ -20,6 +20,7 @@ from pefttool.files.fingerprint import weight_files
 from pefttool.files.sectioned_file import PackedFile
 from pefttool.models import facts, hub
 from pefttool.models.pretrained import LocalPretrained
+from pefttool.models.quantization import Quantization
 from pefttool.nn.block_streaming import Copies, Mapped, Slots, Views
 from pefttool.setup import streamed_base
 from pefttool.setup.base import load_model
@@ -29,6 +30,7 @@ from pefttool_kernels.cross_entropy import linear_cross_entropy
 LANES = ("views, one block", "copies, one block", "copies, one ahead", "views, one ahead")
 CHECKPOINTING = ("none", "non-reentrant", "reentrant")
 STEPS = 3
+DEFAULTS = {name: Quantization.default(quantizer) for name, quantizer in QUANTIZERS.items()}
 
 
 class Decoder:
@@ -89,7 +91,7 @@ def known(folder: Path) -> Facts:
 
 def resident(folder: Path, name: str, seed: int = 0) -> Any:
     setting = Setting(None, seed=seed)
-    return load_model(folder, TASK, setting, QUANTIZERS[name], known(folder), "cpu", "bfloat16")
+    return load_model(folder, TASK, setting, DEFAULTS[name], known(folder), "cpu", "bfloat16")
 
 
 def streamed(folder: Path, name: str, lane: str = LANES[0], seed: int = 0) -> tuple[Any, Slots]:
@@ -99,10 +101,10 @@ def streamed(folder: Path, name: str, lane: str = LANES[0], seed: int = 0) -> tu
 
     setting = Setting(None, seed=seed)
     model, _, _, slots = streamed_base.load(
-        folder, TASK, setting, QUANTIZERS[name], known(folder), "cpu", "bfloat16", make
+        folder, TASK, setting, DEFAULTS[name], known(folder), "cpu", "bfloat16", make
     )
     slots.ahead = 1 if "ahead" in lane else 0
-    file = PackedFile(streamed_base.file_for(folder, TASK, setting, QUANTIZERS[name], "bfloat16"))
+    file = PackedFile(streamed_base.file_for(folder, TASK, setting, DEFAULTS[name], "bfloat16"))
     host = Mapped(file, slots.sections)
     copies = lane.startswith("copies")
     slots.lane = Copies(slots.sections, host, torch.device("cpu"), slots.most) if copies else Views(host)
@@ -227,12 +229,12 @@ def test_the_file_is_made_once_and_again_when_the_model_changes(monkeypatch, tmp
         return model, missing
 
     def load():
-        arguments = (folder, TASK, Setting(None), QUANTIZERS["nf4"], known(folder), "cpu", "bfloat16", make)
+        arguments = (folder, TASK, Setting(None), DEFAULTS["nf4"], known(folder), "cpu", "bfloat16", make)
         return streamed_base.load(*arguments)[0]
 
     load(), load()
     assert len(made) == 1
-    path = streamed_base.file_for(folder, TASK, Setting(None), QUANTIZERS["nf4"], "bfloat16")
+    path = streamed_base.file_for(folder, TASK, Setting(None), DEFAULTS["nf4"], "bfloat16")
     path.write_bytes(path.read_bytes()[:-1])
     load()
     assert len(made) == 2
@@ -249,10 +251,10 @@ def test_the_file_is_made_once_and_again_when_the_model_changes(monkeypatch, tmp
 def test_another_model_of_the_same_folder_has_a_file_of_its_own(llama):
     """A task may build it otherwise for head-only training, or for other labels."""
     settings = (Setting(None), Setting(None, frozen_backbone=True), Setting(None, labels=("0", "1")))
-    files = {streamed_base.file_for(llama, TASK, setting, QUANTIZERS["nf4"], "bfloat16") for setting in settings}
+    files = {streamed_base.file_for(llama, TASK, setting, DEFAULTS["nf4"], "bfloat16") for setting in settings}
     assert len(files) == 3
     again = Setting(None, seed=1, sequence_length=7, packing=True)
-    assert streamed_base.file_for(llama, TASK, again, QUANTIZERS["nf4"], "bfloat16") in files
+    assert streamed_base.file_for(llama, TASK, again, DEFAULTS["nf4"], "bfloat16") in files
 
 
 def test_random_weights_count_for_their_seed_only(tmp_path):

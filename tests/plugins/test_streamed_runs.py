@@ -152,7 +152,7 @@ def test_on_a_card_two_blocks_are_there_and_tables_are_not(registry: Registry) -
         parts[name] = estimate.parts["weights"]
     assert parts["resident"] - parts["offloaded"] == TABLE
     blocks = streamed_base.skeleton(
-        chosen.model.path, chosen.task, chosen.setting(), chosen.quantizer, chosen.facts, chosen.choice.dtype, ()
+        chosen.model.path, chosen.task, chosen.setting(), chosen.quantization, chosen.facts, chosen.choice.dtype, ()
     )[1].sections
     # Sections are whole pages, with tensors at multiples of 64 bytes: a little more than the tensors themselves.
     left = parts["streamed"] - 2 * blocks[0].size

@@ -31,6 +31,12 @@ class TextOptions(Options):
     column: str = Field("text", description="column with the text")
 
 
+class GroupOptions(Options):
+    nested: bool = Field(True, description="scales are quantised, too")
+    group: int = Field(64, ge=1, description="weights that share a scale")
+    note: str | None = Field(None, description="any text")
+
+
 def make(base: type[Any], **attributes: Any) -> Any:
     """An instance of the abstract `base` without any behaviour but `attributes`."""
     empty = dict.fromkeys(base.__abstractmethods__, lambda self, *args, **kwargs: None)
@@ -53,7 +59,7 @@ def make_registry() -> Registry:
     kinds = {
         "adapter": [alpha, beta],
         "task": [plain, chat],
-        "quantizer": [make(Quantizer, name="q4")],
+        "quantizer": [make(Quantizer, name="q4", Options=GroupOptions)],
         "format": [],
         "source": [],
     }

@@ -17,6 +17,7 @@ RUNS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "lora": ("llama", "causal-lm", "lora", {}),
     "dora": ("llama", "causal-lm", "lora", {"adapter__use_dora": True, "adapter__use_rslora": True}),
     "lora-nf4": ("llama", "causal-lm", "lora", {"quantize": "nf4"}),
+    "lora-nf4-flat": ("llama", "causal-lm", "lora", {"quantize": {"name": "nf4", "double_quant": False}}),
     "lora-int8": ("llama", "causal-lm", "lora", {"quantize": "int8"}),
     "lora-classes": ("bert", "text-classification", "lora", {}),
     "lora-pooled": ("bert", "text-classification", "lora", {"task__pooling": "mean"}),

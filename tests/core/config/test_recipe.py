@@ -162,7 +162,7 @@ def test_all_mistakes_at_once_each_with_its_key() -> None:
     found = complaints(document)
     starts = [
         "task.name: unknown task 'plian': did you mean 'plain'?",
-        "quantize: unknown quantizer 'q5': (allowed: q4)",
+        "quantize.name: unknown quantizer 'q5': (allowed: q4)",
         "modle: unknown key: did you mean 'model'?",
         "train.epoch: unknown key: did you mean 'epochs'?",
         "train.optimizer: 'adam' is not allowed: expected 'adamw', 'sgd', ",
@@ -376,7 +376,11 @@ def test_the_schema_describes_every_key_and_refuses_others() -> None:
     assert by_name["beta"]["required"] == ["name", "tokens"]
     assert all(choice["additionalProperties"] is False for choice in by_name.values())
     assert {"enum": ["alpha", "beta"]}.items() <= described["properties"]["adapter"]["oneOf"][-1].items()
-    assert described["properties"]["quantize"]["anyOf"][0] == {"enum": ["q4"]}
+    quantized, by_name_alone, nothing = described["properties"]["quantize"]["oneOf"]
+    assert quantized["properties"]["name"] == {"const": "q4"} and quantized["required"] == ["name"]
+    assert set(quantized["properties"]) == {"name", "nested", "group", "note"}
+    assert quantized["additionalProperties"] is False and quantized["properties"]["group"]["minimum"] == 1
+    assert by_name_alone["enum"] == ["q4"] and nothing["type"] == "null"
     for section in ("data", "train", "memory", "generation"):
         name = described["properties"][section]["$ref"].rpartition("/")[2]
         definition = described["$defs"][name]
