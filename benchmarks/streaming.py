@@ -188,13 +188,14 @@ def generate(folder: Path, model: str) -> None:
 
     from pefttool.files.sectioned_file import TensorSection, write
     from pefttool.setup import streamed_base
+    from pefttool.setup.loading import Loading
 
     chosen = planned(config_folder(folder, model), 512, "cpu", "memory.stream=true")
-    arguments = (chosen.model.path, chosen.task, chosen.setting(), chosen.quantization)
-    path = streamed_base.file_for(*arguments, chosen.choice.dtype)
+    loading = Loading.of(chosen, chosen.model.path, chosen.setting())
+    path = streamed_base.file_for(loading)
     if path.is_file():
         return
-    abstract, slots, _ = streamed_base.skeleton(*arguments, chosen.facts, chosen.choice.dtype, ())
+    abstract, slots, _ = streamed_base.skeleton(loading)
     rest = {n: t for n, t in (*abstract.named_parameters(), *abstract.named_buffers()) if t.numel()}
     sections = [TensorSection.of(rest), *slots.sections]
     entries = {name: entry for section in sections for name, entry in section.entries.items()}
@@ -252,6 +253,7 @@ def train(folder: Path, model: str, tokens: int, steps: int) -> None:
 
     from pefttool.models import facts
     from pefttool.setup import attach, streamed_base, techniques
+    from pefttool.setup.loading import Loading
     from pefttool.training.optimisation import make_optimizer
 
     sampler = Sampler()
@@ -261,8 +263,8 @@ def train(folder: Path, model: str, tokens: int, steps: int) -> None:
     def absent() -> Any:
         raise SystemExit(f"there are no weights: python benchmarks/streaming.py generate {folder} --model {model}")
 
-    arguments = (chosen.model.path, chosen.task, setting, chosen.quantization, chosen.facts, "cpu", dtype, absent)
-    loaded, processor, _, slots = streamed_base.load(*arguments)
+    found, slots = streamed_base.load(Loading.of(chosen, chosen.model.path, setting), absent)
+    loaded, processor = found.model, found.processor
     known = facts.inspect(loaded, chosen.task, quantizer="nf4", dtype=dtype, device="cpu")
     adapted = attach.attach(loaded, chosen.adapter, chosen.recipe.adapter_options, known)
     techniques.apply(chosen, adapted)

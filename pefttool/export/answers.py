@@ -72,7 +72,7 @@ class Judge:
 
     def ask_base(self, name: str, opened: Opened) -> Spilled:
         """The answers of the base alone, with a new head where the task has one: as before the first step."""
-        model, _, _ = opened.base()
+        model = opened.base().model
         answers = Spilled(self.folder, name, recorded_calls.made(model, self.calls, opened.choice))
         del model
         release(opened.choice.device)

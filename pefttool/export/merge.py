@@ -193,13 +193,14 @@ def _whole(opened: Opened, quantized: bool, saved: str, aside: Path) -> str | No
     quantization = opened.quantization if quantized else None
     # In float32, whatever it was trained in: the base's values are those of its files, and rounded once, at the end.
     if quantization is not None and quantization.stored_already:
-        model, _, _ = opened.base()
+        model = opened.base().model
         heads = opened.heads(model)
         dequantise(model, quantization.quantizer, facts.inspect(model, opened.task).linear_modules)
         model.float()
     else:
         on_host = replace(opened.choice, device="cpu", dtype="float32", autocast=None)
-        model, _, missing = replace(opened, choice=on_host).base(quantized=False)
+        found = replace(opened, choice=on_host).base(quantized=False)
+        model, missing = found.model, found.missing
         heads = opened.heads(model)
         if quantization is not None:
             _as_trained(opened, quantization, model, missing)

@@ -30,6 +30,7 @@ from pefttool.runs.artefacts import ADAPTER_FACTS
 from pefttool.runs.run_folder import ADAPTER
 from pefttool.setup import devices
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import LoadedModel, Loading
 from pefttool.toolkit import peft_folder
 from pefttool.toolkit.columns import describe
 
@@ -123,12 +124,21 @@ class Opened:
     def added_positions(self) -> int:
         return int(self.stored.get("added_positions", 0))
 
-    def base(self, quantized: bool = True) -> tuple[nn.Module, Any, tuple[str, ...]]:
-        """(model, processor, missing), without the adapter; not `quantized`: its original weights."""
+    def base(self, quantized: bool = True) -> LoadedModel:
+        """The base without the adapter; unless `quantized`, with its original weights."""
         quantization = self.quantization if quantized else None
         known = self.known if quantized else replace(self.known, quantizer=None)
         return load_model(
-            self.path, self.task, self.setting, quantization, known, self.choice.device, self.choice.dtype, self.trusted
+            Loading(
+                self.path,
+                self.task,
+                self.setting,
+                quantization,
+                known,
+                self.choice.device,
+                self.choice.dtype,
+                self.trusted,
+            )
         )
 
     def heads(self, model: nn.Module) -> tuple[str, ...]:
@@ -150,7 +160,8 @@ class Opened:
 
         `look` is called with the base in its trained head, before the adapter is loaded onto it.
         """
-        model, processor, _ = self.base(quantized)
+        loaded = self.base(quantized)
+        model, processor = loaded.model, loaded.processor
         heads = self.heads(model)
         if look is not None:
             load_head(model, heads, peft_folder.read_head(self.folder), self.folder)
@@ -174,7 +185,7 @@ class Opened:
             stored.get("format"),
             stored.get("format_options", {}),
             self.adapter,
-            lambda: self.base(quantized)[0],
+            lambda: self.base(quantized).model,
         )
 
 

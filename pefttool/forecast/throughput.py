@@ -13,6 +13,7 @@ from pefttool.config import sizes
 from pefttool.files import cache_folder
 from pefttool.nn.block_streaming import Slots
 from pefttool.setup import streamed_base
+from pefttool.setup.loading import Loading
 from pefttool.setup.plan import Plan
 
 #: Read, or copied, to measure a rate.
@@ -46,10 +47,10 @@ def floor(plan: Plan) -> Feeding:
     A file that the system can keep in memory is read from disk once only: then this is the first step's.
     """
     assert plan.quantization is not None and plan.recipe.memory.stream
-    arguments = (plan.model.path, plan.task, plan.setting(), plan.quantization)
-    _, slots, _ = streamed_base.skeleton(*arguments, plan.facts, plan.choice.dtype, ())
+    loading = Loading.of(plan, plan.model.path, plan.setting())
+    _, slots, _ = streamed_base.skeleton(loading)
     size = step_bytes(slots) * plan.recipe.train.gradient_accumulation
-    file = streamed_base.file_for(*arguments, plan.choice.dtype)
+    file = streamed_base.file_for(loading)
     rates = [(reading_rate(file), f"measured: reading {SAMPLE >> 20} MiB in {cache_folder.cache_folder()}")]
     copying = copying_rate(plan.choice.device)
     if copying is not None:

@@ -8,25 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import ModelError
 from pefttool.api.facts import Facts
-from pefttool.api.task import Task
 from pefttool.api.values import Setting
 from pefttool.models import facts, hub, prequantized, vocabulary
 from pefttool.models.pretrained import LocalPretrained
-from pefttool.models.quantization import Quantization
 from pefttool.setup import streamed_base
+from pefttool.setup.loading import LoadedModel, Loading
 from pefttool.setup.plan import Plan, decided
 from pefttool.setup.precision import compute_in_float32, torch_dtype
 from pefttool.toolkit.model_parts import transformers_part
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from torch import nn
-
-
-#: (model, processor, missing, notices)
-Read = tuple["nn.Module", Any, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,10 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapp
         exact = prequantized.quantization(local.path, local.id, plan.quantization, quantizers)
         plan = replace(plan, quantization=exact)
     setting = plan.setting(labels, fitted)
-    found = (_streamed if plan.recipe.memory.stream else _resident)(plan, local.path, setting)
-    model, processor, missing, notices = found
+    choice, streams = plan.choice, plan.recipe.memory.stream
+    loading = Loading.of(plan, local.path, setting)
+    found = _streamed(loading, plan.tables_on_host) if streams else load_model(loading)
+    model = found.model
     if plan.tables_on_host:
         from pefttool.nn import embedding_offload
 
@@ -65,92 +60,58 @@ def load(plan: Plan, labels: tuple[str, ...], progress: Any = None, fitted: Mapp
         plan.task,
         labels=labels,
         quantizer=plan.facts.quantizer,
-        dtype=plan.choice.dtype,
-        device=plan.choice.device,
+        dtype=choice.dtype,
+        device=choice.device,
         world_size=plan.facts.world_size,
         **decided(plan.recipe),
     )
-    return Base(model, processor, setting, known, local, missing, notices)
+    return Base(model, found.processor, setting, known, local, found.missing, found.notices)
 
 
-def _resident(plan: Plan, path: Path, setting: Setting) -> Read:
-    choice = plan.choice
-    return _read(path, plan.task, setting, plan.quantization, plan.facts, choice.device, choice.dtype, plan.trusted)
-
-
-def _streamed(plan: Plan, path: Path, setting: Setting) -> Read:
-    assert plan.quantization is not None
-    on_host, dtype = replace(plan.facts, device="cpu"), plan.choice.dtype
-
+def _streamed(loading: Loading, tables_on_host: bool) -> LoadedModel:
     notices: tuple[str, ...] = ()
 
-    def resident() -> tuple[nn.Module, tuple[str, ...]]:
+    def resident() -> LoadedModel:
         nonlocal notices
-        model, _, missing, notices = _read(path, plan.task, setting, plan.quantization, on_host, "cpu", dtype)
-        return model, missing
+        found = load_model(replace(loading, device="cpu", facts=replace(loading.facts, device="cpu")))
+        notices = found.notices
+        return found
 
-    how, device = plan.quantization, plan.choice.device
-    model, processor, missing, _ = streamed_base.load(
-        path, plan.task, setting, how, plan.facts, device, dtype, resident, plan.tables_on_host
-    )
-    return model, processor, missing, notices
+    found, _ = streamed_base.load(loading, resident, tables_on_host)
+    return replace(found, notices=notices)
 
 
-def load_model(
-    path: Path,
-    task: Task,
-    setting: Setting,
-    quantization: Quantization | None,
-    known: Facts,
-    device: str,
-    dtype: str,
-    trusted: bool = False,
-) -> tuple[nn.Module, Any, tuple[str, ...]]:
-    """(model, processor, missing) from a folder, on `device`, its frozen weights in `dtype`; heads are, and compute in,
-    float32.
-
-    `missing` are weights outside the new heads that the folder does not have, so that they are random.
-    """
-    return _read(path, task, setting, quantization, known, device, dtype, trusted)[:3]
-
-
-def _read(
-    path: Path,
-    task: Task,
-    setting: Setting,
-    quantization: Quantization | None,
-    known: Facts,
-    device: str,
-    dtype: str,
-    trusted: bool = False,
-) -> Read:
-    """`load_model`, and what the user should know of it."""
+def load_model(loading: Loading) -> LoadedModel:
+    """Load it. Raises ModelError where the folder's weights have other shapes than its config.json says."""
     import torch
 
-    arguments: dict[str, Any] = {"dtype": torch_dtype(dtype)}
+    task, quantization, dtype = loading.task, loading.quantization, torch_dtype(loading.dtype)
+    arguments: dict[str, Any] = {"dtype": dtype}
     if quantization is not None:
-        arguments.update(quantization.load_arguments(known))
-    torch.manual_seed(setting.seed)
-    source = LocalPretrained(path, arguments, trusted=trusted)
-    loaded = task.load(source, setting)
+        arguments.update(quantization.load_arguments(loading.facts))
+    torch.manual_seed(loading.setting.seed)
+    source = LocalPretrained(loading.path, arguments, trusted=loading.trusted)
+    loaded = task.load(source, loading.setting)
     model = loaded.model
     if quantization is not None:
         quantization.after_load(model)
         if quantization.stored_already:
-            _cast(model, torch_dtype(dtype))
+            _cast(model, dtype)
     else:
-        model.to(device)
+        model.to(loading.device)
     vocabulary.guard(model, loaded.processor)
     heads = task.head_modules(model)
     for name in heads:
-        compute_in_float32(model.get_submodule(name).to(device=device, dtype=torch.float32))
+        compute_in_float32(model.get_submodule(name).to(device=loading.device, dtype=torch.float32))
     model.eval()
     new = tuple(f"{name}." for name in heads)
     misfits = [n for n in _whole(model, source.misfits) if not (new and n.startswith(new))]
     if misfits:
-        raise ModelError(f"model {path}: {misfits[0]!r} has another shape than its config.json says; restore its files")
+        raise ModelError(
+            f"model {loading.path}: {misfits[0]!r} has another shape than its config.json says; restore its files"
+        )
     missing = tuple(n for n in _whole(model, source.missing) if not (new and n.startswith(new)))
-    return model, loaded.processor, missing, source.notices
+    return LoadedModel(model, loaded.processor, missing, source.notices)
 
 
 def _whole(model: nn.Module, names: Iterable[str]) -> Iterator[str]:

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import ModelError
-from pefttool.api.facts import Facts
 from pefttool.api.quantizer import Quantizer
-from pefttool.api.task import Task
-from pefttool.api.values import Loaded, Setting
+from pefttool.api.values import Loaded
 from pefttool.files import cache_folder, fingerprint
 from pefttool.files.sectioned_file import PackedFile, TensorSection, Unreadable, write
 from pefttool.models.pretrained import LocalPretrained
@@ -25,6 +23,7 @@ from pefttool.models.quantized import put_skeletons, stored_by
 from pefttool.nn import block_streaming, parameters
 from pefttool.nn.block_streaming import Slots
 from pefttool.nn.tensors import replace_tensors
+from pefttool.setup.loading import LoadedModel, Loading
 from pefttool.setup.precision import torch_dtype
 
 if TYPE_CHECKING:
@@ -32,42 +31,38 @@ if TYPE_CHECKING:
 
 #: Of what is in the file, and where; another number makes every file anew.
 FORMAT = 2
-#: Gives the same model quantised and in host memory, and the names of its weights that the folder lacks.
-Resident = Callable[[], tuple["nn.Module", tuple[str, ...]]]
+#: Gives the same model quantised and in host memory.
+Resident = Callable[[], LoadedModel]
 
 
-def load(
-    path: Path,
-    task: Task,
-    setting: Setting,
-    quantization: Quantization,
-    known: Facts,
-    device: str,
-    dtype: str,
-    resident: Resident,
-    tables_on_host: bool = False,
-) -> tuple[nn.Module, Any, tuple[str, ...], Slots]:
-    """(model, processor, missing, slots): all but the linears of its blocks on `device`, those fetched by the slots.
+def load(loading: Loading, resident: Resident, tables_on_host: bool = False) -> tuple[LoadedModel, Slots]:
+    """All but the linears of the model's blocks on the device; those are fetched by the slots.
 
     With `tables_on_host` embeddings and output layer are left in host memory.
 
     On a CPU nothing is copied but new task heads: embeddings and output layer are views of the mapped file, too.
     ModelError if the model cannot be built from its config alone.
     """
-    file = _find(path, task, setting, quantization, dtype)
-    if file is None:
-        file = _make(path, task, setting, quantization, known, dtype, resident)
-    plain = json.loads(file.metadata["plain"])
-    model, slots, processor = skeleton(path, task, setting, quantization, known, dtype, plain)
-    _fill(model, file, device, tuple(f"{name}." for name in known.head_modules), tables_on_host)
     import torch
 
-    slots.lane = block_streaming.lane(block_streaming.Mapped(file, slots.sections), torch.device(device), slots.most)
-    return model.eval(), processor, tuple(json.loads(file.metadata["missing"])), slots
+    file = _find(loading)
+    if file is None:
+        file = _make(loading, resident)
+    model, slots, processor = skeleton(loading, json.loads(file.metadata["plain"]))
+    _fill(model, file, loading.device, tuple(f"{name}." for name in loading.facts.head_modules), tables_on_host)
+    mapped = block_streaming.Mapped(file, slots.sections)
+    slots.lane = block_streaming.lane(mapped, torch.device(loading.device), slots.most)
+    return LoadedModel(model.eval(), processor, tuple(json.loads(file.metadata["missing"]))), slots
 
 
-def file_for(path: Path, task: Task, setting: Setting, quantization: Quantization, dtype: str) -> Path:
+def _quantization(loading: Loading) -> Quantization:
+    assert loading.quantization is not None, "only quantised models are streamed"
+    return loading.quantization
+
+
+def file_for(loading: Loading) -> Path:
     """Where the file of this model lies, or would lie: a hash of all that its bytes depend on. It is never stale."""
+    quantization, task, setting = _quantization(loading), loading.task, loading.setting
     options = setting.options
     try:
         code = fingerprint.code([quantization.quantizer])
@@ -79,8 +74,8 @@ def file_for(path: Path, task: Task, setting: Setting, quantization: Quantizatio
     key = fingerprint.key(
         format=FORMAT,
         code=code,
-        weights=fingerprint.weight_files(path),
-        quantizer=[*quantization.described(), dtype],
+        weights=fingerprint.weight_files(loading.path),
+        quantizer=[*quantization.described(), loading.dtype],
         # What a task may build its model by.
         task=[
             task.name,
@@ -93,35 +88,30 @@ def file_for(path: Path, task: Task, setting: Setting, quantization: Quantizatio
     return cache_folder.cache_folder() / "streamed" / f"{key[:32]}.safetensors"
 
 
-def _find(path: Path, task: Task, setting: Setting, quantization: Quantization, dtype: str) -> PackedFile | None:
+def _find(loading: Loading) -> PackedFile | None:
     """The file, if it is there and whole. One with random weights in it (a new head's) counts for its seed only."""
     try:
-        file = PackedFile(file_for(path, task, setting, quantization, dtype))
+        file = PackedFile(file_for(loading))
     except (FileNotFoundError, Unreadable):
         return None
-    return file if file.metadata.get("seed") in ("", str(setting.seed)) else None
+    return file if file.metadata.get("seed") in ("", str(loading.setting.seed)) else None
 
 
-def _make(
-    path: Path,
-    task: Task,
-    setting: Setting,
-    quantization: Quantization,
-    known: Facts,
-    dtype: str,
-    resident: Resident,
-) -> PackedFile:
-    real, missing = resident()
+def _make(loading: Loading, resident: Resident) -> PackedFile:
+    found, known = resident(), loading.facts
+    real, missing = found.model, found.missing
     # What the folder lacks was initialised, and not quantised.
     plain = [name for name in known.linear_modules if parameters.is_plain(real.get_submodule(name))]
-    tensors = _tensors(real, quantization.quantizer, [name for name in known.linear_modules if name not in plain])
-    _, slots, _ = skeleton(path, task, setting, quantization, known, dtype, plain)
+    tensors = _tensors(
+        real, _quantization(loading).quantizer, [name for name in known.linear_modules if name not in plain]
+    )
+    _, slots, _ = skeleton(loading, plain)
     fetched = {name for section in slots.sections for name in section.entries}
     rest = TensorSection.of({name: tensor for name, tensor in tensors.items() if name not in fetched})
     sections = [rest, *slots.sections]
-    target = file_for(path, task, setting, quantization, dtype)
+    target = file_for(loading)
     _require_space(target, sum(section.size for section in sections))
-    seed = str(setting.seed) if missing or known.head_modules else ""
+    seed = str(loading.setting.seed) if missing or known.head_modules else ""
     metadata = {"seed": seed, "plain": json.dumps(plain), "missing": json.dumps(missing)}
     try:
         write(target, sections, tensors.__getitem__, metadata)
@@ -152,18 +142,11 @@ def _tensors(real: nn.Module, quantizer: Quantizer, quantised: Sequence[str]) ->
     return {**others, **stored}
 
 
-def skeleton(
-    path: Path,
-    task: Task,
-    setting: Setting,
-    quantization: Quantization,
-    known: Facts,
-    dtype: str,
-    plain: Sequence[str],
-) -> tuple[nn.Module, Slots, Any]:
-    """(model without any weight, its slots, processor)."""
-    source = LocalPretrained(path, {"dtype": torch_dtype(dtype)}, abstract=True)
-    loaded: Loaded = task.load(source, setting)
+def skeleton(loading: Loading, plain: Sequence[str] = ()) -> tuple[nn.Module, Slots, Any]:
+    """(model without any weight, its slots, processor); the linears called `plain` are not quantised."""
+    quantization, known = _quantization(loading), loading.facts
+    source = LocalPretrained(loading.path, {"dtype": torch_dtype(loading.dtype)}, abstract=True)
+    loaded: Loaded = loading.task.load(source, loading.setting)
     quantizer = quantization.quantizer
     names = [n for n in stored_by(quantizer, loaded.model, known.linear_modules) if n not in plain]
     put_skeletons(loaded.model, quantization, names)

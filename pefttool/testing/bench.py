@@ -17,6 +17,7 @@ from pefttool.models.quantization import Quantization
 from pefttool.setup.attach import Adapted, attach
 from pefttool.setup.base import load_model
 from pefttool.setup.devices import Choice
+from pefttool.setup.loading import Loading
 from pefttool.setup.precision import grad_scaler
 from pefttool.testing.models import model_folder
 from pefttool.testing.toys import TOYS, toy_rows
@@ -85,7 +86,8 @@ def load_base(kind: str, quantization: Quantization | None = None, seed: int = 0
     heads, outputs = (("classifier",), ()) if kind == "encoder" else ((), ("lm_head",))
     known = Facts(architecture="", head_modules=heads, output_modules=outputs, seed=seed)
     folder, task = model_folder(kind), TOYS[kind]
-    model, _, _ = load_model(folder, task, toy_setting(seed), quantization, known, "cpu", "float32")
+    read = load_model(Loading(folder, task, toy_setting(seed), quantization, known, "cpu", "float32"))
+    model = read.model
     return model, inspect(model, task, quantizer=quantization.name if quantization else None, seed=seed)
 
 

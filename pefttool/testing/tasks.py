@@ -18,6 +18,7 @@ from pefttool.data.encoding import encode
 from pefttool.inference import reference_model
 from pefttool.inference.predictor import Predictor, inference
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.bench import CPU, TOLERANCE, ContractViolation, require
 from pefttool.testing.models import model_folder
 from pefttool.testing.recorded import Recorded
@@ -82,7 +83,8 @@ def _load(task: Task, what: str, rows: Sequence[Row], kind: str, frozen: bool) -
     )
     lacking = task.check_given(rows, options, setting.fitted)
     require(lacking is None, what, f"check_given refuses its own training rows ({lacking})")
-    model, processor, _ = load_model(model_folder(kind), task, setting, None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(model_folder(kind), task, setting, None, Facts(architecture=""), "cpu", "float32"))
+    model, processor = read.model, read.processor
     encoded = encode(rows, task, processor, setting)
     require(encoded == encode(rows, task, processor, setting), what, "encodes one row in two ways")
     require(len(encoded.examples) == len(rows), what, f"finds nothing to train in {encoded.dropped[:1]}")

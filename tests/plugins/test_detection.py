@@ -22,6 +22,7 @@ from pefttool.api.values import DataProblem, Row, Setting
 from pefttool.config import registry as registries
 from pefttool.models import facts
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing import check_task
 from pefttool.testing.models import model_folder
 from pefttool.testing.vision_models import tiny_vision
@@ -43,7 +44,8 @@ def setting(**options: Any) -> Setting:
 
 def loaded(folder: Path, **options: Any) -> tuple[Any, Any, Setting]:
     chosen = setting(**options)
-    model, processor, _ = load_model(folder, TASK, chosen, None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(folder, TASK, chosen, None, Facts(architecture=""), "cpu", "float32"))
+    model, processor = read.model, read.processor
     return model, processor, chosen
 
 

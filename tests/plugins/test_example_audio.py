@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pefttool.api.errors import ModelError
+from pefttool.setup.loading import Loading
 from pefttool_examples import audio
 from pefttool_examples.source import ExampleSource
 
@@ -99,7 +100,8 @@ def test_whisper_hears_a_prompt(prompts: Path) -> None:
     task = SpeechRecognition()
     setting = Setting(task.Options(), generation={"max_new_tokens": 40})
     folder = ExampleSource().model("whisper-tiny.en")
-    model, processor, missing = load_model(folder, task, setting, None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(folder, task, setting, None, Facts(architecture=""), "cpu", "float32"))
+    model, processor, missing = read.model, read.processor, read.missing
     assert not missing and sum(p.numel() for p in model.parameters()) == 37_760_256
     named = {r["audio"]: r["text"] for part in ("train", "eval") for r in rows(prompts / f"{part}.jsonl")}
     path, text = next((a, t) for a, t in named.items() if len(t.split()) > 6)

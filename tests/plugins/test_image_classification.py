@@ -23,6 +23,7 @@ from pefttool.data import corpus
 from pefttool.data.rows import find_files, item_suffixes, read
 from pefttool.models import facts
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.models import model_folder
 from pefttool.testing.vision_models import tiny_vision
 from pefttool_lora.options import LoraOptions, resolve
@@ -51,7 +52,8 @@ def setting(**options: Any) -> Setting:
 
 def loaded(folder: Path, **options: Any) -> tuple[Any, Any, Setting]:
     chosen = setting(**options)
-    model, processor, _ = load_model(folder, TASK, chosen, None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(folder, TASK, chosen, None, Facts(architecture=""), "cpu", "float32"))
+    model, processor = read.model, read.processor
     return model, processor, chosen
 
 

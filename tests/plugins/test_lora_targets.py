@@ -24,6 +24,7 @@ from pefttool.models import facts
 from pefttool.models.quantization import Quantization
 from pefttool.setup import attach as core
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.tensors import content
 from pefttool.toolkit import peft_targets
 from pefttool_lora.adapter import LoraAdapter
@@ -38,9 +39,8 @@ def base(kind: str) -> Any:
     """The model in float32, as a run loads it."""
     task = registry.build().tasks["chat"]
     known = Facts(architecture="", device="cpu", dtype="float32")
-    model, _, missing = load_model(
-        case_models.folder(kind), task, Setting(task.Options()), None, known, "cpu", "float32"
-    )
+    read = load_model(Loading(case_models.folder(kind), task, Setting(task.Options()), None, known, "cpu", "float32"))
+    model, missing = read.model, read.missing
     assert not missing
     return model
 
@@ -168,7 +168,7 @@ def test_a_quantised_base_takes_the_same_layers(quantizer: str, tmp_path: Path) 
 
     def quantised() -> tuple[Any, Facts]:
         known = Facts(architecture="", dtype="float32", output_modules=("lm_head",), quantizer=quantizer)
-        model = load_model(folder, task, setting, chosen, known, "cpu", "float32")[0]
+        model = load_model(Loading(folder, task, setting, chosen, known, "cpu", "float32")).model
         return model, facts.inspect(model, task, seed=3, quantizer=quantizer)
 
     model, known = quantised()

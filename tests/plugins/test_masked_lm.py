@@ -21,6 +21,7 @@ from pefttool import Facts, ModelError, Row, Setting
 from pefttool.config import registry
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.models import model_folder, tiny_masked, tiny_tokenizer
 from pefttool_head.adapter import HeadAdapter
 from pefttool_lora.adapter import LoraAdapter
@@ -85,15 +86,17 @@ def test_output_layers_that_the_model_lacks_are_the_new_head(bare: Path) -> None
         for abstract in (False, True):
             loaded = TASK.load(LocalPretrained(folder, abstract=abstract), Setting(TASK.Options()))
             assert TASK.head_modules(loaded.model) == heads
-    model, *_ = load_model(bare, TASK, Setting(TASK.Options()), None, Facts(architecture=""), "cpu", "bfloat16")
+    read = load_model(Loading(bare, TASK, Setting(TASK.Options()), None, Facts(architecture=""), "cpu", "bfloat16"))
+    model = read.model
     assert {p.dtype for p in model.get_submodule("cls.predictions.transform").parameters()} == {torch.float32}
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_logits_are_those_of_the_whole_model_where_they_are_asked() -> None:
-    model, *_ = load_model(
-        model_folder("masked"), TASK, Setting(TASK.Options()), None, Facts(architecture=""), "cpu", "float32"
+    read = load_model(
+        Loading(model_folder("masked"), TASK, Setting(TASK.Options()), None, Facts(architecture=""), "cpu", "float32")
     )
+    model = read.model
     ids = torch.arange(24).view(2, 12) + 20
     asked = torch.zeros(2, 12, dtype=torch.bool)
     asked[0, 3] = asked[1, 0] = asked[1, 11] = True

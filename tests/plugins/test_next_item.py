@@ -18,6 +18,7 @@ from pefttool.data import corpus
 from pefttool.inference.predictor import Predictor, predict
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
 from pefttool_recsys import ranking
@@ -105,9 +106,8 @@ def test_items_that_a_model_of_items_does_not_know_are_told():
 
 def loaded(rows: list[Row], **options):
     setting = Setting(TASK.Options(**options), fitted=TASK.fit(rows, TASK.Options()), sequence_length=16)
-    model, catalogue, _ = load_model(
-        model_folder("decoder"), TASK, setting, None, Facts(architecture=""), "cpu", "float32"
-    )
+    read = load_model(Loading(model_folder("decoder"), TASK, setting, None, Facts(architecture=""), "cpu", "float32"))
+    model, catalogue = read.model, read.processor
     return model, catalogue, setting
 
 

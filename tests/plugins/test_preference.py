@@ -22,6 +22,7 @@ from pefttool.data.encoding import Encoded, encode
 from pefttool.inference import reference_model
 from pefttool.inference.predictor import Predictor
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder, tiny_tokenizer
 from pefttool_text import preference_rows
@@ -118,7 +119,8 @@ def test_each_answer_may_have_half_of_the_length() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    loaded, _, _ = load_model(model_folder("decoder"), TASK, setting(), None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(model_folder("decoder"), TASK, setting(), None, Facts(architecture=""), "cpu", "float32"))
+    loaded = read.model
     return loaded.double().eval()
 
 

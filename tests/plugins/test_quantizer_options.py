@@ -22,6 +22,7 @@ from torch import nn
 
 from pefttool import run
 from pefttool.api.errors import Refused, UsageError
+from pefttool.api.facts import Facts
 from pefttool.api.values import Setting
 from pefttool.config import yaml_text
 from pefttool.config.registry import Registry
@@ -29,6 +30,7 @@ from pefttool.export import check, merge, reload
 from pefttool.models.quantization import Quantization
 from pefttool.runs import resuming
 from pefttool.setup import streamed_base
+from pefttool.setup.loading import Loading
 from pefttool.testing import resumption
 from pefttool.testing.models import model_folder
 
@@ -117,9 +119,10 @@ def test_a_streamed_run_is_the_resident_one(registry: Registry, tmp_path: Path) 
         left[stream] = (out / "adapter" / "adapter_model.safetensors").read_bytes()
     assert left[True] == left[False]
     quantizer = registry.quantizers["nf4"]
+    task, facts = registry.tasks["causal-lm"], Facts(architecture="")
     files = {
         streamed_base.file_for(
-            model, registry.tasks["causal-lm"], Setting(None), Quantization(quantizer, options), "float32"
+            Loading(model, task, Setting(None), Quantization(quantizer, options), facts, "cpu", "float32")
         )
         for options in (quantizer.Options(), quantizer.Options(double_quant=False), quantizer.Options(backend="tiles"))
     }

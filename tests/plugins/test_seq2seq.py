@@ -26,6 +26,7 @@ from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import gradient_checkpointing
 from pefttool.setup import attach
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.models import model_folder, tiny_tokenizer
 from pefttool.toolkit.model_parts import last_layer_parameters
 from pefttool_text import text_scores
@@ -51,7 +52,8 @@ def setting(**options: Any) -> Setting:
 
 
 def load(folder: Path, chosen: Setting) -> tuple[Any, Any, Facts]:
-    model, processor, missing = load_model(folder, TASK, chosen, None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(folder, TASK, chosen, None, Facts(architecture=""), "cpu", "float32"))
+    model, processor, missing = read.model, read.processor, read.missing
     assert not missing
     return model, processor, facts.inspect(model, TASK, device="cpu", dtype="float32")
 

@@ -22,6 +22,7 @@ from pefttool.inference.predictor import inference
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.run import run
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.setup.plan import make
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
@@ -41,7 +42,8 @@ def setting_for(task: Any, rows: list[Row], **options: Any) -> Setting:
 
 def loaded(task: Any, setting: Setting, folder: Path | None = None) -> tuple[Any, SeriesProcessor]:
     where = folder or model_folder("series")
-    model, processor, _ = load_model(where, task, setting, None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(where, task, setting, None, Facts(architecture=""), "cpu", "float32"))
+    model, processor = read.model, read.processor
     return model, processor
 
 

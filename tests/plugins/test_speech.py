@@ -22,6 +22,7 @@ from pefttool.api.errors import ModelError, UsageError
 from pefttool.api.facts import Facts
 from pefttool.api.values import Row, Setting
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing import check_task
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 from pefttool.toolkit.columns import describe
@@ -45,7 +46,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def loaded(folder: Path, **options: Any) -> tuple[Any, Any, Setting]:
     setting = Setting(TASK.Options(**options), generation={"max_new_tokens": 5, "do_sample": False})
-    model, processor, missing = load_model(folder, TASK, setting, None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(folder, TASK, setting, None, Facts(architecture=""), "cpu", "float32"))
+    model, processor, missing = read.model, read.processor, read.missing
     assert not missing
     return model, processor, setting
 

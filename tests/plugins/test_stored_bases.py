@@ -20,6 +20,7 @@ from pefttool.models.quantization import Quantization
 from pefttool.models.quantized import stored_by
 from pefttool.setup import attach as core
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.tensors import content, storage, storage_bytes
 from pefttool_bnb import loading
 from pefttool_lora.adapter import LoraAdapter
@@ -39,7 +40,8 @@ def loaded(name: str, dtype: str = "bfloat16", asked: str | None = None) -> tupl
     how = prequantized.quantization(folder, name, ours, everything.quantizers.values())
     assert how is not None
     known = Facts(architecture="", dtype=dtype, output_modules=("lm_head",), quantizer=how.name)
-    model, _, missing = load_model(folder, task, Setting(task.Options()), how, known, "cpu", dtype)
+    read = load_model(Loading(folder, task, Setting(task.Options()), how, known, "cpu", dtype))
+    model, missing = read.model, read.missing
     assert not missing
     return model, how, facts.inspect(model, task, seed=3, dtype=dtype, quantizer=how.name)
 

@@ -24,6 +24,7 @@ from pefttool.models.quantization import Quantization
 from pefttool.nn.block_streaming import Copies, Mapped, Slots, Views
 from pefttool.setup import streamed_base
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool_kernels import lora
 from pefttool_kernels.cross_entropy import linear_cross_entropy
 
@@ -89,26 +90,23 @@ def known(folder: Path) -> Facts:
     return facts.inspect(abstract, TASK, dtype="bfloat16")
 
 
+def loading(folder: Path, name: str, setting: Setting) -> Loading:
+    return Loading(folder, TASK, setting, DEFAULTS[name], known(folder), "cpu", "bfloat16")
+
+
 def resident(folder: Path, name: str, seed: int = 0) -> Any:
-    setting = Setting(None, seed=seed)
-    return load_model(folder, TASK, setting, DEFAULTS[name], known(folder), "cpu", "bfloat16")
+    return load_model(loading(folder, name, Setting(None, seed=seed)))
 
 
 def streamed(folder: Path, name: str, lane: str = LANES[0], seed: int = 0) -> tuple[Any, Slots]:
-    def make() -> tuple[Any, tuple[str, ...]]:
-        model, _, missing = resident(folder, name, seed)
-        return model, missing
-
-    setting = Setting(None, seed=seed)
-    model, _, _, slots = streamed_base.load(
-        folder, TASK, setting, DEFAULTS[name], known(folder), "cpu", "bfloat16", make
-    )
+    how = loading(folder, name, Setting(None, seed=seed))
+    found, slots = streamed_base.load(how, lambda: resident(folder, name, seed))
     slots.ahead = 1 if "ahead" in lane else 0
-    file = PackedFile(streamed_base.file_for(folder, TASK, setting, DEFAULTS[name], "bfloat16"))
+    file = PackedFile(streamed_base.file_for(how))
     host = Mapped(file, slots.sections)
     copies = lane.startswith("copies")
     slots.lane = Copies(slots.sections, host, torch.device("cpu"), slots.most) if copies else Views(host)
-    return model, slots
+    return found.model, slots
 
 
 def train(model: Any, checkpointing: str, vocabulary: int, tokens: int = 11, dropout: float = 0.0) -> dict[str, Tensor]:
@@ -225,16 +223,14 @@ def test_the_file_is_made_once_and_again_when_the_model_changes(monkeypatch, tmp
 
     def make():
         made.append(1)
-        model, _, missing = resident(folder, "nf4")
-        return model, missing
+        return resident(folder, "nf4")
 
     def load():
-        arguments = (folder, TASK, Setting(None), DEFAULTS["nf4"], known(folder), "cpu", "bfloat16", make)
-        return streamed_base.load(*arguments)[0]
+        return streamed_base.load(loading(folder, "nf4", Setting(None)), make)
 
     load(), load()
     assert len(made) == 1
-    path = streamed_base.file_for(folder, TASK, Setting(None), DEFAULTS["nf4"], "bfloat16")
+    path = streamed_base.file_for(loading(folder, "nf4", Setting(None)))
     path.write_bytes(path.read_bytes()[:-1])
     load()
     assert len(made) == 2
@@ -251,10 +247,10 @@ def test_the_file_is_made_once_and_again_when_the_model_changes(monkeypatch, tmp
 def test_another_model_of_the_same_folder_has_a_file_of_its_own(llama):
     """A task may build it otherwise for head-only training, or for other labels."""
     settings = (Setting(None), Setting(None, frozen_backbone=True), Setting(None, labels=("0", "1")))
-    files = {streamed_base.file_for(llama, TASK, setting, DEFAULTS["nf4"], "bfloat16") for setting in settings}
+    files = {streamed_base.file_for(loading(llama, "nf4", setting)) for setting in settings}
     assert len(files) == 3
     again = Setting(None, seed=1, sequence_length=7, packing=True)
-    assert streamed_base.file_for(llama, TASK, again, DEFAULTS["nf4"], "bfloat16") in files
+    assert streamed_base.file_for(loading(llama, "nf4", again)) in files
 
 
 def test_random_weights_count_for_their_seed_only(tmp_path):

@@ -18,6 +18,7 @@ from pefttool.files.sectioned_file import ALIGNMENT
 from pefttool.forecast import simulate
 from pefttool.setup import devices, plan, streamed_base
 from pefttool.setup.devices import DeviceFacts
+from pefttool.setup.loading import Loading
 from pefttool.testing.models import model_folder
 
 MODEL = "example:smollm2-135m-instruct"
@@ -151,9 +152,7 @@ def test_on_a_card_two_blocks_are_there_and_tables_are_not(registry: Registry) -
         chosen, estimate = peak(registry, model_folder("decoder"), *machine, *settings, machine=CARD)
         parts[name] = estimate.parts["weights"]
     assert parts["resident"] - parts["offloaded"] == TABLE
-    blocks = streamed_base.skeleton(
-        chosen.model.path, chosen.task, chosen.setting(), chosen.quantization, chosen.facts, chosen.choice.dtype, ()
-    )[1].sections
+    blocks = streamed_base.skeleton(Loading.of(chosen, chosen.model.path, chosen.setting()))[1].sections
     # Sections are whole pages, with tensors at multiples of 64 bytes: a little more than the tensors themselves.
     left = parts["streamed"] - 2 * blocks[0].size
     held = sum(e.end - e.start for section in blocks for e in section.entries.values())

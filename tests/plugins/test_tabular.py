@@ -21,6 +21,7 @@ from pefttool.export.reload import Reloaded
 from pefttool.inference.predictor import Predictor, predict
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.bench import CPU
 from pefttool.testing.models import model_folder
 from pefttool_series import tabular_columns as columns
@@ -289,7 +290,8 @@ def loaded(given_rows: list[Row], kind: str = "encoder", **options):
     chosen = TASK.Options(**options)
     setting = Setting(chosen, labels=TASK.labels(given_rows, chosen), fitted=TASK.fit(given_rows, chosen))
     facts = Facts(architecture="")
-    model, processor, _ = load_model(model_folder(kind), TASK, setting, None, facts, "cpu", "float32")
+    read = load_model(Loading(model_folder(kind), TASK, setting, None, facts, "cpu", "float32"))
+    model, processor = read.model, read.processor
     return model, processor, setting
 
 

@@ -12,6 +12,7 @@ from pefttool.api.values import Row, Setting
 from pefttool.data import packed_rows as packed
 from pefttool.inference.predictor import Predictor, predict
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool.testing.bench import CPU
 from pefttool_series.tabular import TabularClassification
 from pefttool_series.tabular_columns import of_model
@@ -35,7 +36,8 @@ def folder(tmp_path_factory):
 def loaded(folder, rows):
     options = TASK.Options()
     setting = Setting(options, labels=TASK.labels(rows, options), fitted=TASK.fit(rows, options))
-    model, processor, missing = load_model(folder, TASK, setting, None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(folder, TASK, setting, None, Facts(architecture=""), "cpu", "float32"))
+    model, processor, missing = read.model, read.processor, read.missing
     assert missing == ()
     return model, processor, setting
 

@@ -11,6 +11,7 @@ from case_bench import Bench
 
 from pefttool import Facts, Loaded, Row, Setting
 from pefttool.setup.base import load_model
+from pefttool.setup.loading import Loading
 from pefttool_text.batching import IGNORE
 from pefttool_text.chat import Chat
 
@@ -21,9 +22,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def loaded(bench: Bench, model: str) -> Loaded:
     """The model and its tokenizer, as a run has them."""
-    found, processor, _ = load_model(
-        bench.model(model), Chat(), Setting(Chat.Options()), None, Facts(architecture=""), "cpu", "float32"
+    read = load_model(
+        Loading(bench.model(model), Chat(), Setting(Chat.Options()), None, Facts(architecture=""), "cpu", "float32")
     )
+    found, processor = read.model, read.processor
     return Loaded(found, processor)
 
 

@@ -22,6 +22,7 @@ from pefttool.models.facts import inspect
 from pefttool.setup.attach import attach
 from pefttool.setup.base import load_model
 from pefttool.setup.devices import Choice
+from pefttool.setup.loading import Loading
 from pefttool.testing.models import model_folder
 from pefttool.toolkit import peft_folder
 
@@ -93,7 +94,8 @@ def fit(
         sequence_length=sequence_length,
         frozen_backbone=adapter.frozen_backbone,
     )
-    model, processor, _ = load_model(model_folder(kind), task, setting, None, Facts(architecture=""), "cpu", "float32")
+    read = load_model(Loading(model_folder(kind), task, setting, None, Facts(architecture=""), "cpu", "float32"))
+    model, processor = read.model, read.processor
     known = inspect(model, task)
     adapted = attach(model, adapter, adapter.Options(), replace(known, seed=0))
     tuned = Tuned(task, adapter, kind, adapted.model, processor, setting, rows, known.head_modules, [])
