@@ -184,7 +184,7 @@ def _after_run(run: Path, registry: Registry, recipe: Recipe, trained: Witness |
     later = f"it was not loaded again, for {{}}: `pefttool check {run}` does it"
     if recipe.memory.stream or recipe.memory.offload:
         return later.format("the base is not all in the device's memory")
-    opening = Opening(recipe.device, trust_remote_code=recipe.trust_remote_code)
+    opening = Opening(recipe.device, None, recipe.trust_remote_code)
     opened = opening.open(run, registry)
     needed, free = _size(opened), free_memory(opened.choice.device)
     if needed > free:
