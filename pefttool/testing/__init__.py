@@ -1,17 +1,19 @@
 """The published contract suite: what every adapter, task, quantizer and format must pass, first-party or not.
 
-    CASES, REFUSED = adapter_cases(MyAdapter(), registry.build())
+    CASES, REFUSED = adapter_cases(MyAdapter(), installed())
 
     @pytest.mark.parametrize("check", ADAPTER_CHECKS)
     @pytest.mark.parametrize("case", CASES, ids=str)
     def test_contract(case, check):
         ADAPTER_CHECKS[check](case)
 
-`check_adapter`, `check_task`, `check_quantizer` and `check_format` run everything at once. A failure is a
-ContractViolation (an AssertionError) that names the object, what it ran on, and what was found. `tiny_encoder` and
-`tiny_decoder` make the random models that the checks run on. Importing this imports no torch.
+`installed()` is what all plugins register, the quantizers among it. `check_adapter`, `check_task`, `check_quantizer`
+and `check_format` run everything at once. A failure is a ContractViolation (an AssertionError) that names the object,
+what it ran on, and what was found. `tiny_encoder` and `tiny_decoder` make the random models that the checks run on.
+Importing this imports no torch.
 """
 
+from pefttool.config.registry import build as installed
 from pefttool.testing.adapters import ADAPTER_CHECKS
 from pefttool.testing.bench import AdapterCase, ContractViolation
 from pefttool.testing.cases import adapter_cases, check_adapter
@@ -29,6 +31,7 @@ __all__ = [
     "check_format",
     "check_quantizer",
     "check_task",
+    "installed",
     "tiny_decoder",
     "tiny_encoder",
     "tiny_tokenizer",

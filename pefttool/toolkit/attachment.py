@@ -11,6 +11,8 @@ from pefttool.api.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["claim", "held_by", "release"]
+
 ATTRIBUTE = "_pefttool_claim"
 
 

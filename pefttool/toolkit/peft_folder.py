@@ -19,12 +19,27 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import ModelError
 from pefttool.files import durable
+from pefttool.files.safetensors_file import Reader
 from pefttool.nn.tensors import passing_buffers
 from pefttool.toolkit import peft_targets
 from pefttool.toolkit.quiet import quiet_imports
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
+
+__all__ = [
+    "CONFIG",
+    "HEAD",
+    "WEIGHTS",
+    "load",
+    "load_peft",
+    "read_tensors",
+    "save",
+    "stored_dtypes",
+    "wrap",
+    "write_tensors",
+]
 
 CONFIG, WEIGHTS, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
 #: Keys by which an adapter_config.json names modules that peft imports.
@@ -226,6 +241,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path} cannot be read ({' '.join(str(error).split())}): restore the adapter folder"
         ) from error
+
+
+def stored_dtypes(path: Path) -> dict[str, torch.dtype]:
+    """The dtypes of a safetensors file's tensors, from its header alone. Raises ValueError where there is none."""
+    return {name: dtype for name, (dtype, _) in Reader(path).shapes.items()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

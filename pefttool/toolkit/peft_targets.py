@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["rewritten"]
+
 WEIGHT = ".weight"
 #: The one method whose targets peft rewrites.
 REWRITTEN = "LORA"

@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task
-from pefttool.api.errors import one_line
-from pefttool.files.safetensors_file import Reader
+from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, one_line
 from pefttool.toolkit import attachment
 from pefttool.toolkit.model_parts import check_last_layers, last_layer_parameters, train_only, transformers_part
+from pefttool.toolkit.peft_folder import stored_dtypes
 from pefttool.toolkit.quiet import quiet_loading
 from pefttool_full.options import FullOptions
 
@@ -106,7 +105,7 @@ class FullAdapter(Adapter):
 
 def _as_stored(part: nn.Module, folder: Path) -> None:
     """Give what did not train the dtype of its file: computed in another, its numbers would be rounded otherwise."""
-    stored = {n: s[0] for path in folder.glob("model*.safetensors") for n, s in Reader(path).shapes.items()}
+    stored = {n: dtype for path in folder.glob("model*.safetensors") for n, dtype in stored_dtypes(path).items()}
     for name, tensor in part.state_dict(keep_vars=True).items():
         if name in stored and tensor.is_floating_point():
             tensor.data = tensor.data.to(stored[name])
