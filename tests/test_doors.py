@@ -27,7 +27,7 @@ DOORS = {
     "pefttool.toolkit.loader_code": "as_trained base constructor",
     "pefttool.toolkit.model_parts": """check_last_layers last_layer_parameters names_of train_only
         transformers_part""",
-    "pefttool.toolkit.peft_folder": """CONFIG HEAD WEIGHTS load load_peft read_tensors save stored_dtypes wrap
+    "pefttool.toolkit.peft_folder": """CONFIG HEAD NAME WEIGHTS load load_peft read_tensors save stored_dtypes wrap
         write_tensors""",
     "pefttool.toolkit.peft_targets": "rewritten",
     "pefttool.toolkit.quiet": "quiet_datasets quiet_loading",

@@ -63,21 +63,21 @@ class Adapter(ABC):
         return ()
 
     @abstractmethod
-    def attach(self, model: nn.Module, options: Any, facts: Facts, name: str = "default") -> Attached:
-        """Freeze the base, add (or unfreeze) what trains, as float32. A second attach under `name` raises UsageError.
+    def attach(self, model: nn.Module, options: Any, facts: Facts) -> Attached:
+        """Freeze the base, add (or unfreeze) what trains, as float32. A second attach raises UsageError.
 
         Initialisation draws from the global generators of torch, Python or NumPy, which the core has seeded.
         """
 
     @abstractmethod
-    def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter's tensors (safetensors) and its own config into `folder`; never the base's tensors."""
 
     @abstractmethod
-    def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """Attach to the plain base `model` what `save` wrote, frozen and ready for inference; return the model."""
 
-    def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
+    def merge(self, model: nn.Module) -> nn.Module:
         """Fold the adapter into the base's weights and return a plain model, or raise NotMergeable(reason)."""
         raise NotMergeable(
             f"adapter {self.name!r} cannot be merged into the base's weights; deliver the adapter folder"

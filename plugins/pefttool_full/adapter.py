@@ -43,18 +43,18 @@ class FullAdapter(Adapter):
             ]
         return check_last_layers(options.train_last_layers, facts)
 
-    def attach(self, model: nn.Module, options: FullOptions, facts: Facts, name: str = "default") -> Attached:
+    def attach(self, model: nn.Module, options: FullOptions, facts: Facts) -> Attached:
         heads = tuple(f"{module}." for module in facts.head_modules)
         if options.train_last_layers is None:
             trained = [n for n, _ in model.named_parameters() if not (heads and n.startswith(heads))]
             trained = list(facts.used(trained))
         else:
             trained = last_layer_parameters(model, facts, options.train_last_layers)
-        attachment.claim(model, self.name, name, trained)
+        attachment.claim(model, self.name, trained)
         train_only(model, trained)
         return Attached(model, frozenset(trained))
 
-    def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         """Write config.json and model.safetensors, without shortcuts to the base: what trained in float32, and what
         stayed in the run's precision as it was there.
 
@@ -69,7 +69,7 @@ class FullAdapter(Adapter):
         config["dtype"] = "float32"
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
         import torch
         from safetensors import SafetensorError
 
@@ -93,11 +93,11 @@ class FullAdapter(Adapter):
             raise ModelError(
                 f"{folder} cannot be loaded as {type(part).__name__}: {one_line(error)}; restore the adapter folder"
             ) from error
-        attachment.claim(model, self.name, name)
+        attachment.claim(model, self.name)
         model.requires_grad_(False)
         return model.eval()
 
-    def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
+    def merge(self, model: nn.Module) -> nn.Module:
         """Nothing is beside the weights: the model is already plain."""
         attachment.release(model)
         return model
