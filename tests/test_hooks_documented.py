@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from generated import generate
 
 ROOT = Path(__file__).parents[1]
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = _load()
 HOOKS = {hook.__name__: hook for hook in generate.hook_functions()}
 
 
 def test_the_hooks_are_found() -> None:
     assert {"register_adapters", "register_tasks", "register_commands", "on_event"} <= set(HOOKS)
-    assert len(HOOKS) == (ROOT / "pefttool" / "hookspecs.py").read_text(encoding="utf-8").count("\n@hookspec")
+    assert len(HOOKS) == (ROOT / "pefttool" / "api" / "hookspecs.py").read_text(encoding="utf-8").count("\n@hookspec")
 
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_is_documented_with_its_exact_signature(name: str) -> None:
-    source = (ROOT / "pefttool" / "hookspecs.py").read_text(encoding="utf-8")
+    source = (ROOT / "pefttool" / "api" / "hookspecs.py").read_text(encoding="utf-8")
     (written,) = re.findall(rf"^def ({name}\(.*\) -> .*):$", source, re.MULTILINE)
     page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
     assert f"\n## `{written}`\n" in page

@@ -10,7 +10,7 @@ from pydantic import Field
 from pefttool import Adapter, Attached, Options, Problem, UsageError, hookimpl
 from pefttool.toolkit import attachment, peft_folder
 
-pefttool_api_version = 1
+pefttool_api_version = 2
 FILE = "adapter.safetensors"
 
 

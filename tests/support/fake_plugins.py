@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-API = "pefttool_api_version = 1\n"
+API = "pefttool_api_version = 2\n"
 HOOK = "from pefttool import hookimpl\n" + API
 ADAPTER = """
 from pefttool import Adapter

@@ -84,5 +84,5 @@ def install(folder: Path, patch: Any) -> None:
     (info / "entry_points.txt").write_text(f"[pefttool]\nprompt-tuning = {module}\n")
     hook = "\n\n@hookimpl\ndef register_adapters():\n    return [PromptTuning()]\n"
     own = Path(__file__).read_text(encoding="utf-8").replace("import Adapter", "import hookimpl, Adapter", 1)
-    (folder / f"{module}.py").write_text(f"{own}\n\npefttool_api_version = 1{hook}", encoding="utf-8")
+    (folder / f"{module}.py").write_text(f"{own}\n\npefttool_api_version = 2{hook}", encoding="utf-8")
     patch.syspath_prepend(folder)
