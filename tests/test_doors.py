@@ -41,7 +41,7 @@ DOORS = {
     "pefttool.nn.embedding_offload": "SlicedLinear device_of",
     "pefttool.nn.parameters": "EXPERTS show",
     "pefttool.testing": """ADAPTER_CHECKS AdapterCase ContractViolation adapter_cases check_adapter check_format
-        check_quantizer check_task installed tiny_decoder tiny_encoder tiny_tokenizer""",
+        check_quantizer check_resume check_task installed tiny_decoder tiny_encoder tiny_tokenizer""",
     "pefttool.cli.for_plugins": """DEVICE DTYPE FORMAT JSON TRUST abstract_model choose_device current_registry
         find_model plain_line print_json print_table""",
 }
@@ -49,7 +49,7 @@ DOORS = {
 FOLDERS = ("pefttool.toolkit", "pefttool.nn")
 PLUGINS = sorted(
     path
-    for folder in ("plugins", "examples/third_party_adapter")
+    for folder in ("plugins", "examples/third_party_adapter", "examples/third_party_ranks")
     for path in (ROOT / folder).rglob("*.py")
     if ".venv" not in path.parts
 )
@@ -139,6 +139,13 @@ def test_no_helper_is_there_for_nobody() -> None:
     used = {pair for path in PLUGINS for pair in taken(path.read_text(encoding="utf-8"))}
     narrow = [door for door in DOORS if door.startswith(tuple(f"{folder}." for folder in FOLDERS))]
     assert [(door, name) for door in narrow for name in DOORS[door].split() if (door, name) not in used] == []
+
+
+def test_plugins_find_the_registry_outside_of_a_command_line() -> None:
+    """A source that is asked from Python needs other plugins as much as one that a command asks."""
+    from pefttool.cli.for_plugins import current_registry
+
+    assert "lora" in current_registry().adapters
 
 
 @pytest.mark.parametrize("door", ["pefttool", "pefttool.testing", "pefttool.cli.for_plugins"])

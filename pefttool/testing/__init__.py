@@ -8,7 +8,7 @@
         ADAPTER_CHECKS[check](case)
 
 `installed()` is what all plugins register, the quantizers among it. `check_adapter`, `check_task`, `check_quantizer`
-and `check_format` run everything at once. A failure is a ContractViolation (an AssertionError) that names the object,
+and `check_format` run everything at once; `check_resume` trains twice, once interrupted. A failure is a ContractViolation (an AssertionError) that names the object,
 what it ran on, and what was found. `tiny_encoder` and `tiny_decoder` make the random models that the checks run on.
 Importing this imports no torch.
 """
@@ -20,6 +20,7 @@ from pefttool.testing.cases import adapter_cases, check_adapter
 from pefttool.testing.formats import check_format
 from pefttool.testing.models import tiny_decoder, tiny_encoder, tiny_tokenizer
 from pefttool.testing.quantizers import check_quantizer
+from pefttool.testing.resumption import check_resume
 from pefttool.testing.tasks import check_task
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "check_adapter",
     "check_format",
     "check_quantizer",
+    "check_resume",
     "check_task",
     "installed",
     "tiny_decoder",
