@@ -1,17 +1,23 @@
-"""Writes what derives from the code and its cases (`make docs`): hooks.md, options.md, cases.md, matrix.md and
-architecture.svg."""
+"""Writes what derives from the code and its cases (`make docs`): hooks.md, contract.md, options.md, cases.md, matrix.md
+and architecture.svg."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
+import re
 import sys
 import tempfile
+import textwrap
 import tomllib
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 
+import pefttool
+from pefttool import Adapter, Task
 from pefttool.api import hookspecs
 from pefttool.api.options import Section
 from pefttool.cli.kinds import summary
@@ -54,6 +60,81 @@ def hooks_page() -> str:
         parts.append(f"## `{signature(hook)}`")
         parts.append(inspect.getdoc(hook) or "")
     return "\n\n".join(parts) + "\n"
+
+
+#: A line of a class's docstring that says which methods a stage of a run calls, in this order.
+STAGE = re.compile(r"^(\w+): ([\w\[\], ]+)$", re.MULTILINE)
+
+
+def calls(kind: type[Adapter] | type[Task]) -> list[tuple[str, str, bool]]:
+    """(stage, method, whether every run calls it), in the order of first calls, as the class's docstring has it."""
+    return [
+        (stage, name.strip("[]"), not name.startswith("["))
+        for stage, names in STAGE.findall(inspect.getdoc(kind) or "")
+        for name in names.split(", ")
+    ]
+
+
+def _of_calls(kind: type[Adapter] | type[Task]) -> str:
+    found = calls(kind)
+    rows = []
+    for i, (stage, name, always) in enumerate(found):
+        said = inspect.getdoc(getattr(kind, name)) or ""
+        first = " ".join(said.split("\n\n")[0].split()).removesuffix(":")
+        rows.append(
+            (stage if i == 0 or found[i - 1][0] != stage else "", f"`{name}`", "" if always else "may be", first)
+        )
+    text = STAGE.sub("", inspect.getdoc(kind) or "").replace("Those in brackets", "Those that `may be`")
+    parts = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    return "\n\n".join(
+        [f"## {kind.__name__}", *map(_filled, parts), _table(rows, ("Stage", "Method", "Called", "What it is"))]
+    )
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 120, break_on_hyphens=False, break_long_words=False)
+
+
+def doors() -> list[ModuleType]:
+    """The modules that plugins may import, as they say by their `__all__`."""
+    root = HERE.parent / "pefttool"
+    named = {
+        ".".join(p.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in root.rglob("*.py")
+    }
+    open_ = [
+        n for n, p in named.items() if any(_is_all(node) for node in ast.parse(p.read_text(encoding="utf-8")).body)
+    ]
+    return [import_module(name) for name in sorted(open_, key=lambda n: (n.count("."), n))]
+
+
+def _is_all(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+
+
+def contract_page() -> str:
+    """The order in which a run calls a task and an adapter, and the names that plugins may import."""
+    rows = [(f"`{m.__name__}`", _first_sentence(m), ", ".join(f"`{name}`" for name in m.__all__)) for m in doors()]
+    names = _table(rows, ("Module", "What it holds", "Names"))
+    return "\n\n".join([NOTE, CONTRACT, _of_calls(Task), _of_calls(Adapter), DOORS, names]) + "\n"
+
+
+def _first_sentence(module: ModuleType) -> str:
+    if module is pefttool:
+        return "The contract."
+    return " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split())
+
+
+CONTRACT = """# The contract
+
+What a run asks of a task and of an adapter, in the order in which it asks it first. A test compares this order with a
+run that records its calls. [Hooks](hooks.md) says how a plugin is found and when `API_VERSION` moves;
+[Writing an adapter](writing-an-adapter.md) has a whole one."""
+
+DOORS = """## Doors
+
+A plugin imports these names of pefttool and no others: `from pefttool import Adapter`, `from pefttool.toolkit import
+attachment`. A test holds the first-party plugins and the examples of third-party ones to it."""
 
 
 def options_page(found: Registry) -> str:
@@ -122,6 +203,7 @@ def pages() -> dict[str, str]:
 
     return {
         "hooks.md": hooks_page(),
+        "contract.md": contract_page(),
         "options.md": options_page(registry.build()),
         "cases.md": cases_page(),
         "architecture.svg": draw.svg(),

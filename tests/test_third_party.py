@@ -1,4 +1,4 @@
-"""The example package, installed as a stranger would install it: found, listed, run, and it keeps the contract."""
+"""The example packages, installed as a stranger would install them: found, listed, run, and they keep the contract."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import pytest
 from real_run import CLASSIFY, SMALL, pefttool
 from safetensors.torch import load_file
 
-PACKAGE = Path(__file__).parents[1] / "examples" / "third_party_adapter"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PACKAGES = ("third_party_adapter", "third_party_ranks")
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
     target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*command, "--target", str(target), str(PACKAGE)], check=True, timeout=300)
+    packages = [str(EXAMPLES / package) for package in PACKAGES]
+    subprocess.run([*command, "--target", str(target), *packages], check=True, timeout=300)
     return str(target)
 
 
@@ -52,7 +54,9 @@ def test_it_trains_and_its_run_can_be_used(installed: str, tmp_path: Path) -> No
     assert missing.returncode == 2 and "unknown adapter 'bitfit'" in missing.stderr
 
 
-def test_it_keeps_the_contract(installed: str) -> None:
+@pytest.mark.parametrize("package", PACKAGES)
+def test_it_keeps_the_contract(installed: str, package: str) -> None:
+    folder = EXAMPLES / package
     done = subprocess.run(
         [
             sys.executable,
@@ -62,8 +66,8 @@ def test_it_keeps_the_contract(installed: str) -> None:
             "-p",
             "no:cacheprovider",
             "--rootdir",
-            str(PACKAGE),
-            str(PACKAGE / "tests"),
+            str(folder),
+            str(folder / "tests"),
         ],
         env={**os.environ, "PYTHONPATH": installed, "OMP_NUM_THREADS": "1"},
         capture_output=True,

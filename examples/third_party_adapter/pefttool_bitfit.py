@@ -10,7 +10,7 @@ from pydantic import Field
 from pefttool import Adapter, Attached, Options, Problem, UsageError, hookimpl
 from pefttool.toolkit import attachment, peft_folder
 
-pefttool_api_version = 1
+pefttool_api_version = 2
 FILE = "adapter.safetensors"
 
 
@@ -32,35 +32,35 @@ class BitFit(Adapter):
             return [Problem("adapter.name", no_biases(facts.architecture))]
         return []
 
-    def attach(self, model, options, facts, name="default"):
+    def attach(self, model, options, facts):
         inside = tuple(f"{module}." for module in facts.attention_modules) if options.which == "attention" else ""
         layers = [n for n in facts.linear_modules if n.startswith(inside) and model.get_submodule(n).bias is not None]
         if not layers:
             raise UsageError(f"adapter.name: {no_biases(facts.architecture)}")
-        return Attached(model, self._add(model, layers, name))
+        return Attached(model, self._add(model, layers))
 
-    def _add(self, model, layers, name):
+    def _add(self, model, layers):
         import torch
 
-        attachment.claim(model, self.name, name)  # a second adapter is refused here
+        attachment.claim(model, self.name)  # a second adapter is refused here
         model.requires_grad_(False)
         for layer in map(model.get_submodule, layers):
             layer.bitfit = torch.nn.Parameter(torch.zeros(layer.out_features, device=layer.bias.device))
             layer.bitfit_hook = layer.register_forward_hook(lambda m, _, output: output + m.bitfit.to(output.dtype))
         return frozenset(f"{layer}.bitfit" for layer in layers)
 
-    def save(self, model, folder, name="default"):
+    def save(self, model, folder):
         folder.mkdir(parents=True, exist_ok=True)
         peft_folder.write_tensors(folder / FILE, {n: p for n, p in model.named_parameters() if n.endswith(".bitfit")})
 
-    def load(self, model, folder, name="default"):
+    def load(self, model, folder):
         changes = peft_folder.read_tensors(folder / FILE)
-        self._add(model, [n.removesuffix(".bitfit") for n in changes], name)
+        self._add(model, [n.removesuffix(".bitfit") for n in changes])
         for parameter, change in changes.items():
             model.get_parameter(parameter).data.copy_(change)
         return model.requires_grad_(False).eval()
 
-    def merge(self, model, name="default"):
+    def merge(self, model):
         for layer in [m for m in model.modules() if hasattr(m, "bitfit")]:
             layer.bias.data += layer.bitfit.data
             layer.bitfit_hook.remove()

@@ -82,7 +82,6 @@ class Facts:
     dtype: str = "float32"
     device: str = "cpu"
     world_size: int = 1
-    total_steps: int = 0
     seed: int = 0
     streamed: bool = False
     abstract: bool = False

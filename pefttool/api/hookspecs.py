@@ -6,6 +6,18 @@ in the order of the plugins' names; what it returns is selected by name only, ne
 cheap: import torch inside the methods of what you register. A `register_*` hook that raises is reported with its
 plugin's name and distribution, and what that hook would have registered is left out; the rest keeps working. Two
 objects with one name are an error that names both distributions. Hook wrappers are not supported.
+
+A plugin states the version of the contract that it is written for, as `pefttool_api_version`: `API_VERSION` of the
+pefttool that it was tested with. The number goes up by one in a release after which a plugin that kept to the doors
+(docs/contract.md) may break: where a name leaves a door, where a method loses a parameter or is given another, is
+called in another place, or has to be implemented. It stays where something is added that a plugin need not know: a
+name, an optional method, a field with a default. A plugin of any other version is not loaded, and one line names it,
+its distribution, both versions and the way out; everything else works. No older version is adapted: what a method is
+given may have another meaning, and a wrong result is worse than a refusal.
+
+Version 2: `attach`, `save`, `load` and `merge` of an adapter, `attachment.claim` and `peft_folder` have no `name`;
+`Adapter.prepare` is given losses instead of batches; `Adapter.optimizer` is gone; `embedding_offload.device` is
+`device_of`; a plugin imports through the doors alone.
 """
 
 from __future__ import annotations
@@ -25,7 +37,7 @@ if TYPE_CHECKING:
     from pefttool.api.task import Task
 
 PROJECT = "pefttool"
-API_VERSION = 1
+API_VERSION = 2
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

@@ -76,7 +76,14 @@ def plugin_options(command: Command) -> Command:
 
 
 def current_registry() -> Registry:
-    """What the plugins of this command line register. Complaints go to standard error, once."""
+    """What the plugins of this command line register; outside of one, what all plugins do.
+
+    Complaints go to standard error, once.
+    """
+    if click.get_current_context(silent=True) is None:
+        from pefttool.config import registry
+
+        return registry.build()
     current = session()
     if current.registry is None:
         from pefttool.config import registry

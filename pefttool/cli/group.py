@@ -22,7 +22,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "run": Verb("pefttool.cli.run:run", "Fine-tune a pretrained model."),
-    "resume": Verb("pefttool.cli.resume:resume", "Go on with an interrupted run."),
+    "resume": Verb("pefttool.cli.run:resume", "Go on with an interrupted run."),
     "plan": Verb("pefttool.cli.plan:plan", "What a run would take, and whether it fits, before it starts."),
     "data": Verb("pefttool.cli.data:data", "Look at data before training on it."),
     "recipe": Verb("pefttool.cli.recipe:recipe", "Print the resolved recipe, without running it."),

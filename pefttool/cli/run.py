@@ -1,4 +1,4 @@
-"""`pefttool run`: fine-tune, and show what it brought."""
+"""`pefttool run` and `resume`: fine-tune, or go on with a run, and show what it brought."""
 
 from __future__ import annotations
 
@@ -32,6 +32,34 @@ def run(skip_bad_rows: bool, as_json: bool, **flags: Any) -> None:
     """Fine-tune a pretrained model. With --adapter alone, runs the built-in example."""
     registry = current_registry()
     fine_tune(read_recipe(registry, **flags), registry, skip_bad_rows, as_json)
+
+
+@click.command("resume")
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option(
+    "--allow-changed",
+    is_flag=True,
+    help="Go on although data, recipe, versions or machine are not what they were: the end will not be the same.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def resume(run: Path, allow_changed: bool, as_json: bool) -> None:
+    """Go on with an interrupted run from its newest checkpoint, to the very end that it would have had.
+
+    What could not be done after training (answers, metrics, the check) is done without training again.
+    """
+    registry = current_registry()
+    from pefttool.runs import resuming
+
+    unchecked = resuming.unchecked(run, registry)
+    if unchecked is not None:
+        checked = check(run, registry, unchecked)
+        if as_json:
+            click.echo(strict_json.dumps({"check": checked if isinstance(checked, str) else checked.as_json()}))
+        else:
+            click.echo(f"{run} is finished; checked: {checked if isinstance(checked, str) else checked.line()}")
+        return
+    found, recipe = resuming.find(run, registry, allow_changed)
+    fine_tune(recipe, registry, bool(found.identity.get("skip_bad_rows")), as_json, found)
 
 
 def fine_tune(

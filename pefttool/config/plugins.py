@@ -170,6 +170,8 @@ def _load_one(manager: pluggy.PluginManager, name: str, candidates: list[EntryPo
     version = getattr(module, "pefttool_api_version", None)
     if version != API_VERSION:
         given = "states no API version" if version is None else f"is written for API version {version!r}"
+        if isinstance(version, int) and version > API_VERSION:
+            way_out = f"update pefttool, uninstall {found.distribution}, or leave it out with --without {name}"
         raise PluginError(f"{owner} {given}, this pefttool has `pefttool_api_version = {API_VERSION}` ({way_out})")
     try:
         manager.register(module, name)

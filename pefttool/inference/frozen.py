@@ -21,8 +21,8 @@ from pefttool.data.encoding import Encoded
 from pefttool.inference.predictor import FEATURES, Predictor
 from pefttool.nn.compiling import eagerly
 from pefttool.setup.precision import autocast
-from pefttool.setup.random_state import forked
 from pefttool.toolkit import peft_folder
+from pefttool.toolkit.random_numbers import forked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,8 +18,8 @@ from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
 from pefttool.setup.precision import autocast
-from pefttool.setup.random_state import forked
 from pefttool.toolkit import peft_folder
+from pefttool.toolkit.random_numbers import forked
 
 if TYPE_CHECKING:
     from torch import nn

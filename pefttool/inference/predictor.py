@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pefttool.api.task import Task
 from pefttool.api.values import Loss, Row, Setting
 from pefttool.setup.precision import autocast
-from pefttool.setup.random_state import forked
+from pefttool.toolkit.random_numbers import forked
 
 if TYPE_CHECKING:
     from torch import nn

@@ -22,6 +22,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from pefttool.nn import attention_modules, attention_prefix, placement
 from pefttool.nn.cpu_attention import Block, Softmax, batch_blocks, whole
 
+__all__ = ["install", "packed_mask"]
+
 #: transformers knows our attention by this name (`config._attn_implementation`).
 NAME = "pefttool"
 #: Options of some models that change what attention computes, and that are not built here: named when refused.

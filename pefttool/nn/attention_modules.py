@@ -14,6 +14,8 @@ from pefttool.api.facts import KeyValues
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["find"]
+
 #: What the sources of transformers call these things, commonest first.
 KEY_SIZES = ("head_dim", "qk_head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
 VALUE_SIZES = ("v_head_dim", *KEY_SIZES)

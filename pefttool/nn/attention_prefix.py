@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+__all__ = ["NAME"]
+
 #: The submodule's name.
 NAME = "key_value_prefix"
 #: Keys and values [H_kv, P, D] before a module's own.

@@ -18,6 +18,8 @@ from pefttool.nn import placement
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["SlicedLinear", "device_of"]
+
 #: Rows of the output layer that are on the device at a time.
 SLICE = 8192
 
@@ -39,7 +41,7 @@ class ComputesElsewhere:
     @property
     def device(self) -> torch.device:
         assert isinstance(self, nn.Module)
-        return device(self)
+        return device_of(self)
 
 
 class SlicedLinear(nn.Linear):
@@ -122,7 +124,7 @@ def parameters(model: nn.Module) -> Iterator[Tensor]:
             yield from (*module.parameters(), *module.buffers())
 
 
-def device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     """The device that `model` computes on: that of its first parameter which is not in host memory for keeps."""
     kept = {id(parameter) for parameter in parameters(model)}
     return next((p.device for p in model.parameters() if id(p) not in kept), torch.device("cpu"))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["EXPERTS", "show"]
+
 LINEAR, EXPERTS, EMBEDDINGS, OUTPUT = "linear layers", "expert tensors", "embeddings", "output layer"
 CONVOLUTIONS, OTHERS = "convolutions", "others"
 #: Shares of a model's parameters: from the first on it is said that they are not quantised, and of what, from the

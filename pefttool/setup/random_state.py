@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
     from torch import Tensor
 
@@ -57,18 +55,6 @@ def restore(text: str) -> None:
     random.setstate((version, tuple(internal), following))
     name, keys, position, has_gauss, gauss = state["numpy"]
     numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, gauss))
-
-
-def forked(device: str | torch.device) -> AbstractContextManager[None]:
-    """Whatever draws within, on the CPU or this device, PyTorch's random state is as before afterwards."""
-    import torch
-
-    where = torch.device(device)
-    if where.type not in ("cuda", "mps"):
-        return torch.random.fork_rng([])
-    # `cuda` without a number is the process's current device, which is not the first one in every rank.
-    index = torch.cuda.current_device() if where.type == "cuda" and where.index is None else where.index or 0
-    return torch.random.fork_rng([index], device_type=where.type)
 
 
 def of_ranks(accelerator: Accelerator) -> list[str]:

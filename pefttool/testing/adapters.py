@@ -245,7 +245,7 @@ def _names(model: nn.Module) -> set[str]:
 
 
 def second_attach_is_refused(case: AdapterCase) -> None:
-    """Attaching under a name that is taken raises UsageError, and leaves the first as it was."""
+    """Attaching to a model that carries an adapter raises UsageError, and leaves the first as it was."""
     bench = Bench.load(case)
     adapted = bench.attach()
     before, training = snapshot(adapted.model), adapted.parameters()
@@ -254,7 +254,7 @@ def second_attach_is_refused(case: AdapterCase) -> None:
     except UsageError:
         pass
     else:
-        case.fail("a second attach under the same name was not refused")
+        case.fail("a second attach was not refused")
     changed = changes(before, snapshot(adapted.model))
     case.require(not changed, f"the refused second attach changed {changed[:1]}")
     frozen = [n for n, p in training.items() if not p.requires_grad]

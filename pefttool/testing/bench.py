@@ -187,8 +187,12 @@ class Bench:
 
         `watched`: what a run would say, or stop for, is a violation.
         """
-        self.case.adapter.prepare(adapted.model, (toy_batch(self.case.kind, [i, i + 1])[0] for i in range(0, 16, 2)))
-        defaults = self.case.adapter.defaults(TOYS[self.case.kind])
+        task = TOYS[self.case.kind]
+        batches = (toy_batch(self.case.kind, [i, i + 1])[0] for i in range(0, 16, 2))
+        self.case.adapter.prepare(
+            adapted.model, (task.loss(adapted.model, batch, toy_setting(self.facts.seed)) for batch in batches)
+        )
+        defaults = self.case.adapter.defaults(task)
         rates = {k: v for k, v in defaults.items() if k in ("learning_rate", "head_learning_rate")}
         optimizer = make_optimizer(adapted, self.case.adapter, TrainSettings(**{"learning_rate": 1e-3, **rates}))
         watch = Watch(adapted, optimizer, self.case.fail, self.case.adapter.trains_base) if watched else None

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import run
 from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.runs import resuming, run_folder
@@ -25,6 +24,8 @@ def check_resume(registry: Registry, given: Mapping[str, Any], folder: Path, at:
     The adapter's files, the metrics, the answers and the whole state after the last step must be the same to the bit.
     Raises ContractViolation; Refused where the plan refuses.
     """
+    from pefttool import run
+
     whole, again = folder / "whole", folder / "again"
     train = {**given.get("train", {}), "checkpoint_every": 1, "keep_checkpoints": 10**6, "rehearse": False}
     document = {**given, "train": train, "out": str(whole)}

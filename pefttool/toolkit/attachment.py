@@ -11,6 +11,8 @@ from pefttool.api.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["claim", "held_by", "release"]
+
 ATTRIBUTE = "_pefttool_claim"
 
 
@@ -19,22 +21,21 @@ class Claim:
     """`parameters` are plain names that an adapter without files of its own (head, full) has to save."""
 
     adapter: str
-    name: str
     parameters: tuple[str, ...] = ()
 
 
-def claim(model: nn.Module, adapter: str, name: str, parameters: Iterable[str] = ()) -> None:
-    """Mark `model` as carrying `adapter` under `name`. Raises UsageError if it already carries one.
+def claim(model: nn.Module, adapter: str, parameters: Iterable[str] = ()) -> None:
+    """Mark `model` as carrying `adapter`. Raises UsageError if it already carries one.
 
     peft's wrappers pass unknown attributes on to the model inside, so wrapper and base answer alike.
     """
     held = held_by(model)
     if held is not None:
         raise UsageError(
-            f"adapter {adapter!r} cannot be attached as {name!r}: this model already carries {held.adapter!r} as"
-            f" {held.name!r}; merge that first, or load the base model again"
+            f"adapter {adapter!r} cannot be attached: this model already carries {held.adapter!r}; merge that first, or"
+            " load the base model again"
         )
-    setattr(model, ATTRIBUTE, Claim(adapter, name, tuple(parameters)))
+    setattr(model, ATTRIBUTE, Claim(adapter, tuple(parameters)))
 
 
 def held_by(model: nn.Module) -> Claim | None:

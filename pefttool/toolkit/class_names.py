@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pefttool.api.errors import DataError
 from pefttool.api.values import Row
 
+__all__ = ["Numbered", "in_order", "listed", "name_of", "number", "numbers", "stands_for_nothing"]
+
 #: Names that an error lists.
 SHOWN = 10
 #: What programs write for a missing value.

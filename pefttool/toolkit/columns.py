@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+__all__ = ["describe", "find_column", "missing_column", "most"]
+
 
 def find_column(columns: Collection[str], given: str | None, usual: Sequence[str]) -> str | None:
     """The column named by the user, or the first of the usual names that is there, in these capitals or in others.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from pefttool.api.errors import DataError
 
+__all__ = ["Header", "mark_as_text", "separator_of"]
+
 #: Excel's first line `sep=;`, which is no header.
 SEPARATOR = re.compile(r"\s*\"?sep=(?P<mark>[^\"\r\n])\"?\s*", re.IGNORECASE)
 #: What the first column without a name holds: the number of the row (pandas and R write it).

@@ -10,6 +10,8 @@ from typing import Any
 
 from pefttool.api.errors import ModelError
 
+__all__ = ["reads_both_ways", "require"]
+
 #: Encoders in transformers' list of causal language models that have no masked output layer.
 UNMASKED = ("bert-generation", "xlnet")
 #: Switches of configs that make a decoder of an encoder.

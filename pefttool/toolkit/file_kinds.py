@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+__all__ = ["start_of"]
+
 GZIP = b"\x1f\x8b"
 ZIP = b"PK\x03\x04"
 START = 512

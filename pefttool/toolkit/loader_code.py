@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+__all__ = ["as_trained", "base", "constructor"]
+
 #: What turns a tensor into one of this dtype.
 METHODS = {"float32": "float", "bfloat16": "bfloat16", "float16": "half"}
 #: Keys of a configuration that say nothing of how the model is built, or are written otherwise.

@@ -11,6 +11,8 @@ from pefttool.api.values import Problem
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["check_last_layers", "last_layer_parameters", "names_of", "train_only", "transformers_part"]
+
 
 KEY = "adapter.train_last_layers"
 

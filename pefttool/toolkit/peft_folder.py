@@ -19,16 +19,34 @@ from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import ModelError
 from pefttool.files import durable
+from pefttool.files.safetensors_file import Reader
 from pefttool.nn.tensors import passing_buffers
 from pefttool.toolkit import peft_targets
 from pefttool.toolkit.quiet import quiet_imports
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
+
+__all__ = [
+    "CONFIG",
+    "HEAD",
+    "NAME",
+    "WEIGHTS",
+    "load",
+    "load_peft",
+    "read_tensors",
+    "save",
+    "stored_dtypes",
+    "wrap",
+    "write_tensors",
+]
 
 CONFIG, WEIGHTS, HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
 #: Keys by which an adapter_config.json names modules that peft imports.
 IMPORTING = ("megatron_config",)
+#: What peft calls an adapter that is given no name: a part of the names of its parameters.
+NAME = "default"
 TUNER_ROOT, PROMPT_ROOT = "base_model.model.", "base_model."
 
 
@@ -39,7 +57,7 @@ def load_peft() -> Any:
     return peft
 
 
-def wrap(model: nn.Module, config: Any, name: str) -> Any:
+def wrap(model: nn.Module, config: Any) -> Any:
     """`peft.get_peft_model`, without its warnings about what it reads, sets and has renamed itself.
 
     Names of layers are the model's own (see peft_targets.py).
@@ -50,7 +68,7 @@ def wrap(model: nn.Module, config: Any, name: str) -> Any:
         warnings.filterwarnings("ignore", message=".*`base_model_name_or_path` was renamed.*", category=UserWarning)
         # Of a model with layers of both kinds (Conv1D and Linear) peft corrects it layer by layer.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to .*", category=UserWarning)
-        return peft.get_peft_model(model, config, adapter_name=name)
+        return peft.get_peft_model(model, config, adapter_name=NAME)
 
 
 def root(model: nn.Module) -> str:
@@ -100,25 +118,23 @@ def head_buffers(model: nn.Module, head_modules: Iterable[str]) -> dict[str, Ten
     return {name: buffer for name, buffer in buffers(model).items() if inside and name.startswith(inside)}
 
 
-def save(model: nn.Module, folder: Path, name: str = "default") -> None:
-    """Write the adapter `name` of a peft model as PEFT does (minus its model card), in a fixed order of keys."""
+def save(model: nn.Module, folder: Path) -> None:
+    """Write the adapter of a peft model as PEFT does (minus its model card), in a fixed order of keys."""
     from peft.utils import get_peft_model_state_dict
 
     # save_embedding_layers="auto" would look the base model up on the hub.
-    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    tensors = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, tensors)
-    config = copy.copy(getattr(model, "peft_config")[name])  # noqa: B009
+    config = copy.copy(getattr(model, "peft_config")[NAME])  # noqa: B009
     config.inference_mode = True
-    peft_targets.for_plain_peft(config, model, name)
+    peft_targets.for_plain_peft(config, model)
     if isinstance(getattr(config, "target_modules", None), set):
         config.target_modules = sorted(config.target_modules)
     config.save_pretrained(folder)
 
 
-def load(
-    model: nn.Module, folder: Path, name: str = "default", task_wrapper: bool = False, method: str | None = None
-) -> nn.Module:
+def load(model: nn.Module, folder: Path, task_wrapper: bool = False, method: str | None = None) -> nn.Module:
     """Put the adapter that `save` wrote onto the plain base `model`, frozen; return the wrapped model.
 
     With `task_wrapper` peft's class for the stored task type wraps the model (prompt methods need it); without, the
@@ -138,13 +154,13 @@ def load(
         if not task_wrapper:
             config.task_type = None
         peft_targets.from_saved(config, model)
-        adapted = wrap(model, config, name)
+        adapted = wrap(model, config)
         config.task_type = task_type
-        expected = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
+        expected = set(get_peft_model_state_dict(adapted, adapter_name=NAME, save_embedding_layers=False))
         missing = sorted(expected - set(tensors))
         if missing:
             raise ModelError(f"{folder / WEIGHTS} lacks {missing[0]!r}: copy the whole adapter folder again")
-        result = set_peft_model_state_dict(adapted, tensors, adapter_name=name)
+        result = set_peft_model_state_dict(adapted, tensors, adapter_name=NAME)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{folder} does not fit this base model: {' '.join(str(error).split())[:300]}; load it onto the base that"
@@ -226,6 +242,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path} cannot be read ({' '.join(str(error).split())}): restore the adapter folder"
         ) from error
+
+
+def stored_dtypes(path: Path) -> dict[str, torch.dtype]:
+    """The dtypes of a safetensors file's tensors, from its header alone. Raises ValueError where there is none."""
+    return {name: dtype for name, (dtype, _) in Reader(path).shapes.items()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["rewritten"]
+
 WEIGHT = ".weight"
 #: The one method whose targets peft rewrites.
 REWRITTEN = "LORA"
@@ -65,20 +67,20 @@ def as_named(model: nn.Module, config: Any) -> Iterator[None]:
             described.model_type = own
 
 
-def adapted(model: Any, name: str) -> tuple[str, ...]:
-    """Plain names of the layers of a wrapped model that have an update called `name`, in the model's order."""
+def adapted(model: Any) -> tuple[str, ...]:
+    """Plain names of the layers of a wrapped model that have an update, in the model's order."""
     inside = model.get_base_model().named_modules()
-    return tuple(module for module, layer in inside if name in getattr(layer, "lora_A", ()))
+    return tuple(module for module, layer in inside if len(getattr(layer, "lora_A", ())))
 
 
-def for_plain_peft(config: Any, model: Any, name: str) -> None:
-    """Change the config of adapter `name`, which is about to be saved, to one that plain peft does not rewrite.
+def for_plain_peft(config: Any, model: Any) -> None:
+    """Change the config of an adapter that is about to be saved to one that plain peft does not rewrite.
 
     Dropout is left out of it: it does nothing to a trained adapter, and peft refuses it beside `target_parameters`.
     """
     if getattr(config, "peft_type", None) != REWRITTEN:
         return
-    layers = adapted(model, name)
+    layers = adapted(model)
     moved = rewritten(_type(model), layers)
     if moved:
         config.target_modules = sorted(set(layers) - set(moved))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     pass
 
+__all__ = ["quiet_datasets", "quiet_loading"]
+
 #: On import bitsandbytes tries an optional package for CPU kernels and warns when it is not there.
 CHATTY = ("bitsandbytes.backends.cpu.ops",)
 

@@ -13,6 +13,8 @@ from pefttool.api.errors import DataError
 from pefttool.api.values import DataProblem
 from pefttool.toolkit.file_kinds import GZIP, identify, start_of
 
+__all__ = ["HEAD", "head", "is_packed", "lines", "shown_suffix", "suffix"]
+
 HEAD = 4096
 #: A packed file may hold so many bytes, or so many times its own size if that is more: what unpacks to more is a bomb.
 LEAST, RATIO = 1 << 26, 100

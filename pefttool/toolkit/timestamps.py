@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+__all__ = ["EXPECTED", "compact", "number", "seconds"]
+
 #: What is said of any other text.
 EXPECTED = "expected a number or an ISO date such as 2024-12-31 or 2024-12-31T23:59: convert it"
 MONTH = re.compile(r"\d{4}-\d{2}")

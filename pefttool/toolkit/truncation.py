@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from pefttool.api.values import Setting
 
+__all__ = ["tell", "unended"]
+
 
 @dataclass
 class Cuts:

@@ -31,7 +31,7 @@ PAGED_FROM = 100_000
 
 
 def make_optimizer(adapted: Adapted, adapter: Adapter, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The adapter's own optimiser, or the recipe's; decay on matrices only, heads at their own rate."""
+    """The recipe's optimiser; decay on matrices only, heads at their own rate, and the adapter's groups at theirs."""
     import torch
 
     groups = adapter.param_groups(adapted.model, adapted.trainable, settings.learning_rate)
@@ -46,9 +46,6 @@ def make_optimizer(adapted: Adapted, adapter: Adapter, settings: TrainSettings) 
             if chosen:
                 decay = group.get("weight_decay", settings.weight_decay) if decays else 0.0
                 split.append({**group, "params": chosen, "weight_decay": decay})
-    own = adapter.optimizer(split)
-    if own is not None:
-        return own
     if settings.optimizer in BITSANDBYTES:
         return _from_bitsandbytes(settings.optimizer, split)
     # Fused: twice as fast as PyTorch's default on a CPU, and nothing is allocated in the middle of an update.

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pefttool.api.errors import RunError
+from pefttool.api.values import Loss
 from pefttool.data.batches import Batches
 from pefttool.inference.out_of_memory import out_of_memory, release, split
-from pefttool.inference.predictor import Predictor, without_features
+from pefttool.inference.predictor import Predictor
 from pefttool.runs.progress import Best, Restorable
-from pefttool.setup.precision import grad_scaler
+from pefttool.setup.precision import autocast, grad_scaler
 from pefttool.setup.prepared import Prepared, Session
 from pefttool.setup.random_state import RandomState
 from pefttool.training.non_finite import NonFinite
@@ -65,8 +66,7 @@ class TrainingState:
         )
         self.total_steps = self.batches.total_steps(settings.epochs, settings.max_steps)
         self.epoch = 0
-        batches = (self._batch(rows) for step in self.batches.epoch(0) for rows in step)
-        self.plan.adapter.prepare(self.adapted.model, (without_features(batch) for batch in batches))
+        self.plan.adapter.prepare(self.adapted.model, self._first_losses())
         self.parameters = self.adapted.parameters()
         self.optimizer = make_optimizer(self.adapted, self.plan.adapter, settings)
         self.scheduler = make_schedule(self.optimizer, settings, self.total_steps)
@@ -81,6 +81,13 @@ class TrainingState:
         self.watch = Watch(self.adapted, self.optimizer, session.warn, self.plan.adapter.trains_base)
         self.non_finite = NonFinite(self.adapted.model, self.data.rows, settings, session.rank, session.warn)
         self.model: nn.Module = self.adapted.model
+
+    def _first_losses(self) -> Iterator[Loss]:
+        """The losses of the first epoch's batches, each computed when it is asked for."""
+        for rows in (rows for step in self.batches.epoch(0) for rows in step):
+            with autocast(self.plan.choice):
+                loss = self.predictor.loss(self._batch(rows))
+            yield loss
 
     def begin(self) -> None:
         """Let ranks share gradients, and put the model into training mode.

@@ -121,7 +121,7 @@ class Ctc(Listener):
         """The likeliest token of every frame; repetitions are one, blanks are none."""
         from pefttool.nn import embedding_offload
 
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         rows = [{"audio": path, "labels": [0], "length": 0} for path in paths]
         batch = {name: tensor.to(device) for name, tensor in self.collate(rows).items()}
         heard = [logits.argmax(-1).tolist() for logits in _logits(model, batch)]

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataError, DataFormat, DataProblem, Row
 from pefttool.toolkit import text_files
 from pefttool_audio.recordings import SUFFIXES
 

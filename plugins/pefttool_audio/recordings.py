@@ -6,6 +6,7 @@ went with its version 2.9, and what replaced them needs an installed ffmpeg.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from functools import lru_cache
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttool import DataError, Problem
-from pefttool.data.rows import fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,8 +73,9 @@ def _damage(path: str, modified: int) -> str | None:
 def content_key(path: str) -> str:
     """The same for the same bytes, under whatever name."""
     try:
-        return fingerprint([Path(path)])
-    except DataError:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
         return path
 
 

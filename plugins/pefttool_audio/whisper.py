@@ -114,7 +114,7 @@ class Whisper(Listener):
 
         from pefttool.nn import embedding_offload
 
-        features = as_weights(self._features(paths), model).to(embedding_offload.device(model))
+        features = as_weights(self._features(paths), model).to(embedding_offload.device_of(model))
         config = copy.deepcopy(model.generation_config)
         room = int(self.config.max_target_positions) - len(self.prompt)
         drawn = () if generation.get("do_sample") else ("temperature", "top_p")

@@ -10,7 +10,7 @@ from pefttool import Quantizer, hookimpl
 if TYPE_CHECKING:
     import click
 
-pefttool_api_version = 1
+pefttool_api_version = 2
 
 
 @hookimpl

@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pefttool.api.errors import PefttoolError, UsageError
-from pefttool.cli.common import current_registry
-from pefttool.cli.kinds import JSON
-from pefttool.cli.output import print_json, print_table
-from pefttool.cli.use import DEVICE
+from pefttool import PefttoolError, UsageError
+from pefttool.cli.for_plugins import DEVICE, JSON, choose_device, find_model, print_json, print_table
 
 if TYPE_CHECKING:
     import torch
 
-    from pefttool.config.registry import Registry
-    from pefttool.models import hub
     from pefttool_bnb.survey import Layers
 
 KINDS = ("nf4", "fp4", "int8")
@@ -45,17 +40,16 @@ def kernels(ctx: click.Context, model: str | None, quantize: str, rows: int, dev
     """
     if ctx.invoked_subcommand is not None:
         return
-    registry = current_registry()
-    where, dtype = _device(device)
-    folder = _model(model, registry)
+    where, dtype = choose_device(device)
+    folder, name = _model(model)
     from pefttool_bnb import loading
     from pefttool_bnb.survey import describe, survey
     from pefttool_kernels import machine, selftest
 
     loading.bitsandbytes()
     here = machine.of(where)
-    layers = survey(folder.path, quantize, rows, here, dtype)
-    heading = {"model": folder.id, "quantize": quantize, "dtype": str(dtype).removeprefix("torch."), **describe(here)}
+    layers = survey(folder, quantize, rows, here, dtype)
+    heading = {"model": name, "quantize": quantize, "dtype": str(dtype).removeprefix("torch."), **describe(here)}
     if not as_json:
         _print_survey(heading, layers)
     checks = selftest.run(where)
@@ -76,27 +70,16 @@ def kernels(ctx: click.Context, model: str | None, quantize: str, rows: int, dev
         ctx.exit(1)
 
 
-def _model(reference: str | None, registry: Registry) -> hub.LocalModel:
-    from pefttool.models import hub
-
+def _model(reference: str | None) -> tuple[Path, str]:
     if reference is not None:
-        return hub.resolve(reference, registry, weights=False)
+        return find_model(reference, weights=False)
     try:
-        return hub.resolve(EXAMPLE, registry, weights=False)
+        return find_model(EXAMPLE, weights=False)
     except PefttoolError as error:
         raise UsageError(
             f"--model: none given, and the example model cannot be had here ({error}): give --model a folder,"
             " ORG/NAME on the hub, or SOURCE:REFERENCE"
         ) from error
-
-
-def _device(asked: str) -> tuple[torch.device, torch.dtype]:
-    import torch
-
-    from pefttool.setup import devices
-
-    choice = devices.choose(devices.report(), asked)
-    return torch.device(choice.device), getattr(torch, choice.dtype)
 
 
 def _print_survey(heading: dict[str, str], layers: tuple[Layers, ...]) -> None:
@@ -164,7 +147,7 @@ def bench(
     """
     if json_lines is not None and not json_lines.parent.is_dir():
         raise UsageError(f"--json {json_lines}: there is no folder {json_lines.parent}")
-    where, dtype = _device(device)
+    where, dtype = choose_device(device)
     from pefttool_bnb import loading
 
     loading.bitsandbytes()
@@ -207,12 +190,8 @@ def tune(device: str) -> None:
 
 
 def _cuda(asked: str) -> torch.device:
-    """The device to tune. UsageError where there is no CUDA device at all, or not this one."""
-    import torch
-
-    from pefttool.setup import devices
-
-    found = devices.report()
-    if not found.cuda:
-        raise UsageError("tune: there is nothing to tune here: the fused kernels run on CUDA devices, torch sees none")
-    return torch.device(devices.choose(found, asked).device)
+    """The device to tune. UsageError where it is no CUDA device."""
+    where, _ = choose_device(asked)
+    if where.type != "cuda":
+        raise UsageError(f"tune: there is nothing to tune here: the fused kernels run on CUDA devices, not on {where}")
+    return where

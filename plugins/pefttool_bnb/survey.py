@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool import Facts, UsageError
-from pefttool.models.pretrained import LocalPretrained
+from pefttool.cli.for_plugins import abstract_model
 from pefttool_bnb import loading
 from pefttool_kernels import dispatch, machine
 from pefttool_kernels.dispatch import Direction, Machine, Operator
@@ -53,7 +53,7 @@ def survey(folder: Path, quantizer: str, rows: int, here: Machine, dtype: torch.
     from torch import nn
     from transformers import AutoModel
 
-    model = LocalPretrained(folder, abstract=True).model(AutoModel)
+    model = abstract_model(folder, AutoModel)
     names: dict[tuple[int, int], list[str]] = defaultdict(list)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):

@@ -10,7 +10,7 @@ from pefttool import Source, hookimpl
 if TYPE_CHECKING:
     import click
 
-pefttool_api_version = 1
+pefttool_api_version = 2
 
 
 @hookimpl

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pefttool.api.errors import DataError
-from pefttool.files.cache_folder import cache_folder
+from pefttool import DataError, cache_folder
 from pefttool_examples.materialise import materialise
 
 

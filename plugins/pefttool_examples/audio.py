@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool.api.errors import DataError, ModelError
+from pefttool import DataError, ModelError
 from pefttool_examples.archives import Archive, Debian
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pefttool.api.errors import ModelError, PefttoolError
+from pefttool import ModelError, PefttoolError
 from pefttool_examples.archives import Archive, run
 
 

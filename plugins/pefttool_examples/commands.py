@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from pefttool.api.errors import DataError, UsageError
-from pefttool.cli.output import print_table
+from pefttool import DataError, UsageError
+from pefttool.cli.for_plugins import print_table
 
 REFERENCE = re.compile(r"\bexample:([A-Za-z0-9_.\-]+)")
 

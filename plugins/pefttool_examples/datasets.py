@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool.api.errors import DataError
+from pefttool import DataError
 from pefttool_examples.archives import inner_tar
 from pefttool_examples.carriers import CHATTERBOT, VADER
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from pefttool.api.errors import DataError
+from pefttool import DataError
 from pefttool_examples.archives import Debian
 from pefttool_examples.datasets import write_rows
 

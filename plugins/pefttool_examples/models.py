@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pefttool.api.errors import ModelError
+from pefttool import ModelError
 from pefttool_examples.carriers import MINILM, SMOLLM2, require_gguf
 
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttool.api.errors import DataError
+from pefttool import DataError
 from pefttool_examples.archives import Archive
 from pefttool_examples.datasets import write_rows
 

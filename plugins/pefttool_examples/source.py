@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pefttool import Source
-from pefttool.api.errors import DataError, ModelError, PefttoolError, suggest
-from pefttool.files.cache_folder import cache_folder
+from pefttool import DataError, ModelError, PefttoolError, Source, cache_folder, suggest
 from pefttool_examples.catalogue import audio, language, series, tables, vision
 from pefttool_examples.example import Example
 from pefttool_examples.materialise import is_made, materialise

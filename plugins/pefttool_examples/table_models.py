@@ -26,7 +26,7 @@ def make_patients_model(folder: Path) -> None:
 
 
 def _pretrain(rows: Sequence[Mapping[str, Any]], folder: Path, **options: Any) -> None:
-    from pefttool.config import registry
+    from pefttool.cli.for_plugins import current_registry
 
-    task: Any = registry.build().tasks["tabular-classification"]
+    task: Any = current_registry().tasks["tabular-classification"]
     task.pretrain(rows, folder, **options)

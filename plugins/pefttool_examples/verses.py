@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pefttool.api.errors import DataError
+from pefttool import DataError
 from pefttool_examples.archives import Debian
 from pefttool_examples.carriers import Carrier
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from pefttool.api.errors import DataError
+from pefttool import DataError
 from pefttool_examples.archives import Archive, Debian
 
 if TYPE_CHECKING:

@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task
-from pefttool.api.errors import one_line
-from pefttool.files.safetensors_file import Reader
+from pefttool import Adapter, Attached, Facts, ModelError, Problem, Task, one_line
 from pefttool.toolkit import attachment
 from pefttool.toolkit.model_parts import check_last_layers, last_layer_parameters, train_only, transformers_part
+from pefttool.toolkit.peft_folder import stored_dtypes
 from pefttool.toolkit.quiet import quiet_loading
 from pefttool_full.options import FullOptions
 
@@ -44,18 +43,18 @@ class FullAdapter(Adapter):
             ]
         return check_last_layers(options.train_last_layers, facts)
 
-    def attach(self, model: nn.Module, options: FullOptions, facts: Facts, name: str = "default") -> Attached:
+    def attach(self, model: nn.Module, options: FullOptions, facts: Facts) -> Attached:
         heads = tuple(f"{module}." for module in facts.head_modules)
         if options.train_last_layers is None:
             trained = [n for n, _ in model.named_parameters() if not (heads and n.startswith(heads))]
             trained = list(facts.used(trained))
         else:
             trained = last_layer_parameters(model, facts, options.train_last_layers)
-        attachment.claim(model, self.name, name, trained)
+        attachment.claim(model, self.name, trained)
         train_only(model, trained)
         return Attached(model, frozenset(trained))
 
-    def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         """Write config.json and model.safetensors, without shortcuts to the base: what trained in float32, and what
         stayed in the run's precision as it was there.
 
@@ -70,7 +69,7 @@ class FullAdapter(Adapter):
         config["dtype"] = "float32"
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
         import torch
         from safetensors import SafetensorError
 
@@ -94,11 +93,11 @@ class FullAdapter(Adapter):
             raise ModelError(
                 f"{folder} cannot be loaded as {type(part).__name__}: {one_line(error)}; restore the adapter folder"
             ) from error
-        attachment.claim(model, self.name, name)
+        attachment.claim(model, self.name)
         model.requires_grad_(False)
         return model.eval()
 
-    def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
+    def merge(self, model: nn.Module) -> nn.Module:
         """Nothing is beside the weights: the model is already plain."""
         attachment.release(model)
         return model
@@ -106,7 +105,7 @@ class FullAdapter(Adapter):
 
 def _as_stored(part: nn.Module, folder: Path) -> None:
     """Give what did not train the dtype of its file: computed in another, its numbers would be rounded otherwise."""
-    stored = {n: s[0] for path in folder.glob("model*.safetensors") for n, s in Reader(path).shapes.items()}
+    stored = {n: dtype for path in folder.glob("model*.safetensors") for n, dtype in stored_dtypes(path).items()}
     for name, tensor in part.state_dict(keep_vars=True).items():
         if name in stored and tensor.is_floating_point():
             tensor.data = tensor.data.to(stored[name])

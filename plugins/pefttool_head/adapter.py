@@ -43,7 +43,7 @@ class HeadAdapter(Adapter):
             )
         return problems
 
-    def attach(self, model: nn.Module, options: HeadOptions, facts: Facts, name: str = "default") -> Attached:
+    def attach(self, model: nn.Module, options: HeadOptions, facts: Facts) -> Attached:
         outputs = () if facts.head_modules else facts.output_modules
         wanted = [f"{m}.{n}" for m in outputs for n, _ in model.get_submodule(m).named_parameters()]
         integer = [n for n in wanted if not model.get_parameter(n).is_floating_point()]
@@ -52,13 +52,13 @@ class HeadAdapter(Adapter):
                 f"adapter.name: 'head' trains {integer[0]!r}, which is stored as integers; load it without --quantize"
             )
         wanted += last_layer_parameters(model, facts, options.train_last_layers)
-        attachment.claim(model, self.name, name, wanted)
+        attachment.claim(model, self.name, wanted)
         for module in outputs:
             _untie(model, module)
         train_only(model, wanted)
         return Attached(model, frozenset(wanted))
 
-    def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter's own tensors to head.safetensors, which the core adds new heads to, and a loader."""
         from pefttool_head.loader import LOADER, source
 
@@ -72,7 +72,7 @@ class HeadAdapter(Adapter):
         if text is not None:
             (folder / LOADER).write_text(text, encoding="utf-8")
 
-    def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
         stored, buffers = peft_folder.read_tensors(folder / peft_folder.HEAD), dict(model.named_buffers())
         tensors = {n: tensor for n, tensor in stored.items() if n not in buffers}  # those are the core's
         shapes = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
@@ -82,13 +82,13 @@ class HeadAdapter(Adapter):
                     f"{folder / peft_folder.HEAD}: {tensor_name!r} {list(tensor.shape)} has no place of this shape in"
                     f" {type(model).__name__}; load it onto the base it was trained on"
                 )
-        attachment.claim(model, self.name, name, tensors)
+        attachment.claim(model, self.name, tensors)
         for tensor_name, tensor in tensors.items():
             _place(model, tensor_name, tensor)
         model.requires_grad_(False)
         return model.eval()
 
-    def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
+    def merge(self, model: nn.Module) -> nn.Module:
         """Nothing is beside the weights: the model is already plain (with an output layer of its own)."""
         attachment.release(model)
         return model

@@ -50,8 +50,8 @@ class LoraAdapter(Adapter):
         are = "parameters are expert tensors, which are no linear layers: LoRA leaves them as they are"
         return (f"{parameters.show(experts, total)} {are}",)
 
-    def attach(self, model: nn.Module, options: LoraOptions, facts: Facts, name: str = "default") -> Attached:
-        attachment.claim(model, self.name, name)
+    def attach(self, model: nn.Module, options: LoraOptions, facts: Facts) -> Attached:
+        attachment.claim(model, self.name)
         peft = peft_folder.load_peft()
         targets = resolve(options, facts)
         config = peft.LoraConfig(
@@ -67,25 +67,25 @@ class LoraAdapter(Adapter):
         )
         # Without a task type peft leaves the task head alone: the core trains it in place. Plain peft, which loads the
         # saved folder, needs the type.
-        adapted = peft_folder.wrap(model, config, name)
+        adapted = peft_folder.wrap(model, config)
         config.task_type = None if facts.peft_task_type == FORGETS else facts.peft_task_type
         _fuse(adapted)
         trainable = frozenset(n for n, p in adapted.named_parameters() if p.requires_grad)
         return Attached(adapted, trainable, modules=tuple(targets))
 
-    def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
-        peft_folder.save(model, folder, name)
+    def save(self, model: nn.Module, folder: Path) -> None:
+        peft_folder.save(model, folder)
 
-    def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
-        attachment.claim(model, self.name, name)
-        loaded = peft_folder.load(model, folder, name, method="LORA")
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+        attachment.claim(model, self.name)
+        loaded = peft_folder.load(model, folder, method="LORA")
         _fuse(loaded)
         return loaded
 
-    def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
+    def merge(self, model: nn.Module) -> nn.Module:
         from pefttool_lora.merging import merge
 
-        merged: nn.Module = merge(model, name)
+        merged: nn.Module = merge(model)
         attachment.release(merged)
         return merged
 

@@ -15,7 +15,7 @@ from pefttool.toolkit import peft_folder
 from pefttool.toolkit.model_parts import transformers_part
 
 
-def merge(model: Any, name: str) -> Any:
+def merge(model: Any) -> Any:
     """The plain model whose outputs equal the adapted `model`'s, or NotMergeable(reason). `model` is used up."""
     kinds = {type(p).__name__ for p in model.parameters()}
     if "Int8Params" in kinds:
@@ -24,19 +24,19 @@ def merge(model: Any, name: str) -> Any:
             " the base without --quantize, put the adapter on it, and merge that"
         )
     if "Params4bit" in kinds:
-        model = _on_dequantised(model, name)
+        model = _on_dequantised(model)
     try:
-        return model.merge_and_unload(safe_merge=True, adapter_names=[name])
+        return model.merge_and_unload(safe_merge=True, adapter_names=[peft_folder.NAME])
     except ValueError as error:
-        raise NotMergeable(f"adapter {name!r}: {' '.join(str(error).split())}") from error
+        raise NotMergeable(f"adapter 'lora': {' '.join(str(error).split())}") from error
 
 
-def _on_dequantised(model: Any, name: str) -> Any:
+def _on_dequantised(model: Any) -> Any:
     """The same adapter on the base's dequantised weights (in the dtype that the base was loaded in)."""
     from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
-    tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    config = copy.copy(model.peft_config[name])
+    tensors = get_peft_model_state_dict(model, adapter_name=peft_folder.NAME, save_embedding_layers=False)
+    config = copy.copy(model.peft_config[peft_folder.NAME])
     config.task_type = None
     base = model.unload()
     part = transformers_part(base)
@@ -51,6 +51,6 @@ def _on_dequantised(model: Any, name: str) -> Any:
         part.dequantize()
     finally:
         logger.setLevel(level)
-    again = peft_folder.wrap(base, config, name)
-    set_peft_model_state_dict(again, tensors, adapter_name=name)
+    again = peft_folder.wrap(base, config)
+    set_peft_model_state_dict(again, tensors, adapter_name=peft_folder.NAME)
     return again

@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pefttool import Facts, Options, Problem
-from pefttool.api.errors import suggest
+from pefttool import Facts, Options, Problem, suggest
 
 AUTO, ALL_LINEAR = "auto", "all-linear"
 #: Mamba's blocks multiply by the weights of these layers instead of calling them (in their kernels, some everywhere):

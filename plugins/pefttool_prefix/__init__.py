@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pefttool import Adapter, hookimpl
 
-pefttool_api_version = 1
+pefttool_api_version = 2
 
 
 @hookimpl

@@ -47,11 +47,11 @@ class PrefixAdapter(Adapter):
     def check(self, options: PrefixOptions, facts: Facts) -> list[Problem]:
         return refused(options, facts)
 
-    def attach(self, model: nn.Module, options: PrefixOptions, facts: Facts, name: str = "default") -> Attached:
+    def attach(self, model: nn.Module, options: PrefixOptions, facts: Facts) -> Attached:
         through = chosen(options, facts)
         if through == PEFT:
             through_peft.require_fitting(model, facts)
-        attachment.claim(model, self.name, name)
+        attachment.claim(model, self.name)
         init = _init(options, facts)
         start = None
         if init == "activations" and not facts.abstract:
@@ -60,28 +60,28 @@ class PrefixAdapter(Adapter):
             start = from_activations(model, options.num_virtual_tokens)
         scale = SMALL if init == "small" else 1.0
         if through == PEFT:
-            return through_peft.attach(model, options.num_virtual_tokens, start, scale, facts, name)
+            return through_peft.attach(model, options.num_virtual_tokens, start, scale, facts)
         from pefttool_prefix import through_attention
 
         return through_attention.attach(model, options.num_virtual_tokens, start, scale, facts)
 
-    def save(self, model: nn.Module, folder: Path, name: str = "default") -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:
         if hasattr(model, "peft_config"):
-            peft_folder.save(model, folder, name)
+            peft_folder.save(model, folder)
             return
         from pefttool_prefix import through_attention
 
         through_attention.save(model, folder)
 
-    def load(self, model: nn.Module, folder: Path, name: str = "default") -> nn.Module:
-        attachment.claim(model, self.name, name)
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+        attachment.claim(model, self.name)
         if (folder / peft_folder.CONFIG).is_file():
-            return peft_folder.load(model, folder, name, task_wrapper=True, method="PREFIX_TUNING")
+            return peft_folder.load(model, folder, task_wrapper=True, method="PREFIX_TUNING")
         from pefttool_prefix import through_attention
 
         return through_attention.load(model, folder)
 
-    def merge(self, model: nn.Module, name: str = "default") -> nn.Module:
+    def merge(self, model: nn.Module) -> nn.Module:
         raise NotMergeable(
             "adapter 'prefix' cannot be merged: it adds keys and values, which no weight of the base can hold;"
             " deliver the adapter folder"

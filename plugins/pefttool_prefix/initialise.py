@@ -29,7 +29,7 @@ def from_activations(base: Any, count: int) -> list[tuple[Tensor, Tensor] | None
     backbone.eval()
     try:
         with torch.no_grad():
-            backbone(input_ids=ids.to(embedding_offload.device(base)), past_key_values=cache)
+            backbone(input_ids=ids.to(embedding_offload.device_of(base)), past_key_values=cache)
     finally:
         backbone.train(training)
     return [

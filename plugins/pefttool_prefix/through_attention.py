@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pefttool import Attached, Facts, ModelError, UsageError
-from pefttool.api.facts import KeyValues
+from pefttool import Attached, Facts, KeyValues, ModelError, UsageError
 from pefttool.nn import attention, attention_modules, attention_prefix, embedding_offload
 from pefttool.toolkit import peft_folder
 from pefttool.toolkit.model_parts import transformers_part
@@ -114,7 +113,7 @@ def _install(model: nn.Module, prefixes: Mapping[str, KeyValuePrefix], shift: Sh
     reason = f"{type(model).__name__} holds no transformers model" if part is None else attention.install(part)
     if reason is not None:
         raise UsageError(f"adapter.implementation: 'attention': {reason}; use 'lora'")
-    device = embedding_offload.device(model)
+    device = embedding_offload.device_of(model)
     for name, prefix in prefixes.items():
         model.get_submodule(name).add_module(attention_prefix.NAME, prefix.to(device))
     if shift is not None:

@@ -21,19 +21,18 @@ def attach(
     start: Sequence[tuple[Tensor, Tensor] | None] | None,
     scale: float,
     facts: Facts,
-    name: str,
 ) -> Attached:
     """A prefix of `count` positions; it begins as `start`, layer by layer, or as `scale` times peft's own noise."""
     peft = peft_folder.load_peft()
     model.requires_grad_(False)
     config = peft.PrefixTuningConfig(task_type=facts.peft_task_type, num_virtual_tokens=count, inference_mode=False)
-    adapted = peft_folder.wrap(model, config, name)
-    encoder = adapted.prompt_encoder[name].float()
+    adapted = peft_folder.wrap(model, config)
+    encoder = adapted.prompt_encoder[peft_folder.NAME].float()
     if start is not None:
         encoder.load_prompt_embeddings(flat(start))
     else:
         encoder.embedding.weight.data.mul_(scale)
-    prefix = f"prompt_encoder.{name}."
+    prefix = f"prompt_encoder.{peft_folder.NAME}."
     trainable = frozenset(n for n, _ in adapted.named_parameters() if n.startswith(prefix))
     return Attached(adapted, trainable, identity_at_init=False)
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pefttool import DataError, DataFormat, Options, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataError, DataFormat, DataProblem, Options, Row
 from pefttool.toolkit import text_files, timestamps
 from pefttool.toolkit.columns import describe
 from pefttool.toolkit.csv_dialect import separator_of

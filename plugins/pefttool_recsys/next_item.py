@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import Arranged, DataError, Loaded, Loss, Options, Problem, Row, Setting, Task
-from pefttool.api.facts import Facts
+from pefttool import Arranged, DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
 from pefttool.toolkit.columns import describe
 
 if TYPE_CHECKING:
@@ -223,7 +222,7 @@ class NextItem(Task):
         for row in rows:
             items = [processor.index(item) for item in row.values[setting.options.items_column]]
             examples.append(self._encoded(items, [IGNORE] * len(items), setting))
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         batch = {name: t.to(device) for name, t in self.collate(examples, processor, setting).items()}
         found = model(items=batch["items"], attention_mask=batch["attention_mask"])
         return self.decode(self._ranked(found, batch, setting), setting)

@@ -2,7 +2,7 @@
 
 from pefttool import hookimpl
 
-pefttool_api_version = 1
+pefttool_api_version = 2
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pefttool.api import events
+from pefttool import events
 
 #: Where there is no terminal, a line is printed at every tenth of the run.
 LINES = 10

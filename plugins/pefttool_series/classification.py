@@ -192,7 +192,7 @@ class SeriesClassification(Task):
     ) -> list[dict[str, Any]]:
         from pefttool.nn import embedding_offload
 
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         batch = self.collate([self._encode_series(r, processor, setting) for r in rows], processor, setting)
         return self.decode(self._logits(model, {k: v.to(device) for k, v in batch.items()}), setting)
 

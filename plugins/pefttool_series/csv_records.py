@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pefttool import DataError
-from pefttool.api.values import DataProblem
+from pefttool import DataError, DataProblem
 from pefttool.toolkit.csv_dialect import separator_of
 from pefttool.toolkit.text_files import lines, suffix
 

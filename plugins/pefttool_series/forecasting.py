@@ -301,7 +301,7 @@ class SeriesForecasting(Task):
     ) -> list[dict[str, Any]]:
         from pefttool.nn import embedding_offload
 
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         batch = self.collate([self._encode_past(r, processor, setting) for r in rows], processor, setting)
         forecast, _ = self._forecast(model, {k: v.to(device) for k, v in batch.items()}, setting)
         return self.decode(forecast, setting)

@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pefttool import DataFormat, Options, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataFormat, DataProblem, Options, Row
 from pefttool.toolkit import timestamps
 from pefttool.toolkit.csv_dialect import Header
 from pefttool_series import long_columns

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
-from pefttool.api.errors import suggest
+from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task, suggest
 from pefttool.toolkit import class_names
 from pefttool.toolkit.columns import find_column
 from pefttool_series import tabular_columns as columns
@@ -264,7 +263,7 @@ class TabularClassification(Task):
     def predict(self, model: nn.Module, rows: Sequence[Row], processor: Any, setting: Setting) -> list[dict[str, Any]]:
         from pefttool.nn import embedding_offload
 
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         batch = self.collate([self._encode_values(row, processor, setting) for row in rows], processor, setting)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         logits = model(index=batch["index"], fraction=batch["fraction"]).logits

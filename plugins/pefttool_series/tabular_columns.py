@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttool import DataError, Row
-from pefttool.api.errors import suggest
+from pefttool import DataError, Row, suggest
 from pefttool.toolkit import class_names
 from pefttool_series.csv_records import DECIMAL_COMMA
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataError, DataFormat, DataProblem, Row
 from pefttool.toolkit.text_files import lines
 from pefttool_series.csv_records import number, short
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from pefttool import DataError, DataFormat, Options, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataError, DataFormat, DataProblem, Options, Row
 from pefttool.toolkit.csv_dialect import Header
 from pefttool_series.csv_records import no_number, number, records
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
-from pefttool.api.task import Direction
+from pefttool import DataError, Direction, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
 from pefttool.toolkit import class_names
 from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, text_columns, written_lists
@@ -262,7 +261,7 @@ class TextClassification(Task):
         from pefttool.nn import embedding_offload
         from pefttool.toolkit import truncation
 
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         encoded = [self._encode_text(r, processor, setting) for r in rows]
         truncation.tell(inputs=sum(e["truncated"] for e in encoded))
         batch = self.collate(encoded, processor, setting)

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataFormat, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataFormat, DataProblem, Row
 from pefttool.toolkit import text_files
 from pefttool_text import tagging
 

@@ -19,8 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, DataFormat, Options, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataError, DataFormat, DataProblem, Options, Row
 from pefttool.toolkit.csv_dialect import Header, mark_as_text, separator_of
 from pefttool.toolkit.file_kinds import start_of
 from pefttool.toolkit.quiet import quiet_datasets

@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pefttool import DataError
-from pefttool.api.task import Direction
+from pefttool import DataError, Direction
 from pefttool.toolkit.class_names import in_order, name_of
 from pefttool.toolkit.columns import describe, most
 

@@ -100,7 +100,7 @@ class LanguageModel(Task):
 
         whole = [self.prompt_ids(row, processor, setting) for row in rows]
         prompts = [prompt[-setting.sequence_length :] for prompt in whole]
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         # Generation continues at the right edge, so prompts are padded on the left.
         ids = pad([p[::-1] for p in prompts], pad_id(processor), multiple=1).flip(1).to(device)
         mask = attention_mask(prompts, multiple=1).flip(1).to(device)

@@ -147,7 +147,7 @@ class MaskedLM(Task):
 
         questions = [self._question(row, processor, setting) for row in rows]
         truncation.tell(inputs=sum(e["truncated"] for e in questions))
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         batch = {k: v.to(device) for k, v in self.collate(questions, processor, setting).items()}
         places = pad([e["asked"] for e in questions], 0, most=setting.sequence_length).bool().to(device)
         logits = masked_head.logits(model, encoder.model_inputs(batch), places).float().softmax(-1)

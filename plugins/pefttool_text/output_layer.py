@@ -106,7 +106,7 @@ def _probe(model: nn.Module, layer: nn.Linear, batch: Mapping[str, Tensor]) -> s
     """An ordinary pass: are the logits that the model returns the very tensor that its output layer made?"""
     import torch
 
-    from pefttool.setup.random_state import forked
+    from pefttool.toolkit.random_numbers import forked
 
     seen: list[tuple[Tensor, int]] = []
     handle = layer.register_forward_hook(lambda module, inputs, output: seen.append((output, output._version)))

@@ -87,7 +87,7 @@ def check(model: nn.Module, examples: Sequence[Mapping[str, Any]]) -> str | None
 def _logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
     from pefttool.nn import embedding_offload
 
-    device = embedding_offload.device(model)
+    device = embedding_offload.device_of(model)
     batch = collate([{"input_ids": row, "labels": row} for row in rows])
     logits: Tensor = model(
         **model_inputs({k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}), use_cache=False

@@ -169,7 +169,7 @@ class QuestionAnswering(Task):
 
         parts = [self._windows(row, processor, setting)[0] for row in rows]
         every = [window for windows in parts for window in windows]
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         starts: list[Tensor] = []
         ends: list[Tensor] = []
         step = max(TOGETHER, len(rows))

@@ -8,8 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataError, DataProblem, Row
 from pefttool.toolkit.text_files import lines
 
 SPACE = re.compile(r"[ \t\r\n]*")

@@ -151,7 +151,7 @@ class Seq2Seq(Task):
         texts = [f"{options.prefix}{pair_rows.find(row.values, options, answered=False).source}" for row in rows]
         encoded = [text_columns.encode((text,), processor, most) for text in texts]
         ids = [e["input_ids"] for e in encoded]
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         with torch.no_grad():
             out = model.generate(  # type: ignore[operator]
                 input_ids=pad(ids, pad_id(processor), multiple=1).to(device),

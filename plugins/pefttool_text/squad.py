@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataError, DataFormat, DataProblem, Row
 from pefttool.toolkit import text_files
 from pefttool.toolkit.columns import describe
 from pefttool_text import reading

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttool import DataError, Loaded, Loss, Options, Row, Setting, Task
-from pefttool.api.task import Direction
+from pefttool import DataError, Direction, Loaded, Loss, Options, Row, Setting, Task
 from pefttool.toolkit import class_names
 from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_text import encoder, label_kinds, spans, tagging
@@ -222,7 +221,7 @@ class TokenClassification(Task):
         sentences = [self._words(row.values, setting.options) for row in rows]
         encoded = [self._encode_words(words, processor, setting) for words in sentences]
         truncation.tell(inputs=sum(example["truncated"] for example, _ in encoded))
-        device = embedding_offload.device(model)
+        device = embedding_offload.device_of(model)
         batch = self.collate([example for example, _ in encoded], processor, setting)
         logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float()
         best = logits.softmax(-1).max(-1)

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataError, DataFormat, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataError, DataFormat, DataProblem, Row
 from pefttool.toolkit.columns import describe
 from pefttool_vision import pictures
 from pefttool_vision.json_head import top_level

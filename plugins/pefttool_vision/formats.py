@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttool import DataFormat, Row
-from pefttool.api.values import DataProblem
+from pefttool import DataFormat, DataProblem, Row
 from pefttool_vision.pictures import SUFFIXES, complaint
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from pefttool.api.errors import DataError
+from pefttool import DataError
 
 HEAD = 4096
 _KEY = re.compile(r'\s*("(?:[^"\\]|\\.)*")\s*:\s*(\S)')

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from bad_entry import Entry
 
-API = "pefttool_api_version = 1\n"
+API = "pefttool_api_version = 2\n"
 HOOK = "from pefttool import Adapter, Options, Task, hookimpl\n" + API
 FAKE = """
 class Fake(Adapter):
     '''An adapter that does nothing.'''
     name = "fake"
-    def attach(self, model, options, facts, name="default"): ...
-    def save(self, model, folder, name="default"): ...
-    def load(self, model, folder, name="default"): ...
+    def attach(self, model, options, facts): ...
+    def save(self, model, folder): ...
+    def load(self, model, folder): ...
 """
 #: Where the entries' packages lie, in their folders.
 SITES = "sites"
@@ -77,8 +77,10 @@ def _loading() -> Iterator[Entry]:
     yield plugin("no Python", "def broken(:\n", "SyntaxError", *out)
     yield plugin("zeros", "\0\0\0", "null bytes", *out)
     yield plugin("a loop of imports", "def f():\n    f()\nf()\n", "RecursionError", *out)
-    yield plugin("no API version", "x = 1\n", "states no API version", "pefttool_api_version = 1", *out, real=True)
-    yield plugin("a newer API", "pefttool_api_version = 2\n", "API version 2", "pefttool_api_version = 1", *out)
+    yield plugin("no API version", "x = 1\n", "states no API version", "pefttool_api_version = 2", *out, real=True)
+    yield plugin("an older API", "pefttool_api_version = 1\n", "API version 1", "pefttool_api_version = 2", *out)
+    newer = ("API version 3", "pefttool_api_version = 2", "--without acme", "update pefttool")
+    yield plugin("a newer API", "pefttool_api_version = 3\n", *newer)
     yield plugin("an API in words", "pefttool_api_version = 'one'\n", "API version 'one'", *out)
     yield plugin("an unknown hook", HOOK + "@hookimpl\ndef register_adapter(): ...\n", "'register_adapters'", *out)
     yield plugin("an unmarked hook", HOOK + "def register_tasks(): ...\n", "put @pefttool.hookimpl above it", *out)

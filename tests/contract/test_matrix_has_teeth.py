@@ -28,8 +28,8 @@ class Curt(LoraAdapter):
 
 
 class Idle(LoraAdapter):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         within = sorted(attached.trainable)[0].rpartition(".")[0]  # a module that the adapter did change
         attached.model.get_submodule(within).register_parameter("nothing", torch.nn.Parameter(torch.zeros(3)))
         return replace(attached, trainable=attached.trainable | {f"{within}.nothing"})
@@ -38,25 +38,25 @@ class Idle(LoraAdapter):
 class Restless(LoraAdapter):
     """Its forward pass changes a weight of the base."""
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
         def change(module: Any, inputs: Any) -> None:
             if torch.is_grad_enabled():
                 module.word_embeddings.weight.data.add_(1e-3)
 
         model.bert.embeddings.register_forward_pre_hook(change)
-        return super().attach(model, options, facts, name)
+        return super().attach(model, options, facts)
 
 
 class Forgetful(LoraAdapter):
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+    def load(self, model: Any, folder: Path) -> Any:
         return model
 
 
 class Rounding(LoraAdapter):
     """What it loads answers alike to five digits, and is judged otherwise in the last."""
 
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
-        loaded = super().load(model, folder, name)
+    def load(self, model: Any, folder: Path) -> Any:
+        loaded = super().load(model, folder)
         for parameter_name, parameter in loaded.named_parameters():
             if "lora_B" in parameter_name:
                 parameter.data *= 1 + 1e-6
@@ -69,7 +69,7 @@ class Lingering(LoraAdapter):
 
 
 class Careless(LoraAdapter):
-    def merge(self, model: Any, name: str = "default") -> Any:
+    def merge(self, model: Any) -> Any:
         return model.unload()
 
 

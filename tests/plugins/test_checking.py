@@ -280,8 +280,8 @@ def test_a_run_whose_files_are_wrong_fails(registry: Registry, tmp_path: Path, m
 
     save = type(registry.adapters["lora"]).save
 
-    def forgets(self: Any, model: Any, folder: Path, name: str = "default") -> None:
-        save(self, model, folder, name)
+    def forgets(self: Any, model: Any, folder: Path) -> None:
+        save(self, model, folder)
         stored(folder, lambda tensors: {n: t * 0 if "lora_B" in n else t for n, t in tensors.items()})
 
     monkeypatch.setitem(finished_runs.FAST, "check", "files")

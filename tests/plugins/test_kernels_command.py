@@ -216,7 +216,7 @@ def test_bench_prints_a_table_and_appends_json_lines(command: Any, tmp_path: Pat
 def test_tune_without_a_gpu_is_one_line(command: Any) -> None:
     code, out, err = command("tune")
     assert (code, out) == (2, "")
-    assert err == ["error: tune: there is nothing to tune here: the fused kernels run on CUDA devices, torch sees none"]
+    assert err == ["error: tune: there is nothing to tune here: the fused kernels run on CUDA devices, not on cpu"]
 
 
 def test_tune_prints_what_it_measured_and_keeps_it(

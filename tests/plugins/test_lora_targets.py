@@ -95,7 +95,7 @@ def test_what_trains_is_what_was_named(kind: str, way: str, tmp_path: Path) -> N
     model_type = model.config.model_type
     adapted = core.attach(model, ADAPTER, options, known)
     assert model.config.model_type == model_type
-    assert peft_targets.adapted(adapted.model, "default") == tuple(wanted)
+    assert peft_targets.adapted(adapted.model) == tuple(wanted)
     holders = {name.partition(".lora_")[0] for name in adapted.trainable}
     assert holders == {f"base_model.model.{name}" for name in wanted}
     before = {name: content(parameter) for name, parameter in adapted.parameters().items()}
@@ -173,7 +173,7 @@ def test_a_quantised_base_takes_the_same_layers(quantizer: str, tmp_path: Path) 
 
     model, known = quantised()
     adapted = core.attach(model, ADAPTER, LoraOptions(), known)
-    assert peft_targets.adapted(adapted.model, "default") == tuple(linear_layers(base("deepseekv3")))
+    assert peft_targets.adapted(adapted.model) == tuple(linear_layers(base("deepseekv3")))
     step(adapted)
     expected = answers(adapted.model)
     ADAPTER.save(adapted.model, tmp_path)

@@ -230,7 +230,7 @@ def test_a_merged_folder_that_was_changed_is_not_loaded(runs: Runs, registry: Re
 def test_an_adapter_that_refuses_is_told_with_its_reason(
     runs: Runs, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(self: Any, model: Any, name: str = "default") -> Any:
+    def refuses(self: Any, model: Any) -> Any:
         raise NotMergeable("not today; deliver the adapter folder")
 
     monkeypatch.setattr(type(registry.adapters["lora"]), "merge", refuses)

@@ -24,10 +24,10 @@ class Shift(Adapter):
     def defaults(self, task: Any) -> dict[str, float]:
         return {"learning_rate": 1e-2}
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
         from pefttool.toolkit import attachment
 
-        attachment.claim(model, self.name, name)
+        attachment.claim(model, self.name)
         model.requires_grad_(False)
         self.add(model)
         return Attached(model, frozenset({f"{self.layer}.shift"}))
@@ -37,11 +37,11 @@ class Shift(Adapter):
         layer.register_parameter("shift", torch.nn.Parameter(torch.linspace(0, start, layer.out_features)))
         layer.register_forward_hook(lambda module, _, output: output + module.shift)
 
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
+    def save(self, model: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / "adapter.safetensors", {"shift": model.get_submodule(self.layer).shift})
 
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+    def load(self, model: Any, folder: Path) -> Any:
         self.add(model)
         model.get_submodule(self.layer).shift.data.copy_(read_tensors(folder / "adapter.safetensors")["shift"])
         return model.requires_grad_(False)
@@ -52,8 +52,8 @@ class ChangesTheBase(Shift):
         with torch.no_grad():
             module.weight.mul_(1.0001)
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         model.get_submodule(self.layer).register_forward_hook(self.after)
         return attached
 
@@ -61,8 +61,8 @@ class ChangesTheBase(Shift):
 class SwapsTheBase(Shift):
     """Before the first step already, so that comparing before and after training would not show it."""
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         layer = model.get_submodule(self.layer)
         layer.weight = torch.nn.Parameter(layer.weight.detach() * 2, requires_grad=False)
         return Attached(attached.model, attached.trainable, identity_at_init=False)
@@ -71,8 +71,8 @@ class SwapsTheBase(Shift):
 class TrainsTheBase(Shift):
     """The naive BitFit: the base's own bias, openly declared."""
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         model.get_submodule(self.layer).bias.requires_grad_(True)
         return Attached(attached.model, attached.trainable | {f"{self.layer}.bias"})
 
@@ -97,8 +97,8 @@ class NotTheIdentity(Shift):
 
 
 class ForgetsToDeclare(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         model.get_submodule(self.layer).bias.requires_grad_(True)
         return attached
 
@@ -108,8 +108,8 @@ class ChangesAnother(Shift):
 
     told: tuple[str, ...] = ("bert.encoder.layer.1.output.dense",)
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        return replace(super().attach(model, options, facts, name), modules=self.told)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        return replace(super().attach(model, options, facts), modules=self.told)
 
 
 class LeavesOneOut(ChangesAnother):
@@ -117,8 +117,8 @@ class LeavesOneOut(ChangesAnother):
 
 
 class TrainsNothing(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         model.get_submodule(self.layer).shift.requires_grad_(False)
         return attached
 
@@ -135,8 +135,8 @@ class Wrapper(torch.nn.Module):
 class HidesTheHead(Shift):
     """In a wrapper that the core cannot look through: the head would stay random."""
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         return Attached(Wrapper(attached.model), frozenset(f"inner.{n}" for n in attached.trainable))
 
 
@@ -149,8 +149,8 @@ class CutsTheHeadOff(Shift):
 
 
 class TrainsInHalfPrecision(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         layer = model.get_submodule(self.layer)
         layer.shift.data = layer.shift.data.half()
         return attached
@@ -162,27 +162,27 @@ class GroupsTwice(Shift):
 
 
 class SavesTheBase(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        super().save(model, folder, name)
+    def save(self, model: Any, folder: Path) -> None:
+        super().save(model, folder)
         write_tensors(folder / "more.safetensors", {"weight": model.get_submodule(self.layer).weight})
 
 
 class SavesTheBaseTransposed(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        super().save(model, folder, name)
+    def save(self, model: Any, folder: Path) -> None:
+        super().save(model, folder)
         write_tensors(folder / "more.safetensors", {"weight": model.get_submodule(self.layer).weight.T})
 
 
 class SavesUnderTheBasesName(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        super().save(model, folder, name)
+    def save(self, model: Any, folder: Path) -> None:
+        super().save(model, folder)
         layer = model.get_submodule(self.layer)
         write_tensors(folder / "more.safetensors", {f"model.{self.layer}.bias": layer.bias + layer.shift})
 
 
 class Pickles(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        super().save(model, folder, name)
+    def save(self, model: Any, folder: Path) -> None:
+        super().save(model, folder)
         torch.save({"shift": model.get_submodule(self.layer).shift}, folder / "adapter.bin")
 
 
@@ -193,8 +193,8 @@ class OnDecoders(Shift):
 class LosesTheFirst(OnDecoders):
     """As if it had put something in front of the text, and had cut away too much."""
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         model.register_forward_hook(self.cut)
         return attached
 
@@ -204,18 +204,18 @@ class LosesTheFirst(OnDecoders):
 
 
 class SavesNothing(OnDecoders):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
+    def save(self, model: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
 class LosesPrecision(Shift):
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
+    def save(self, model: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / "adapter.safetensors", {"shift": model.get_submodule(self.layer).shift.bfloat16()})
 
 
 class ForgetsToCopy(Shift):
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+    def load(self, model: Any, folder: Path) -> Any:
         self.add(model)
         return model.requires_grad_(False)
 
@@ -223,12 +223,12 @@ class ForgetsToCopy(Shift):
 class LosesHalfOfIt(Shift):
     """Saved in a form of its own, where the core cannot look for the values."""
 
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
+    def save(self, model: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shift = model.get_submodule(self.layer).shift
         write_tensors(folder / "adapter.safetensors", {"half": shift[: len(shift) // 2] * 2})
 
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+    def load(self, model: Any, folder: Path) -> Any:
         self.add(model)
         half = read_tensors(folder / "adapter.safetensors")["half"] / 2
         model.get_submodule(self.layer).shift.data[: len(half)] = half
@@ -236,14 +236,14 @@ class LosesHalfOfIt(Shift):
 
 
 class StillTrainsWhenLoaded(Shift):
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
-        loaded = super().load(model, folder, name)
+    def load(self, model: Any, folder: Path) -> Any:
+        loaded = super().load(model, folder)
         loaded.get_submodule(self.layer).shift.requires_grad_(True)
         return loaded
 
 
 class AttachesTwice(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
         model.requires_grad_(False)
         self.add(model)
         return Attached(model, frozenset({f"{self.layer}.shift"}))
@@ -252,31 +252,31 @@ class AttachesTwice(Shift):
 class SpoilsTheFirst(Shift):
     """Refuses the second attach only after it has changed the model."""
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
         if hasattr(model.get_submodule(self.layer), "shift"):
             model.get_submodule(self.layer).shift.data.add_(1)
-        return super().attach(model, options, facts, name)
+        return super().attach(model, options, facts)
 
 
 class FreezesTheFirst(Shift):
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
         model.requires_grad_(False)
-        return super().attach(model, options, facts, name)
+        return super().attach(model, options, facts)
 
 
 class MergesNothing(Shift):
-    def merge(self, model: Any, name: str = "default") -> Any:
+    def merge(self, model: Any) -> Any:
         return model
 
 
 class MergesWrongly(Shift):
-    def merge(self, model: Any, name: str = "default") -> Any:
+    def merge(self, model: Any) -> Any:
         model.get_submodule(self.layer).shift.data.zero_()
         return model
 
 
 class RefusesWithoutReason(Shift):
-    def merge(self, model: Any, name: str = "default") -> Any:
+    def merge(self, model: Any) -> Any:
         raise NotMergeable("no")
 
 
@@ -290,8 +290,8 @@ class IgnoresTheSeed(Shift):
 class HasAnIdlePart(Shift):
     """Half of what it declares is in the loss, and has no gradient."""
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: Any, facts: Any) -> Attached:
+        attached = super().attach(model, options, facts)
         layer = model.get_submodule(self.layer)
         layer.register_parameter("idle", torch.nn.Parameter(torch.zeros(layer.out_features)))
         layer.register_forward_hook(lambda module, _, output: output + 0 * module.idle)
@@ -327,8 +327,8 @@ class SkipsARow(Shift):
 
 
 class LosesTheGradientWhenLoaded(Shift):
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
-        loaded = super().load(model, folder, name)
+    def load(self, model: Any, folder: Path) -> Any:
+        loaded = super().load(model, folder)
         layer = model.get_submodule(self.layer)
         layer.register_forward_hook(lambda module, _, output: output.detach())
         return loaded

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-API = "pefttool_api_version = 1\n"
+API = "pefttool_api_version = 2\n"
 HOOK = "from pefttool import hookimpl\n" + API
 ADAPTER = """
 from pefttool import Adapter
 class Fake(Adapter):
     '''An adapter that does nothing.'''
-    def attach(self, model, options, facts, name="default"): ...
-    def save(self, model, folder, name="default"): ...
-    def load(self, model, folder, name="default"): ...
+    def attach(self, model, options, facts): ...
+    def save(self, model, folder): ...
+    def load(self, model, folder): ...
 def named(called, **attributes):
     return type("Fake", (Fake,), {"name": called, "__doc__": Fake.__doc__, **attributes})()
 """

@@ -57,13 +57,13 @@ class Whole(Adapter):
     def __init__(self):
         self.steps = []
 
-    def attach(self, model, options, facts, name="default"):
+    def attach(self, model, options, facts):
         return Attached(model, frozenset(n for n, _ in model.named_parameters()))
 
-    def save(self, model, folder, name="default"):
+    def save(self, model, folder):
         folder.mkdir(parents=True)
 
-    def load(self, model, folder, name="default"):
+    def load(self, model, folder):
         raise NotImplementedError
 
     def after_step(self, model, step):

@@ -26,26 +26,26 @@ class PromptTuning(Adapter):
     def added_positions(self, options: PromptTuningOptions, facts: Facts) -> int:
         return options.num_virtual_tokens
 
-    def attach(self, model: Any, options: PromptTuningOptions, facts: Facts, name: str = "default") -> Attached:
+    def attach(self, model: Any, options: PromptTuningOptions, facts: Facts) -> Attached:
         import peft
 
         from pefttool.toolkit import attachment
 
-        attachment.claim(model, self.name, name)
+        attachment.claim(model, self.name)
         config = peft.PromptTuningConfig(
             task_type=facts.peft_task_type, num_virtual_tokens=options.num_virtual_tokens, inference_mode=False
         )
-        adapted = peft.get_peft_model(model, config, adapter_name=name)
+        adapted = peft.get_peft_model(model, config)
         trained = frozenset(n for n, p in adapted.named_parameters() if p.requires_grad)
         return Attached(adapted, trained, identity_at_init=False)
 
-    def save(self, model: Any, folder: Path, name: str = "default") -> None:
-        model.save_pretrained(folder, selected_adapters=[name])
+    def save(self, model: Any, folder: Path) -> None:
+        model.save_pretrained(folder)
 
-    def load(self, model: Any, folder: Path, name: str = "default") -> Any:
+    def load(self, model: Any, folder: Path) -> Any:
         import peft
 
-        loaded = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        loaded = peft.PeftModel.from_pretrained(model, str(folder))
         return loaded.requires_grad_(False)
 
     def disabled(self, model: Any) -> Any:
@@ -58,8 +58,8 @@ class CutsTheExtra(PromptTuning):
     def added_positions(self, options: PromptTuningOptions, facts: Facts) -> int:
         return 0
 
-    def attach(self, model: Any, options: PromptTuningOptions, facts: Facts, name: str = "default") -> Attached:
-        attached = super().attach(model, options, facts, name)
+    def attach(self, model: Any, options: PromptTuningOptions, facts: Facts) -> Attached:
+        attached = super().attach(model, options, facts)
         attached.model.register_forward_hook(self._cut, with_kwargs=True)
         return attached
 
@@ -84,5 +84,5 @@ def install(folder: Path, patch: Any) -> None:
     (info / "entry_points.txt").write_text(f"[pefttool]\nprompt-tuning = {module}\n")
     hook = "\n\n@hookimpl\ndef register_adapters():\n    return [PromptTuning()]\n"
     own = Path(__file__).read_text(encoding="utf-8").replace("import Adapter", "import hookimpl, Adapter", 1)
-    (folder / f"{module}.py").write_text(f"{own}\n\npefttool_api_version = 1{hook}", encoding="utf-8")
+    (folder / f"{module}.py").write_text(f"{own}\n\npefttool_api_version = 2{hook}", encoding="utf-8")
     patch.syspath_prepend(folder)

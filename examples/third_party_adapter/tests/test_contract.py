@@ -3,10 +3,9 @@
 import pytest
 from pefttool_bitfit import BitFit, BitFitOptions
 
-from pefttool.config import registry
-from pefttool.testing import ADAPTER_CHECKS, AdapterCase, adapter_cases
+from pefttool.testing import ADAPTER_CHECKS, AdapterCase, adapter_cases, installed
 
-CASES, REFUSED = adapter_cases(BitFit(), registry.build())
+CASES, REFUSED = adapter_cases(BitFit(), installed())
 CASES.append(AdapterCase(BitFit(), "encoder", options=BitFitOptions(which="attention")))
 
 

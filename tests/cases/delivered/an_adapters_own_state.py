@@ -25,12 +25,12 @@ def check(bench: Any) -> None:
     def of(self: Any, model: Any) -> float:
         return float(layers(model)[0].scaling["default"])
 
-    def saved(self: Any, model: Any, folder: Path, name: str = "default") -> None:
-        save(self, model, folder, name)
+    def saved(self: Any, model: Any, folder: Path) -> None:
+        save(self, model, folder)
         (folder / "scale.txt").write_text(str(of(self, model)))
 
-    def loaded(self: Any, model: Any, folder: Path, name: str = "default") -> Any:
-        found = load(self, model, folder, name)
+    def loaded(self: Any, model: Any, folder: Path) -> Any:
+        found = load(self, model, folder)
         put(self, found, float((folder / "scale.txt").read_text()))
         return found
 

@@ -11,8 +11,8 @@ from pefttool_lora.adapter import LoraAdapter
 def check(bench: Any) -> None:
     load = LoraAdapter.load
 
-    def lossy(self: Any, model: Any, folder: Path, name: str = "default") -> Any:
-        loaded = load(self, model, folder, name)
+    def lossy(self: Any, model: Any, folder: Path) -> Any:
+        loaded = load(self, model, folder)
         next(p for n, p in loaded.named_parameters() if "lora_B" in n).data.zero_()
         return loaded
 

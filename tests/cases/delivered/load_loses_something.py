@@ -13,8 +13,8 @@ def check(bench: Any) -> None:
     load = LoraAdapter.load
 
     def loses(which: str) -> Any:
-        def lossy(self: Any, model: Any, folder: Path, name: str = "default") -> Any:
-            loaded = load(self, model, folder, name)
+        def lossy(self: Any, model: Any, folder: Path) -> Any:
+            loaded = load(self, model, folder)
             for parameter_name, parameter in loaded.named_parameters():
                 if "lora_B" in parameter_name and which in parameter_name:
                     parameter.data.zero_()

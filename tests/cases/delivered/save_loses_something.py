@@ -17,8 +17,8 @@ def check(bench: Any) -> None:
     save, load = LoraAdapter.save, LoraAdapter.load
 
     def saves(lost: str) -> Any:
-        def own(self: Any, model: Any, folder: Path, name: str = "default") -> None:
-            save(self, model, folder, name)
+        def own(self: Any, model: Any, folder: Path) -> None:
+            save(self, model, folder)
             (folder / peft_folder.CONFIG).rename(folder / CONFIG)
             tensors = peft_folder.read_tensors(folder / peft_folder.WEIGHTS)
             (folder / peft_folder.WEIGHTS).unlink()
@@ -27,13 +27,13 @@ def check(bench: Any) -> None:
 
         return own
 
-    def loads(self: Any, model: Any, folder: Path, name: str = "default") -> Any:
+    def loads(self: Any, model: Any, folder: Path) -> Any:
         with tempfile.TemporaryDirectory() as usual:
             (Path(usual) / peft_folder.CONFIG).write_bytes((folder / CONFIG).read_bytes())
             tensors = peft_folder.read_tensors(folder / OWN)
             halves = {n.removeprefix("twice "): t / 2 for n, t in tensors.items()}
             peft_folder.write_tensors(Path(usual) / peft_folder.WEIGHTS, halves)
-            return load(self, model, Path(usual), name)
+            return load(self, model, Path(usual))
 
     bench.monkeypatch.setattr(LoraAdapter, "load", loads)
     for lost, code in (("layer.0.output.dense.lora_B", 1), ("", 0)):

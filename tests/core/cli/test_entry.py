@@ -205,7 +205,7 @@ def test_plugins_says_who_ships_what(terminal: Terminal, install: Install) -> No
             "name": "one",
             "distribution": "acme-one",
             "version": "1.5",
-            "api_version": 1,
+            "api_version": 2,
             "registers": {"adapters": ["ant", "bee"], "observers": ["one"], "commands": ["buzz"]},
         }
     ]
@@ -214,7 +214,7 @@ def test_plugins_says_who_ships_what(terminal: Terminal, install: Install) -> No
     code, out, err = terminal.run("plugins")
     assert code == 0 and err == [f"warning: {complaint}"]
     assert out.splitlines()[1].split() == [
-        *["one", "acme-one", "1.5", "1"],
+        *["one", "acme-one", "1.5", "2"],
         *["adapters:", "ant,", "bee;", "observers:", "one;", "commands:", "buzz"],
     ]
 

@@ -34,7 +34,7 @@ def test_a_plugin_knows_who_ships_it(install: Install) -> None:
     install("acme-tools", adapters("bitfit"), plugin="acme", version="2.3.4")
     loaded = load("acme")
     (plugin,) = loaded.loaded
-    assert (plugin.name, plugin.distribution, plugin.version, plugin.api_version) == ("acme", "acme-tools", "2.3.4", 1)
+    assert (plugin.name, plugin.distribution, plugin.version, plugin.api_version) == ("acme", "acme-tools", "2.3.4", 2)
     assert plugin.owner == "acme-tools 2.3.4"
     assert not loaded.complaints
 
@@ -66,8 +66,9 @@ def test_one_distribution_seen_twice_counts_once(install: Install, second: str) 
         ("raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line second line"),
         ("def broken(:", "SyntaxError"),
         ("import sys\nsys.exit(3)", "SystemExit: 3"),
-        ("", "states no API version, this pefttool has `pefttool_api_version = 1`"),
-        ("pefttool_api_version = 2", "is written for API version 2, this pefttool has `pefttool_api_version = 1`"),
+        ("", "states no API version, this pefttool has `pefttool_api_version = 2`"),
+        ("pefttool_api_version = 1", "is written for API version 1, this pefttool has `pefttool_api_version = 2`"),
+        ("pefttool_api_version = 3", "is written for API version 3, this pefttool has `pefttool_api_version = 2`"),
         ("pefttool_api_version = '1'", "is written for API version '1'"),
         (HOOK + "@hookimpl\ndef register_adapter(): return []", "did you mean 'register_adapters'?"),
         (HOOK + "@hookimpl\ndef register_adapters(colour): return []", "colour"),

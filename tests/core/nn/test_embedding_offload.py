@@ -118,9 +118,9 @@ def test_another_kind_of_output_layer_is_refused():
 def test_the_device_is_that_of_the_rest():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(configs()["llama"])
-    assert embedding_offload.device(model).type == "meta"
+    assert embedding_offload.device_of(model).type == "meta"
     embedding_offload.install(model)
     model.model.embed_tokens.weight = model.lm_head.weight = nn.Parameter(torch.zeros(101, 32))
     assert next(model.parameters()).device.type == "cpu"
-    assert embedding_offload.device(model).type == "meta"
+    assert embedding_offload.device_of(model).type == "meta"
     assert batch()["input_ids"].device.type == "cpu"

@@ -19,6 +19,7 @@ from pefttool.nn import attention, embedding_offload, placement
 from pefttool.nn.embedding_offload import LookedUp
 from pefttool.setup import random_state
 from pefttool.setup.devices import Choice
+from pefttool.toolkit import random_numbers
 from pefttool_audio import ctc
 from pefttool_text import packed
 
@@ -167,7 +168,7 @@ def test_a_step_that_is_tried_again_draws_the_same_from_apples_generator(mps):
 
 @pytest.mark.parametrize(("device", "found"), [("mps", [1]), ("cpu", [7])])
 def test_an_evaluation_leaves_apples_generator_as_it_was(mps, device, found):
-    with random_state.forked(device):
+    with random_numbers.forked(device):
         mps.state += 6
     assert mps.state.tolist() == found
 
@@ -178,7 +179,7 @@ def test_a_rank_protects_the_generator_of_its_own_card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or torch.zeros(1))
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: asked.append(device))
     for device in ("cuda", "cuda:1", "cuda:0"):
-        with random_state.forked(device):
+        with random_numbers.forked(device):
             pass
     assert asked == [3, 3, 1, 1, 0, 0]
 

@@ -30,7 +30,7 @@ class Plain(Adapter):
 
     name = "plain"
 
-    def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Any:
+    def attach(self, model: Any, options: Any, facts: Any) -> Any:
         raise NotImplementedError
 
     save = load = attach

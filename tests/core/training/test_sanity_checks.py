@@ -309,7 +309,7 @@ def test_frozen_batch_norms_stand_still() -> None:
     """Their statistics would follow the batches, and nobody saves them."""
 
     class Bare(registries.build().adapters["lora"].__class__):  # type: ignore[misc]
-        def attach(self, model: Any, options: Any, facts: Any, name: str = "default") -> Any:
+        def attach(self, model: Any, options: Any, facts: Any) -> Any:
             from pefttool.api.values import Attached
 
             model.requires_grad_(False)
