@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from pefttool.cli.commands import collect_commands
 from pefttool.cli.common import current_registry, session
+from pefttool.cli.group import collect_commands
 from pefttool.cli.output import print_json, print_table
 from pefttool.config.plugins import Plugin
 from pefttool.config.registry import Registry
