@@ -9,7 +9,8 @@
 
 `installed()` is what all plugins register, the quantizers among it. `check_adapter`, `check_task`, `check_quantizer`
 and `check_format` run everything at once; `check_resume` trains twice, once interrupted. A failure is a
-ContractViolation (an AssertionError) that names the object, what it ran on, and what was found. `tiny_encoder` and `tiny_decoder` make the random models that the checks run on.
+ContractViolation (an AssertionError) that names the object, what it ran on, and what was found. `tiny_encoder` and
+`tiny_decoder` make the random models that the checks run on.
 Importing this imports no torch.
 """
 
