@@ -27,7 +27,7 @@ from pefttool.api.options import Options
 from pefttool.api.pretrained import Pretrained
 from pefttool.api.quantizer import Quantizer
 from pefttool.api.task import Direction, Task
-from pefttool.api.values import Arranged, Attached, DataProblem, Loaded, Loss, Problem, Row, Setting
+from pefttool.api.values import Arranged, Attached, Caution, DataProblem, Loaded, Loss, Problem, Row, Setting
 from pefttool.files.cache_folder import cache_folder
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ __all__ = [
     "Adapter",
     "Arranged",
     "Attached",
+    "Caution",
     "DataError",
     "DataFormat",
     "DataProblem",

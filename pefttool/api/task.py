@@ -166,7 +166,7 @@ class Task(ABC):
         return ()
 
     def remarks(self, rows: Sequence[Row], options: Any) -> Sequence[str]:
-        """What the user should know of the training rows, a line each; "warning: ..." where it is likely not meant."""
+        """What the user should know of the training rows, a line each; a Caution where it is likely not meant."""
         return ()
 
     def key(self, values: Mapping[str, Any], options: Any) -> str:

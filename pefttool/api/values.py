@@ -24,6 +24,17 @@ class Problem:
         return f"{self.key}: {self.message}"
 
 
+class Caution(str):
+    """A line for the user that warns: what it tells of is probably not meant. A plain `str` informs."""
+
+    __slots__ = ()
+
+
+def told(text: str) -> str:
+    """The line as it is printed, or written into JSON."""
+    return f"warning: {text}" if isinstance(text, Caution) else text
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of data and where it came from: `values` by column; `line` counts from 1 (a record, for Parquet)."""

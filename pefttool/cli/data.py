@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pefttool.api.values import Caution, told
 from pefttool.cli.common import current_registry
 from pefttool.cli.kinds import JSON
 from pefttool.cli.output import print_json
@@ -67,7 +68,7 @@ def _show(path: str, found: Survey, most: int | None) -> None:
 
     click.echo(f"{path}: {found.reason}")
     for notice in found.notices:
-        click.echo(f"· {notice}")
+        click.echo(f"· {told(notice)}")
     click.echo(f"· columns: {', '.join(found.columns)}")
     parts = f": {found.train} to train on, {found.eval} held out" if found.train else ""
     click.echo(f"· {found.read} rows{parts}")
@@ -92,7 +93,7 @@ def _show(path: str, found: Survey, most: int | None) -> None:
         click.echo(f"{len(found.problems)} rows cannot be used: mend them{others}")
     if found.fault is not None and found.read:
         click.echo(found.fault)
-    doubtful = sum(notice.startswith("warning") for notice in found.notices)
+    doubtful = sum(isinstance(notice, Caution) for notice in found.notices)
     if found.good and doubtful:
         click.echo(f"a run would take it; {doubtful} warning{'s' * (doubtful > 1)} above")
     elif found.good:

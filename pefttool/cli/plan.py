@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pefttool.api.values import told
 from pefttool.cli.common import current_registry, read_recipe, recipe_options
 from pefttool.cli.output import print_json, print_table
 
@@ -84,7 +85,7 @@ def _show(made: Forecast) -> None:
     planned, estimate = made.plan, made.estimate
     click.echo(f"{planned.adapter.name} · {planned.task.name} · {planned.model.id}")
     for notice in planned.notices:
-        click.echo(f"· {notice}")
+        click.echo(f"· {told(notice)}")
     longest = "the longest of this data" if made.measured_lengths else "the longest possible"
     size = f"{made.rows} x {made.tokens} tokens ({longest})" if planned.task.truncates else f"{made.rows} rows"
     click.echo(

@@ -10,7 +10,7 @@ from typing import Any
 
 from pefttool.api.errors import DataError
 from pefttool.api.task import Task
-from pefttool.api.values import Row
+from pefttool.api.values import Caution, Row
 from pefttool.data.rows import fingerprint
 
 #: More than this share of the held-out rows among the training rows is refused.
@@ -90,12 +90,14 @@ def check(
         raise DataError(f"data.eval: {judged} {same}: {REMEDY}")
     if not allowed and found is not None and found.by_mistake:
         raise DataError(f"data.eval: {found}: {REMEDY}")
-    warnings = [] if found is None else [f"warning: {found}: held-out metrics will flatter"]
+    warnings: list[str] = [] if found is None else [Caution(f"{found}: held-out metrics will flatter")]
     column = telling_column(task, options, sides[0][0])
     if column is not None:
         warnings.append(
-            f"warning: column {column!r} tells the class in nearly all rows, and is an input: is it the answer under"
-            " another name? leave it out if it is not known when the model is used"
+            Caution(
+                f"column {column!r} tells the class in nearly all rows, and is an input: is it the answer under"
+                " another name? leave it out if it is not known when the model is used"
+            )
         )
     return warnings
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pefttool.api.errors import DataError
-from pefttool.api.values import DataProblem, Row
+from pefttool.api.values import Caution, DataProblem, Row, told
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
 from pefttool.data import corpus, rows
@@ -48,7 +48,7 @@ class Survey:
         return not self.problems and self.fault is None
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "good": self.good}
+        return {**asdict(self), "notices": list(map(told, self.notices)), "good": self.good}
 
 
 def survey(given: Recipe, registry: Registry) -> Survey:
@@ -77,7 +77,7 @@ def survey(given: Recipe, registry: Registry) -> Survey:
         eval=len(held_out),
         classes=dict(sorted(classes.items())),
         first=dict((train or sample)[0].values),
-        notices=tuple(sorted(notices, key=lambda text: not text.startswith("warning"))),
+        notices=tuple(sorted(notices, key=lambda text: not isinstance(text, Caution))),
         problems=found.problems,
         fault=fault,
         hint=found.hint,

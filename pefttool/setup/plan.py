@@ -10,7 +10,7 @@ from pefttool.api.adapter import Adapter
 from pefttool.api.errors import ModelError, Refused, UsageError, suggest
 from pefttool.api.facts import Facts
 from pefttool.api.task import Task
-from pefttool.api.values import Problem, Setting
+from pefttool.api.values import Caution, Problem, Setting, told
 from pefttool.config import recipe
 from pefttool.config.recipe import Recipe
 from pefttool.config.registry import Registry
@@ -22,7 +22,7 @@ from pefttool.models.quantized import stored_by
 from pefttool.nn import parameters
 from pefttool.setup import devices
 
-TRUSTED = "warning: {!r} comes with Python code, which runs, as trust_remote_code says"
+TRUSTED = "{!r} comes with Python code, which runs, as trust_remote_code says"
 STORED = "{} is stored as {} already, and is trained on as it is"
 COMPILED = "compile: memory is planned as if nothing were compiled, which takes no less"
 
@@ -101,7 +101,7 @@ class Plan:
             "device": self.choice.device,
             "dtype": self.choice.dtype,
             "reason": self.choice.reason,
-            "notices": list(self.notices),
+            "notices": list(map(told, self.notices)),
         }
 
 
@@ -139,7 +139,13 @@ def make(given: Recipe, registry: Registry, world_size: int = 1, machine: device
         facts=Facts(architecture=""),
         notices=tuple(
             text
-            for text in (reason, choice.reason, *model.notices, stored, TRUSTED.format(model.id) if trusted else None)
+            for text in (
+                reason,
+                choice.reason,
+                *model.notices,
+                stored,
+                Caution(TRUSTED.format(model.id)) if trusted else None,
+            )
             if text is not None
         ),
         trusted=trusted,

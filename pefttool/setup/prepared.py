@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttool.api.events import Notice
+from pefttool.api.values import Caution
 from pefttool.config.emitter import Emitter
 from pefttool.data.encoding import Examples
 from pefttool.setup.attach import Adapted
@@ -56,10 +57,10 @@ class Session:
         self.emit(Notice(text=text))
 
     def tell(self, texts: Iterable[str]) -> None:
-        """Say each of these; a text that begins with `warning: ` is one."""
+        """Say each of these, and warn where it is a Caution."""
         for text in texts:
-            if text.startswith("warning: "):
-                self.warn(text.removeprefix("warning: "))
+            if isinstance(text, Caution):
+                self.warn(text)
             else:
                 self.say(text)
 

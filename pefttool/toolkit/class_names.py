@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pefttool.api.errors import DataError
-from pefttool.api.values import Row
+from pefttool.api.values import Caution, Row
 
 __all__ = ["Numbered", "in_order", "listed", "name_of", "number", "numbers", "stands_for_nothing"]
 
@@ -61,7 +61,7 @@ def alike(names: Sequence[str]) -> list[str]:
         return []
     more = f" and {len(twins) - 1} more" if len(twins) > 1 else ""
     shown = " and ".join(map(repr, twins[0]))
-    return [f"warning: classes {shown}{more} differ in spaces or capitals alone: mend the labels if one class is meant"]
+    return [Caution(f"classes {shown}{more} differ in spaces or capitals alone: mend the labels if one class is meant")]
 
 
 def absent(names: Sequence[str]) -> list[str]:
@@ -70,8 +70,10 @@ def absent(names: Sequence[str]) -> list[str]:
     if not found:
         return []
     return [
-        f"warning: class {' and '.join(map(repr, found))}: programs write a missing value like this: leave such rows"
-        " out, unless a class is called so"
+        Caution(
+            f"class {' and '.join(map(repr, found))}: programs write a missing value like this: leave such rows"
+            " out, unless a class is called so"
+        )
     ]
 
 

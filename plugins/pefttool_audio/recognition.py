@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
+from pefttool import Caution, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
 from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_audio import ctc, recordings, whisper, word_errors
 from pefttool_audio.listener import IGNORE
@@ -205,9 +205,11 @@ class SpeechRecognition(Task):
         shown = ", ".join(f"{character!r} ({count})" for character, count in missed.most_common(SHOWN))
         more = f" and {len(missed) - SHOWN} more" if len(missed) > SHOWN else ""
         return (
-            f"warning: data: {rows} of {len(train)} transcripts are learnt without characters that the model has no"
-            f" token for: {shown}{more}: write numbers as words and letters as the model has them, or use a model of"
-            " the language",
+            Caution(
+                f"data: {rows} of {len(train)} transcripts are learnt without characters that the model has no"
+                f" token for: {shown}{more}: write numbers as words and letters as the model has them, or use a model"
+                " of the language"
+            ),
         )
 
     def untrained(self, example: Mapping[str, Any], processor: Any, setting: Setting) -> str:

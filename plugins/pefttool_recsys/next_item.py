@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttool import Arranged, DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
+from pefttool import Arranged, Caution, DataError, Facts, Loaded, Loss, Options, Problem, Row, Setting, Task
 from pefttool.toolkit.columns import describe
 
 if TYPE_CHECKING:
@@ -256,9 +256,11 @@ class NextItem(Task):
         if not known or new < STRANGE * len(items):
             return ()
         return (
-            f"warning: {new} of the {len(items)} items of held-out rows are not among the {known} that the model knows:"
-            " what follows them is learnt from the training rows alone; see that items are called as the model calls"
-            " them",
+            Caution(
+                f"{new} of the {len(items)} items of held-out rows are not among the {known} that the model knows:"
+                " what follows them is learnt from the training rows alone; see that items are called as the model"
+                " calls them"
+            ),
         )
 
     def preview(self, example: Mapping[str, Any], processor: Catalogue) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from pefttool import Row
+from pefttool import Caution, Row
 from pefttool.toolkit import timestamps
 from pefttool_series.reading import TIMES
 
@@ -99,19 +99,20 @@ def told(rows: Sequence[Row], split: bool) -> list[str]:
             if split
             else "windows cross them as if values were evenly spaced (task.gaps=join)"
         )
-        notices.append(f"{'' if split else 'warning: '}data: {what}, {size}: {then}")
+        text = f"data: {what}, {size}: {then}"
+        notices.append(text if split else Caution(text))
     uneven = [(row, found) for row, found in known if found.uneven]
     if uneven:
         row, worst = max(uneven, key=lambda pair: pair[1].uneven / pair[1].count)
         what = f"{worst.uneven} of {worst.count} steps between time stamps are not the usual {worst.shown(worst.usual)}"
         where = f"in {row.place}" + (f" and {len(uneven) - 1} more series" if len(uneven) > 1 else "")
         notices.append(
-            f"warning: data: {what} {where}: values count as evenly spaced, in their order, and so does task.season"
+            Caution(f"data: {what} {where}: values count as evenly spaced, in their order, and so does task.season")
         )
     unread = [row for row in rows if TIMES in row.values and steps(row.values) is None and _several(row)]
     if unread:
         what = f"the time stamps of {len(unread)} series are no times that increase, such as {unread[0].place}"
-        notices.append(f"warning: data: {what}: gaps are not looked for; {timestamps.EXPECTED}")
+        notices.append(Caution(f"data: {what}: gaps are not looked for; {timestamps.EXPECTED}"))
     return notices
 
 

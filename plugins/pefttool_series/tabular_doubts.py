@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from pefttool import Caution
 from pefttool_series.tabular_columns import as_number, is_missing
 
 #: So many classes that are all numbers are a quantity, unless each has as many rows as this on average.
@@ -29,7 +30,7 @@ def dates(column: str, values: Sequence[Any]) -> str | None:
         return None
     found = f"column {column!r} holds dates such as {texts[0]!r}, and each of {len(set(texts))} is a category apart"
     way_out = f"write what counts of them as numbers (month, days since), or leave it out with -o task.ignore={column}"
-    return f"warning: {found}, so that of another date nothing is known: {way_out}"
+    return Caution(f"{found}, so that of another date nothing is known: {way_out}")
 
 
 def quantity(column: str, labels: Sequence[str], rows: int) -> str | None:
@@ -43,7 +44,7 @@ def quantity(column: str, labels: Sequence[str], rows: int) -> str | None:
     way_out = (
         "name the column of the class with -o task.label_column=COLUMN, or write classes of it yourself (low, high)"
     )
-    return f"warning: {found}, {span}: numbers are not predicted here, and each is a class apart: {way_out}"
+    return Caution(f"{found}, {span}: numbers are not predicted here, and each is a class apart: {way_out}")
 
 
 def identity(column: str, values: Sequence[Any]) -> str | None:
@@ -57,4 +58,4 @@ def identity(column: str, values: Sequence[Any]) -> str | None:
     if not consecutive and not ID_PARTS.search(column) and not CAMEL_ID.search(column):
         return None
     found = f"column {column!r} has another whole number in each of {len(whole)} rows, as identities have"
-    return f"warning: {found}: leave it out with -o task.ignore={column}, or a class may be told by it"
+    return Caution(f"{found}: leave it out with -o task.ignore={column}, or a class may be told by it")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from pefttool import Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
+from pefttool import Caution, Facts, Loaded, Loss, ModelError, Options, Problem, Row, Setting, Task
 from pefttool_text import languages, pair_rows, text_columns, text_scores
 from pefttool_text.batching import IGNORE, attention_mask, kind_of, pad, pad_id
 from pefttool_text.text_scores import METRICS, Metric
@@ -187,23 +187,29 @@ class Seq2Seq(Task):
         broken = sum(bool(example["loses_breaks"]) for example in train)
         if broken:
             found.append(
-                f"warning: {broken} {of} line breaks, which this model's tokenizer drops: answers will be in one line;"
-                " write breaks as a mark of your own, such as ' | ', or use a model that knows them"
+                Caution(
+                    f"{broken} {of} line breaks, which this model's tokenizer drops: answers will be in one line;"
+                    " write breaks as a mark of your own, such as ' | ', or use a model that knows them"
+                )
             )
         unknown = [chr(example["unknown"]) for example in train if example["unknown"]]
         if unknown:
             shown = ", ".join(map(repr, sorted(set(unknown))[:SHOWN]))
             found.append(
-                f"warning: {len(unknown)} {of} characters that this model's tokenizer does not know, such as {shown}:"
-                " answers will not have them; write others in their place, or use a model that knows them"
+                Caution(
+                    f"{len(unknown)} {of} characters that this model's tokenizer does not know, such as {shown}:"
+                    " answers will not have them; write others in their place, or use a model that knows them"
+                )
             )
         most, lengths = int(setting.generation["max_new_tokens"]), [int(e["trained"]) for e in held_out]
         longer, longest = sum(length > most for length in lengths), max(lengths, default=0)
         if longer:
             found.append(
-                f"warning: {longer} of {len(lengths)} held-out targets are longer than answers may be (the longest has"
-                f" {longest} tokens, generation.max_new_tokens is {most}): answers are cut there, and judged as they"
-                f" are; raise it with -o generation.max_new_tokens={longest}"
+                Caution(
+                    f"{longer} of {len(lengths)} held-out targets are longer than answers may be (the longest has"
+                    f" {longest} tokens, generation.max_new_tokens is {most}): answers are cut there, and judged as"
+                    f" they are; raise it with -o generation.max_new_tokens={longest}"
+                )
             )
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from pefttool import Caution
 from pefttool.toolkit.class_names import stands_for_nothing
 from pefttool.toolkit.columns import describe, find_column, missing_column
 from pefttool_text.encoder import TYPES
@@ -77,8 +78,10 @@ def absent(given: Sequence[str]) -> list[str]:
     if not found:
         return []
     return [
-        f"warning: {len(found)} of {len(given)} texts of the training rows are only {found[0].strip()!r} or so, as"
-        " programs write a missing value: leave such rows out"
+        Caution(
+            f"{len(found)} of {len(given)} texts of the training rows are only {found[0].strip()!r} or so, as"
+            " programs write a missing value: leave such rows out"
+        )
     ]
 
 

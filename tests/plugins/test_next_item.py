@@ -97,7 +97,7 @@ def test_items_that_a_model_of_items_does_not_know_are_told():
 
     assert said("123", "45678") == ()
     assert said("123", "ab4") == (
-        "warning: 2 of the 6 items of held-out rows are not among the 8 that the model knows: what follows them is"
+        "2 of the 6 items of held-out rows are not among the 8 that the model knows: what follows them is"
         " learnt from the training rows alone; see that items are called as the model calls them",
     )
     words = Catalogue.of(type("Config", (), {"vocab_size": 3}), None, ("a", "b"))

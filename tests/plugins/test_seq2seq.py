@@ -155,7 +155,7 @@ def test_targets_that_answers_may_not_be_as_long_as_are_counted_before_training(
     longest = max(lengths)
     assert TASK.noted([], [e for e in examples if len(e["labels"]) <= 4], setting()) == []
     (told,) = TASK.noted([], examples, setting())
-    assert told.startswith(f"warning: {sum(n > 4 for n in lengths)} of 3 held-out targets are longer")
+    assert told.startswith(f"{sum(n > 4 for n in lengths)} of 3 held-out targets are longer")
     assert f"the longest has {longest} tokens, generation.max_new_tokens is 4" in told
     assert told.endswith(f"raise it with -o generation.max_new_tokens={longest}")
     enough = Setting(PLAIN, generation={"max_new_tokens": longest})

@@ -44,7 +44,7 @@ def check(bench: Bench) -> None:
         futures = sorted(window[-HORIZON] for window in found)
         assert futures == sorted(_futures(cuts, begin))
         assert split or any((np.diff(hours[window]) > 1).any() for window in found)
-    assert "warning: data: 2 gaps" in " ".join(arranged.notices)
+    assert "data: 2 gaps" in " ".join(arranged.notices)
 
 
 def _arranged(data: Any, split: bool) -> Any:

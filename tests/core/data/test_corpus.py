@@ -127,7 +127,7 @@ def test_held_out_rows_that_are_mostly_training_rows_are_refused(registry: Regis
     write(tmp_path / "d" / "eval.jsonl", *labelled(4, start=6))
     refused(registry, tmp_path / "d", r"3 of 4 held-out rows are .*, such as \S+eval\.jsonl:1 = \S+train\.jsonl:7")
     write(tmp_path / "d" / "eval.jsonl", *labelled(6, start=6))
-    assert "warning: 3 of 6 held-out rows" in "".join(load(registry, tmp_path / "d").notices)
+    assert "3 of 6 held-out rows" in "".join(load(registry, tmp_path / "d").notices)
 
 
 def test_a_file_that_is_trained_on_and_judged_by_is_refused(registry: Registry, tmp_path: Path) -> None:
@@ -155,10 +155,10 @@ def test_data_that_says_things_twice_is_no_mistake(registry: Registry, tmp_path:
     """A short table has the same rows again and again, wherever it is cut."""
     rows = [{"text": f"text {i % 5}", "label": f"c{i % 5 % 2}"} for i in range(40)]
     found = load(registry, write(tmp_path / "a.jsonl", *rows))
-    assert "warning: 4 of 4 held-out rows are among the training rows too" in "".join(found.notices)
+    assert "4 of 4 held-out rows are among the training rows too" in "".join(found.notices)
     write(tmp_path / "d" / "train.jsonl", *rows)
     write(tmp_path / "d" / "eval.jsonl", *rows[:7])
-    assert "warning: 7 of 7 held-out rows" in "".join(load(registry, tmp_path / "d").notices)
+    assert "7 of 7 held-out rows" in "".join(load(registry, tmp_path / "d").notices)
 
 
 def tabular(tell: Mapping[str, Any], count: int = 40, wrong: int = 0) -> list[dict[str, Any]]:
@@ -178,7 +178,7 @@ def test_an_input_that_tells_the_class_is_told(registry: Registry, tmp_path: Pat
         return [notice for notice in found.notices if "tells the class" in notice]
 
     (text,) = warnings(*tabular(tell))
-    assert text.startswith("warning: column 'leak' tells the class in nearly all rows, and is an input")
+    assert text.startswith("column 'leak' tells the class in nearly all rows, and is an input")
     assert warnings(*tabular(tell, count=400, wrong=2)) == [text]
     assert warnings(*tabular(tell, count=400, wrong=20)) == []
     assert warnings(*tabular(tell, count=12)) == []  # by chance, perhaps
