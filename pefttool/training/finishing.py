@@ -42,12 +42,12 @@ class Finished:
     before: Mapping[str, float]
     after: Mapping[str, float]
     samples: tuple[Mapping[str, Any], ...]
-    improved: bool
-    trained: Witness | None
-    talks: bool
-    takes_text: bool
-    main_process: bool
-    error: RunError | None
+    improved: bool = True
+    trained: Witness | None = None
+    talks: bool = False
+    takes_text: bool = False
+    main_process: bool = True
+    error: RunError | None = None
 
 
 @dataclass

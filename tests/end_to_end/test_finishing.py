@@ -20,8 +20,8 @@ STEPS = ("adapter", "files", "answers", "before", "memory", "metrics", "card")
 FAULTS: dict[str, tuple[Any, str]] = {
     "adapter": (artefacts, "_save_adapter"),
     "files": (saved_files, "check"),
-    "answers": (before_after, "answers"),
-    "before": (before_after, "look"),
+    "answers": (before_after.Comparison, "answers"),
+    "before": (before_after.Comparison, "before"),
     "memory": (forecast, "compare"),
     "metrics": (artefacts, "write_metrics"),
     "card": (model_card, "write"),
@@ -116,7 +116,7 @@ def test_what_fails_loses_nothing_and_is_done_later(
 def test_two_faults_are_both_told(
     typed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(before_after, "answers", broken)
+    monkeypatch.setattr(before_after.Comparison, "answers", broken)
     monkeypatch.setattr(forecast, "compare", broken)
     assert typed(tmp_path / "run") == 1
     said = capsys.readouterr().err.splitlines()[-1]

@@ -41,7 +41,8 @@ def test_predict_refuses_what_is_no_number(
 ) -> None:
     terminal.allow(*(p.name for p in registry.plugins.loaded))
     run = Runs(registry, tmp_path)["lora-classes"]
-    monkeypatch.setattr("pefttool.inference.predictor.predict", lambda *given: [{"label": "no", "score": math.nan}])
+    answer = [{"label": "no", "score": math.nan}]
+    monkeypatch.setattr("pefttool.inference.predictor.Predictor.predict", lambda *given: answer)
     terminal.run("plugins")  # what the run printed is read
     code, out, err = terminal.run("predict", str(run), "--data", str(tmp_path / "rows-text-classification/rows.jsonl"))
     assert code == 1 and out == ""

@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate, "peak", pretended)
-    monkeypatch.setattr(forecast.outside, "shares", lambda plan, estimate: ())
+    monkeypatch.setattr(forecast.overhead, "shares", lambda plan, estimate: ())
 
 
 def planned(registry: Registry, folder: Path, *overrides: str) -> Plan:

@@ -311,7 +311,7 @@ def test_what_a_run_brought_is_printed_whatever_the_check_meets(
 
     monkeypatch.setattr(checking, "after_run", check)
     folder = Path("runs/x")
-    finished = Finished(folder, folder / "adapter", {"loss": 2.0}, {"loss": 1.0}, (), False, False, True)
+    finished = Finished(folder, folder / "adapter", {"loss": 2.0}, {"loss": 1.0}, ())
     recipe: Any = SimpleNamespace(check="process")
     with pytest.raises(type(met)):
         report(finished, recipe, registry, False)

@@ -137,11 +137,11 @@ def test_memory_that_runs_out_halves_the_batches_of_the_pass(
     monkeypatch.setenv("PEFTTOOL_CACHE", str(tmp_path / "other"))
     output, sizes = features._Maker._output, []
 
-    def small(self: Any, batch: Any) -> Any:
-        sizes.append(len(batch["input_ids"]))
+    def small(self: Any, predictor: Any, examples: Any) -> Any:
+        sizes.append(len(examples))
         if sizes[-1] > 3:
             raise MemoryError
-        return output(self, batch)
+        return output(self, predictor, examples)
 
     monkeypatch.setattr(features._Maker, "_output", small)
     seen = runs.fine_tune(registry, tmp_path / "out", models["bert"], rows, CLASSIFY)

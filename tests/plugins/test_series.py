@@ -270,7 +270,6 @@ def tuned(tmp_path: Path, task: str, rows: list[dict[str, Any]], model: Path, **
 
 def test_a_tiny_run_learns_to_classify_and_reloads(tmp_path: Path, forecaster: Path) -> None:
     from pefttool.export.reload import reload
-    from pefttool.inference.predictor import predict
 
     draws = random.Random(0)
     rows = [
