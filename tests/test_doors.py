@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 #: Module -> the names that it keeps for plugins. Whoever takes one away breaks plugins: API_VERSION moves then.
 DOORS = {
     "pefttool": """API_VERSION Adapter Arranged Attached Caution DataError DataFormat DataProblem Direction Facts
-        KeyValues Loaded Loss ModelError NotMergeable Options PefttoolError PluginError Pretrained Problem Quantizer Refused Row
-        RunError Setting Source Task UsageError cache_folder events hookimpl one_line suggest""",
+        KeyValues Loaded Loss ModelError NotMergeable Options PefttoolError PluginError Pretrained Problem Quantizer
+        Refused Row RunError Setting Source Task UsageError cache_folder events hookimpl one_line suggest""",
     "pefttool.toolkit.attachment": "claim held_by release",
     "pefttool.toolkit.class_names": "Numbered in_order listed name_of number numbers stands_for_nothing",
     "pefttool.toolkit.columns": "describe find_column missing_column most",
