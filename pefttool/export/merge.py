@@ -128,7 +128,7 @@ def merge(
             wanted.tolerance if wanted.tolerance is not None else max(TOLERANCE[saved], TOLERANCE[opened.choice.dtype])
         )
         _require_agreement(found, allowed)
-        _publish(aside, target)
+        durable.publish(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Merged(target, into, saved, whole, plain, found, allowed, as_trained)
@@ -156,17 +156,6 @@ def _write(opened: Opened, quantized: bool, into: Into, saved: str, aside: Path)
         what = error.filename or aside
         raise UsageError(f"out: {what}: {error.strerror or error}: make room, or choose another --out") from error
     return whole, plain
-
-
-def _publish(aside: Path, target: Path) -> None:
-    """Everything on the disk, then under its own name."""
-    for path in aside.rglob("*"):
-        if path.is_file():
-            durable.sync(path)
-    durable.sync_folder(aside)
-    if target.is_dir():
-        target.rmdir()
-    durable.rename(aside, target)
 
 
 def _saved_dtype(opened: Opened, quantized: bool) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -48,6 +49,19 @@ def rename(old: Path, new: Path) -> None:
     """Give a folder its name, where none of that name is. Raises OSError."""
     os.rename(old, new)
     sync_folder(new.parent)
+
+
+def publish(aside: Path, target: Path) -> None:
+    """Have a folder that others wrote on the disk, and then under its own name; what was there before goes.
+
+    Raises OSError. (A checkpoint syncs each file while it is written, and is marked: `runs.checkpoint.save`.)
+    """
+    for path in aside.rglob("*"):
+        if path.is_file():
+            sync(path)
+    sync_folder(aside)
+    shutil.rmtree(target, ignore_errors=True)
+    rename(aside, target)
 
 
 def sync_folder(folder: Path) -> None:

@@ -115,12 +115,7 @@ def _save_adapter(folder: Path, plan: Plan, base: Base, adapted: Adapted) -> Pat
         peft_folder.write_head(aside, tensors, base.facts.head_modules)
     write_json(aside / ADAPTER_FACTS, adapter_facts(plan, base))
     save_processor(base.processor, aside)
-    for path in aside.rglob("*"):
-        if path.is_file():
-            durable.sync(path)
-    durable.sync_folder(aside)
-    shutil.rmtree(target, ignore_errors=True)
-    durable.rename(aside, target)
+    durable.publish(aside, target)
     return target
 
 
