@@ -14,7 +14,7 @@ from pefttool.config.registry import Registry
 from pefttool.data import corpus, rows
 from pefttool.export.reload import Reloaded
 from pefttool.runs import run_paths
-from pefttool.runs.artefacts import ADAPTER_FACTS
+from pefttool.runs.adapter_facts import ADAPTER_FACTS
 from pefttool.runs.run_folder import ADAPTER, METRICS, RECIPE
 
 Complaint = Callable[[Mapping[str, Any], Any], str | None]

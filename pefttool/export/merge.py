@@ -19,7 +19,7 @@ from pefttool.api.values import Row
 from pefttool.config.registry import Registry
 from pefttool.export import held_out, merge_in_parts, reload
 from pefttool.export.answers import Judge
-from pefttool.export.reload import DEFAULT, MERGED, Opened, Opening, Reloaded
+from pefttool.export.reload import DEFAULT, Opened, Opening, Reloaded
 from pefttool.files import durable, safetensors_file
 from pefttool.files.fingerprint import weight_files
 from pefttool.files.model_folder import INDEX, SINGLE, read_index
@@ -29,7 +29,8 @@ from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.models.quantization import Quantization
 from pefttool.models.quantized import dequantise, stored_by
-from pefttool.runs.artefacts import ADAPTER_FACTS, save_processor, write_json
+from pefttool.runs.adapter_facts import ADAPTER_FACTS, MERGED
+from pefttool.runs.artefacts import save_processor, write_json
 from pefttool.setup.precision import torch_dtype
 from pefttool.toolkit import peft_folder
 from pefttool.toolkit.model_parts import transformers_part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -26,38 +25,15 @@ from pefttool.models import facts, hub, prequantized, remote_code
 from pefttool.models.quantization import Quantization
 from pefttool.nn import added_positions
 from pefttool.runs import run_paths
-from pefttool.runs.artefacts import ADAPTER_FACTS
+from pefttool.runs.adapter_facts import ADAPTER_FACTS, MERGED, check, read
 from pefttool.runs.run_folder import ADAPTER
 from pefttool.setup import devices
 from pefttool.setup.base import load_model
 from pefttool.setup.loading import LoadedModel, Loading
 from pefttool.toolkit import peft_folder
-from pefttool.toolkit.columns import describe
 
 if TYPE_CHECKING:
     from torch import nn
-
-#: In a merged model's `pefttool.json`: what was merged into what, and the hash of the result.
-MERGED = "merged"
-NULL = type(None)
-#: What `pefttool.json` has to hold, and of what kind, to be loaded by.
-FACTS: Mapping[str, type | tuple[type, ...]] = {
-    "adapter": str,
-    "task": str,
-    "task_options": dict,
-    "base": dict,
-    "quantize": (str, NULL),
-    "quantize_options": (dict, NULL),
-    "dtype": str,
-    "labels": list,
-    "head_modules": list,
-    "output_modules": list,
-    "sequence_length": int,
-    "frozen_backbone": bool,
-    "generation": dict,
-    "seed": int,
-}
-BASE: Mapping[str, type | tuple[type, ...]] = {"reference": str, "sha256": str}
 
 
 @dataclass(frozen=True)
@@ -234,7 +210,7 @@ def open_folder(
 ) -> Opened:
     """What is needed to load what `run` holds, without loading it. Raises as `reload` does."""
     folder = run / ADAPTER if (run / ADAPTER / ADAPTER_FACTS).is_file() else run
-    stored = _read(folder, run)
+    stored = read(folder, run)
     merged = MERGED in stored
     task = registry.tasks[stored["task"]]
     choice = _choose(device, dtype, stored["dtype"])
@@ -272,41 +248,6 @@ def open_folder(
         ),
         remote_code.allowed(local, trust_remote_code, registry),
     )
-
-
-def _read(folder: Path, run: Path) -> dict[str, Any]:
-    try:
-        document = json.loads((folder / ADAPTER_FACTS).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{run} is no finished run: it has no {ADAPTER}/{ADAPTER_FACTS}; give the folder that"
-            " `pefttool run` printed"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{folder / ADAPTER_FACTS} cannot be read: {error}; restore the file, or train again"
-        ) from error
-    if not isinstance(document, dict):
-        raise UsageError(f"{folder / ADAPTER_FACTS} is damaged: expected an object; train again, or restore the file")
-    document.setdefault("quantize_options", None)  # it was saved before quantizers took options: with the defaults
-    _check(document, FACTS, folder / ADAPTER_FACTS)
-    _check(document["base"], BASE, folder / ADAPTER_FACTS)
-    if document["dtype"] not in devices.DTYPES:
-        known = ", ".join(devices.DTYPES)
-        found = f"{folder / ADAPTER_FACTS}: 'dtype': found {document['dtype']!r}"
-        raise UsageError(f"{found}, expected one of {known}; restore the file, or train again")
-    return document
-
-
-def _check(document: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], path: Path) -> None:
-    """Raise UsageError for the first key that is missing, or of another kind."""
-    for key, kind in kinds.items():
-        if key not in document or not isinstance(document[key], kind):
-            found = describe(document[key]) if key in document else "no such key"
-            wanted = " or ".join(
-                "null" if k is NULL else k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,))
-            )
-            raise UsageError(f"{path}: {key!r}: found {found}, expected {wanted}; restore the file, or train again")
 
 
 def _options(kind: type[Options], stored: Mapping[str, Any], key: str, path: Path) -> Options:
@@ -347,7 +288,7 @@ def _base(base: dict[str, Any], registry: Registry, run: Path) -> hub.LocalModel
 
 def _merged(folder: Path, stored: Mapping[str, Any]) -> hub.LocalModel:
     check_folder(folder, str(folder))
-    _check(stored, {MERGED: dict}, folder / ADAPTER_FACTS)
+    check(stored, {MERGED: dict}, folder / ADAPTER_FACTS)
     if weight_files(folder) != stored[MERGED].get("sha256"):
         raise ModelError(f"{folder} is not as it was merged (its hash differs): restore it, or merge again")
     return hub.LocalModel(folder, str(folder))

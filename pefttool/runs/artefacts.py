@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -13,15 +12,14 @@ from typing import Any
 
 from pefttool.api.errors import RunError, UsageError
 from pefttool.files import durable, strict_json
-from pefttool.files.fingerprint import weight_files
 from pefttool.runs import run_folder, run_paths, saved_files
+from pefttool.runs.adapter_facts import ADAPTER_FACTS, adapter_facts
 from pefttool.runs.run_folder import ADAPTER, ENVIRONMENT, METRICS, PLAN, RECIPE
 from pefttool.setup.attach import Adapted
 from pefttool.setup.base import Base
 from pefttool.setup.plan import Plan
 from pefttool.toolkit import peft_folder
 
-ADAPTER_FACTS = "pefttool.json"
 PACKAGES = (
     "pefttool",
     "torch",
@@ -126,47 +124,6 @@ def save_processor(processor: Any, folder: Path) -> None:
         backend.no_truncation()
         backend.no_padding()
     processor.save_pretrained(folder)
-
-
-def adapter_facts(plan: Plan, base: Base) -> dict[str, Any]:
-    """`pefttool.json`: what reloading an adapter needs to know, and what it was trained on."""
-    owner = plan.registry.adapters.owner(plan.adapter.name)
-    task_owner = plan.registry.tasks.owner(plan.task.name)
-    template = getattr(base.processor, "chat_template", None)
-    return {
-        "adapter": plan.adapter.name,
-        "adapter_distribution": owner.distribution,
-        "adapter_version": owner.version,
-        "adapter_options": plan.recipe.adapter_options.model_dump(mode="json"),
-        "task": plan.task.name,
-        "task_distribution": task_owner.distribution,
-        "task_version": task_owner.version,
-        "task_options": base.setting.options.model_dump(mode="json"),
-        "base": {
-            "reference": base.local.reference,
-            "id": base.local.id,
-            "revision": base.local.revision,
-            "path": str(base.local.path),
-            "sha256": weight_files(base.local.path),
-        },
-        "quantize": plan.facts.quantizer,
-        "quantize_options": plan.quantization and plan.quantization.options.model_dump(mode="json"),
-        "dtype": plan.choice.dtype,
-        "labels": list(base.setting.labels),
-        "fitted": dict(base.setting.fitted),
-        "format": plan.recipe.data.format,
-        "format_options": dict(plan.recipe.data.format_options),
-        "head_modules": list(base.facts.head_modules),
-        "output_modules": list(base.facts.output_modules),
-        "sequence_length": base.setting.sequence_length,
-        "frozen_backbone": base.setting.frozen_backbone,
-        "added_positions": plan.added_positions,
-        "packing": base.setting.packing,
-        "batch_size": plan.recipe.train.batch_size,
-        "generation": dict(base.setting.generation),
-        "seed": base.setting.seed,
-        "template_sha256": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
-    }
 
 
 def write_metrics(
