@@ -1,4 +1,4 @@
-"""pefttool.json in an adapter's folder: what reloading the adapter needs to know, as it is written and as it is read."""
+"""pefttool.json in an adapter's folder, written and read: what reloading the adapter needs to know."""
 
 from __future__ import annotations
 
