@@ -8,10 +8,9 @@
         ADAPTER_CHECKS[check](case)
 
 `installed()` is what all plugins register, the quantizers among it. `check_adapter`, `check_task`, `check_quantizer`
-and `check_format` run everything at once; `check_resume` trains twice, once interrupted. A failure is a
+and `check_format` run everything at once; `check_resume` trains twice, and interrupts the second run. A failure is a
 ContractViolation (an AssertionError) that names the object, what it ran on, and what was found. `tiny_encoder` and
-`tiny_decoder` make the random models that the checks run on.
-Importing this imports no torch.
+`tiny_decoder` make the random models that the checks run on. Importing this imports no torch.
 """
 
 from pefttool.config.registry import build as installed
