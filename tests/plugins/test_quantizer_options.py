@@ -88,7 +88,7 @@ def test_the_adapter_answers_on_the_weights_that_it_was_trained_on(
     rewritten(nested / FACTS, quantize_options=...)
     assert (outputs(reload.reload(nested, registry, "cpu").model) - expected).abs().max() > 1e-3
 
-    done = merge.merge(runs["lora-nf4-flat"], registry, tmp_path / "merged", save_as="float32")
+    done = merge.merge(runs["lora-nf4-flat"], registry, tmp_path / "merged", merge.Wanted(save_as="float32"))
     assert done.agreement.relative < 2e-5
     merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(outputs(merged), expected, atol=2e-5, rtol=0)
@@ -98,7 +98,7 @@ def test_the_adapter_answers_on_the_weights_that_it_was_trained_on(
 
 
 def test_a_clean_process_and_an_evaluation_know_the_options(runs: Runs, registry: Registry, terminal: Terminal) -> None:
-    found = check.check(runs["lora-nf4-flat"], registry, "cpu", rows=3)
+    found = check.check(runs["lora-nf4-flat"], registry, reload.Opening("cpu"), rows=3)
     assert isinstance(found.clean, check.Agreement) and found.clean.relative < 1e-4
     terminal.allow(*(p.name for p in registry.plugins.loaded))
     terminal.run("plugins")  # what the runs printed is read
