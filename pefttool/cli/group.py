@@ -43,7 +43,7 @@ VERBS = {
 
 class VerbGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Wherever it stands: whoever asks for no stranger's code must not have it imported to look up a verb or a help.
+        # Wherever the flag stands: a stranger's code must not be imported to look up a verb or a help.
         if NO_THIRD_PARTY in args:
             session(ctx).third_party = False
         return super().parse_args(ctx, args)
@@ -103,7 +103,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def plugin_commands(ctx: click.Context, taken: Container[str]) -> Mapping[str, click.Command]:
-    """The commands that plugins add. Whoever asks for help must get it: problems are warnings here."""
+    """The commands that plugins add. A user who asks for help must get it: problems are warnings here."""
     current = session(ctx)
     if current.commands is None:
         current.commands = {}

@@ -15,7 +15,7 @@ LONGEST = 1000
 
 
 def plain_line(text: str) -> str:
-    """One line for the terminal: what is no printable character is escaped, and of a very long one both ends stay.
+    """One line for the terminal: characters that cannot be printed are escaped, a very long line keeps its ends.
 
     What complaints quote comes from files of others, and a terminal obeys what it is sent.
     """

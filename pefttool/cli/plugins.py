@@ -16,7 +16,7 @@ LEFT_OUT = "nothing: left out by --no-third-party, and not imported"
 
 
 @click.command("plugins")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the complaints that are else warnings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the complaints that are warnings otherwise.")
 def plugins(as_json: bool) -> None:
     """List the plugins, who ships them, and what each registers."""
     from pefttool.cli.group import VERBS

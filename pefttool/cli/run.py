@@ -69,7 +69,7 @@ def fine_tune(
     from pefttool import run as stages
     from pefttool.setup import allocator
 
-    # Who streams has little memory; who does not is faster with what was freed.
+    # A run that streams has little memory; any other run is faster with the memory that was freed.
     _ = allocator.give_back_freed_memory() if recipe.memory.stream else allocator.keep_freed_memory()
     finished = stages.run(recipe, registry, skip_bad_rows=skip_bad_rows, resume=resume)
     if finished.main_process:

@@ -1,4 +1,4 @@
-"""From the run to whoever watches: `events.jsonl` first, then every observer, each isolated from the others."""
+"""From the run to its observers: `events.jsonl` first, then every observer, each isolated from the others."""
 
 from __future__ import annotations
 

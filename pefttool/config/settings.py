@@ -121,7 +121,7 @@ class Document(Section):
     )
     check: Literal["process", "files", "none"] = Field(
         "process",
-        description="what is done with a saved adapter: `files` compares it with what was trained, bit for bit, and"
+        description="how a saved adapter is checked: `files` compares it with what was trained, bit for bit, and"
         " `pefttool run` loads it again and compares its answers; with `process` also in a process without pefttool,"
         " as `pefttool check` does",
     )

@@ -1,4 +1,4 @@
-"""Which task data is of: the one that recognises all of a sample, or else the one that most of it is recognised by."""
+"""Which task data is of: the one that recognises all of a sample, or otherwise the one that recognises most of it."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _mostly(registry: Registry, sample: Sequence[Row], options_of: Callable[[str
     """(task, why) where no task recognises all rows, and exactly one all but a few that it will tell of; or None.
 
     A row that the task would take as it is, without having recognised it, counts with the usual ones: a picture without
-    boxes, and a class on one line of many, which would else be passed over. `options_of` gives a task's options.
+    boxes, and a class on one line of many, which would be passed over otherwise. `options_of` gives a task's options.
     """
     alone = [_tasks_of(registry, [row]) for row in sample]
     counts = Counter(name for found in alone for name in found)

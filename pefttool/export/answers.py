@@ -19,7 +19,7 @@ from pefttool.nn import added_positions
 if TYPE_CHECKING:
     from torch import nn
 
-#: Rows that are compared, where nothing else is said.
+#: Rows that are compared, unless the caller says how many.
 ROWS = 16
 
 

@@ -36,7 +36,7 @@ def measure(
 def answers(loaded: Reloaded, rows: Sequence[Row], order: Sequence[Sequence[int]]) -> Iterator[Mapping[str, Any]]:
     """The task's answers in the rows' order, each as soon as those before it are there. `order` is their batches.
 
-    Raises DataError for an answer with a number that is none.
+    Raises DataError for an answer that holds NaN or infinity.
     """
     found: dict[int, Mapping[str, Any]] = {}
     told = 0
@@ -51,7 +51,7 @@ def answers(loaded: Reloaded, rows: Sequence[Row], order: Sequence[Sequence[int]
 
 
 def order_of(loaded: Reloaded, rows: Sequence[Row], batch_size: int | None = None) -> list[list[int]]:
-    """Row numbers in batches: those of `measure` where the rows have what it needs, else as they come.
+    """Row numbers in batches: those of `measure` where the rows have what it needs, and otherwise as the rows come.
 
     What else is in a batch changes how a row's numbers are rounded.
     """

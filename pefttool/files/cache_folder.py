@@ -9,7 +9,7 @@ CACHE = "PEFTTOOL_CACHE"
 
 
 def cache_folder() -> Path:
-    """Where pefttool keeps what it can make or fetch again: PEFTTOOL_CACHE, else the user's cache folder."""
+    """Where pefttool keeps what it can make or fetch again: PEFTTOOL_CACHE, or otherwise the user's cache folder."""
     own = os.environ.get(CACHE)
     if own:
         return Path(own).expanduser().absolute()

@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from pefttool.nn import placement
 
-#: What a peak is made of, in the order in which it is shown.
 BLOCK = 512  # PyTorch's CUDA allocator rounds every block up to a multiple of this
 LARGEST_MASK = 1 << 20  # of the masks that get values in a simulation
 HOST = "host"  # a part that does not count: it does not lie on the device
+#: What a peak is made of, in the order in which it is shown.
 PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "workspace", "batch")
 
 

@@ -1,4 +1,4 @@
-"""One training step of the real model without its weights: what it would hold at a time, and what of.
+"""One training step of the real model without its weights: how much memory the step would hold, and for what.
 
 The model is built on the meta device from its config, quantised linears are stand-ins of the same size, the adapter is
 attached as it would be, and then every tensor becomes a fake one: its shape, dtype and lifetime are real.

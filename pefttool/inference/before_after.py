@@ -96,7 +96,7 @@ class Comparison:
         return _answers(self._predictor(prepared), prepared.data.held_out)
 
     def delivered(self, prepared: Prepared, judged: Mapping[str, float]) -> Mapping[str, float]:
-        """Held-out metrics of the model that is delivered, as whoever loads it finds them.
+        """Held-out metrics of the model that is delivered, as a user who loads it finds them.
 
         They are those that the model was `judged` by, unless kept features stood in for a part of it: features are
         computed in other batches, which half precision rounds so differently that it shows.

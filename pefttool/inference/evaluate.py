@@ -72,7 +72,7 @@ def answers(predictor: Predictor, rows: Sequence[Row], batches: Sequence[Sequenc
 
 
 def require_numbers(answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
-    """Raise DataError, with the row's place, for the first answer that holds a number which is none (NaN, infinity)."""
+    """Raise DataError, with the row's place, for the first answer that holds NaN or infinity."""
     for answer, row in zip(answers, rows, strict=True):
         name = _no_number(answer)
         if name is not None:
@@ -83,7 +83,7 @@ def require_numbers(answers: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -
 
 
 def _no_number(value: Any, name: str = "value") -> str | None:
-    """What the first number that is none is called."""
+    """The name of the first number that is not finite."""
     if isinstance(value, float):
         return None if math.isfinite(value) else name
     inside: Iterable[tuple[str, Any]] = ()

@@ -47,7 +47,7 @@ def settle(plan: Plan, base: Base, model: nn.Module, data: Encoded, emit: Callab
 def compare(predictor: Predictor, examples: Sequence[Mapping[str, Any]]) -> str | None:
     """How the loss of two rows in one batch, as the setting makes it, differs from that of each row alone; or None.
 
-    In evaluation mode. Padding, packing, and what else is in a batch must not change what is learnt of a row.
+    In evaluation mode. Padding, packing, and the other rows of a batch must not change what is learnt of a row.
     """
     rows = [without_features(example) for example in two_short(examples)]
     alone = replace(predictor, setting=replace(predictor.setting, packing=False))

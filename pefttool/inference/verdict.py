@@ -20,14 +20,14 @@ NO_BETTER = "on the held-out rows the adapter is no better than the model as it 
 def is_better(found: Mapping[str, float], best: Mapping[str, float] | None, name: str, direction: Direction) -> bool:
     """Whether `found` beats `best` (None: there is none yet) in the metric `name`; a tie goes to the lower loss.
 
-    Anything is better than what is no number. What ties in both is not better: the earlier one stays.
+    Anything is better than NaN. An evaluation that ties in both is not better: the earlier one stays.
     """
     if best is None or math.isnan(best[name]):
         return True
     value, known = found[name], best[name]
     if value == known:
         return found.get(LOSS, math.nan) < best.get(LOSS, math.nan)
-    return value > known if direction == "max" else value < known  # what is no number is neither
+    return value > known if direction == "max" else value < known  # NaN is neither
 
 
 def improved(before: Mapping[str, float], after: Mapping[str, float], name: str, direction: Direction) -> bool:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def quicken(model: nn.Module) -> None:
-    """Give `model` faster attention, dropout and norms; what of them is its own kind stays as it is."""
+    """Give `model` faster attention, dropout and norms; modules of any other kind stay as they are."""
     from pefttool.nn import attention, dropout, rms_norm
 
     attention.install(model)

@@ -45,7 +45,7 @@ class ComputesElsewhere:
 
 
 class SlicedLinear(nn.Linear):
-    """A frozen output layer in host memory. Whoever needs the loss only had better take the slices itself."""
+    """A frozen output layer in host memory. A caller that needs the loss alone had better take the slices."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., H] -> [..., V] on x's device: slice by slice, and nothing of the weight is saved for backward."""

@@ -24,7 +24,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Watched:
-    """What the watch over a run has seen, so that it judges at the same step whoever interrupted it.
+    """What the watch over a run has seen, so that the watch judges at the same step after an interruption.
 
     updates    of parameters so far, and whether warm-up was over by then
     gradients  were judged; so were `parameters`
@@ -101,7 +101,7 @@ NOTHING = Extras()
 
 
 def watched(document: Mapping[str, Any]) -> Watched:
-    """Of what `read` returned; as if nothing had been seen where that is not to be understood."""
+    """What a checkpoint says that was watched, as `read` gives the document; nothing where it cannot be understood."""
     try:
         given = document["progress"]["watched"].items()
         held: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}

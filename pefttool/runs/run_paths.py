@@ -49,7 +49,7 @@ def without(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def follow(typed: str, run: Path, maybe_elsewhere: bool = True) -> str:
-    """`typed` as it is where it leads to the same from here; else the absolute path that the run in `run` meant.
+    """`typed` as it is where it leads to the same from here; otherwise the absolute path that the run in `run` meant.
 
     A run's folder that was moved together with what lies around it finds its files there: as far from it as they were.
     What is nowhere stays as typed if it is `maybe_elsewhere`: on the hub.

@@ -64,7 +64,7 @@ def identify(path: Path) -> str | None:
 
 
 def start_of(path: Path) -> bytes:
-    """The first bytes, as they are on disk; none where the file cannot be read, which whoever reads it will say."""
+    """The first bytes, as they are on disk; none where the file cannot be read, which its reader will say."""
     try:
         with path.open("rb") as stream:
             return stream.read(START)

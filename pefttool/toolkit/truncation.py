@@ -1,4 +1,4 @@
-"""What did not fit while rows were answered: tasks tell it, and whoever asked for the answers counts it."""
+"""What did not fit while rows were answered: tasks tell it, and the command that asked for the answers counts it."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ GIB = 1 << 30
 def rehearse(state: TrainingState) -> Rehearsed:
     """About three times as long as one forward and backward pass over the longest batch.
 
-    Memory that runs out here halves the micro-batches of the run. A warning says where the company in a batch changes
-    the loss of a row. Raises RunError where one row does not fit, or where the disk has no room for the adapter and the
+    Memory that runs out here halves the micro-batches of the run. A warning says where the other rows of a
+    batch change the loss of a row. Raises RunError where one row does not fit, or where the disk has no room for the adapter and the
     checkpoints.
     """
     began = time.monotonic()

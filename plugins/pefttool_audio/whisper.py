@@ -20,7 +20,7 @@ FRAMES_PER_POSITION = 2
 
 
 def multilingual(model: Any) -> bool:
-    """Whether the model has to be told a language, by its generation config or else by its vocabulary."""
+    """Whether the model has to be told a language, by its generation config or otherwise by its vocabulary."""
     said = getattr(model.generation_config, "is_multilingual", None)
     return bool(said) if said is not None else int(model.config.vocab_size) >= MULTILINGUAL_VOCABULARY
 

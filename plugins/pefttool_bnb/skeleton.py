@@ -50,7 +50,7 @@ class Skeleton(nn.Linear):
         raise NotImplementedError
 
     def stream(self, fetch: Fetch) -> None:
-        """Hold nothing from now on: whoever multiplies calls `fetch` for what `stored` gave, in backward once more."""
+        """Hold nothing from now on: the product calls `fetch` for what `stored` gave, in backward once more."""
         for name in self.stored():
             setattr(self, name, None)
         # An empty weight: adapters ask it for its device and its dtype.

@@ -59,7 +59,7 @@ def peft_refuses(facts: Facts) -> list[Problem]:
         found.append(Problem("adapter.implementation", f"{message} {facts.architecture} is none; use 'lora'"))
     if facts.peft_task_type not in TASK_TYPES:
         message = f"peft's prefix works for its task types {', '.join(TASK_TYPES)}, and task {facts.task!r} is"
-        kind = facts.peft_task_type or "none of peft’s"
+        kind = facts.peft_task_type or "none of peft's"
         found.append(Problem("adapter.implementation", f"{message} {kind}; use 'lora'"))
     if facts.recomputes:
         message = "a block that computes its activations again drops the keys and values of peft's prefix; use none"

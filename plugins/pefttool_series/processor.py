@@ -30,7 +30,7 @@ class Window:
 
 @dataclass(frozen=True)
 class SeriesProcessor:
-    """Derived from the model's config and the training rows; saved beside an adapter for whoever serves it.
+    """Derived from the model's config and the training rows; saved beside an adapter for the program that serves it.
 
     context_length      values of each channel that the model sees: the last ones of a series
     patches             tokens that it makes of them

@@ -92,7 +92,7 @@ def _sides(size: Any) -> tuple[int, int] | None:
 
 
 def _own_size(processor: Any, config: Any, patch: int) -> tuple[int, int]:
-    """What to stretch pictures to: the processor's size, else the model's, whole patches."""
+    """What to stretch pictures to: the processor's size, or otherwise the model's, in whole patches."""
     size: Any = getattr(processor, "size", None)
     crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
     shorter = size.get("shortest_edge") if hasattr(size, "get") else None
