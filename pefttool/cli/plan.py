@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def plan(device: str | None, as_json: bool, **flags: Any) -> None:
     """What a run would take, and whether it fits, before it starts.
 
-    One training step is simulated without weights: how much memory the step holds at its peak, and for what. A model's config.json is
-    enough, and data is not needed. With --budget the settings closest to the recipe's that keep to it are chosen, or
-    what would fit is said.
+    One training step is simulated without weights: how much memory the step holds at its peak, and for what. A model's
+    config.json is enough, and data is not needed. With --budget the settings closest to the recipe's that keep to it
+    are chosen, or what would fit is said.
     """
     recipe = read_recipe(current_registry(), data_optional=True, **flags)
     made = _forecast(recipe, device, _silent if as_json else _say)

@@ -191,7 +191,7 @@ def _check_classes(bench: TaskBench) -> None:
 
 
 def _check_loss(bench: TaskBench) -> None:
-    """The weight is what `encode` announced; padding and the other rows of a batch change neither loss nor gradients."""
+    """The weight is what `encode` announced; padding and other rows of a batch change neither loss nor gradients."""
     _require_padding(bench)
     bench.model.requires_grad_(True)
     bench.model.eval()

@@ -43,8 +43,8 @@ def rehearse(state: TrainingState) -> Rehearsed:
     """About three times as long as one forward and backward pass over the longest batch.
 
     Memory that runs out here halves the micro-batches of the run. A warning says where the other rows of a
-    batch change the loss of a row. Raises RunError where one row does not fit, or where the disk has no room for the adapter and the
-    checkpoints.
+    batch change the loss of a row. Raises RunError where one row does not fit, or where the disk has no room for the
+    adapter and the checkpoints.
     """
     began = time.monotonic()
     state.session.emit(Progress(what="rehearsal", done=0, total=1))

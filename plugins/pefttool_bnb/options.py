@@ -42,8 +42,8 @@ class EightBitOptions(Quantized):
         6.0,
         ge=0,
         allow_inf_nan=False,
-        description="pefttool itself rounds no activations, and this changes nothing: a program that loads the adapter with"
-        " bitsandbytes alone multiplies activation columns of a larger magnitude in 16 bits; 0: none are",
+        description="pefttool itself rounds no activations, and this changes nothing: a program that loads the adapter"
+        " with bitsandbytes alone multiplies activation columns of a larger magnitude in 16 bits; 0: none are",
     )
 
 

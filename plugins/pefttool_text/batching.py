@@ -57,7 +57,7 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def kind_of(config: Any) -> str | None:
-    """`encoder`, `decoder` or `encoder-decoder` of text, by what a config says of itself, otherwise by its type; or None."""
+    """`encoder`, `decoder` or `encoder-decoder` of text, by what a config says of itself or its type; or None."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
