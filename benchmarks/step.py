@@ -93,7 +93,8 @@ def adapted(storage: str, layers: str, depth: int) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pefttool_kernels import lora, measure, modules
+    from pefttool_kernels import lora, modules
+    from pefttool_kernels.timing import measure
 
     torch.manual_seed(0)
     shapes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pefttool_kernels import timing_table
+from pefttool_kernels.timing import table
 
 SHAPES = [(n, k) for n in (1024, 4096, 14336) for k in (1024, 4096, 14336)]
 ROWS = (1, 16, 64, 256, 512, 2048)
@@ -22,12 +22,12 @@ ROWS = (1, 16, 64, 256, 512, 2048)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", nargs="+", default=["nf4"], choices=["nf4", "fp4", "int8"])
-    parser.add_argument("--shape", nargs="+", type=timing_table.shape, default=SHAPES, metavar="NxK")
+    parser.add_argument("--shape", nargs="+", type=table.shape, default=SHAPES, metavar="NxK")
     parser.add_argument("--m", nargs="+", type=int, default=list(ROWS), metavar="ROWS")
     parser.add_argument("--seconds", type=float, default=1.0, help="per comparison, at least five rounds")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    timing_table.run(
+    table.run(
         arguments.kind,
         arguments.shape,
         arguments.m,

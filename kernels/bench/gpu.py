@@ -151,7 +151,7 @@ def correctness(plan: Plan, device: torch.device, record: Record) -> bool:
     """The self-test, with every tile. bitsandbytes' own results are shown, and not judged."""
     from gpu_products import launchers_run
 
-    from pefttool_kernels import selftest
+    from pefttool_kernels.selftest import selftest
 
     record.say("\ncorrectness (compiles every kernel: minutes)")
     checks = selftest.run(device, every_tile=launchers_run(device))

@@ -14,11 +14,13 @@ from gpu_record import statistics
 from torch import Tensor
 from torch.nn import functional
 
-from pefttool_kernels import backends, measure, reference
+from pefttool_kernels import backends
 from pefttool_kernels.layout import BLOCK, EightBitWeight, FourBitWeight
 from pefttool_kernels.machine import not_installed, triton_missing
 from pefttool_kernels.modules import view_8bit
-from pefttool_kernels.selftest_cases import ALLOWED, ALLOWED_8BIT
+from pefttool_kernels.selftest import reference
+from pefttool_kernels.selftest.cases import ALLOWED, ALLOWED_8BIT
+from pefttool_kernels.timing import measure
 
 DIRECTIONS = ("forward", "backward")
 #: The vendor's product with a ready dense weight: what nothing that dequantises can beat by much.
@@ -77,7 +79,7 @@ def launchers_run(device: torch.device) -> bool:
     """Whether triton's kernels can be launched: on a CUDA device, or on the CPU by Triton's interpreter."""
     if not_installed():
         return False
-    from pefttool_kernels.selftest_tiles import interpreted
+    from pefttool_kernels.selftest.tiles import interpreted
 
     return interpreted() if device.type != "cuda" else triton_missing(device) is None
 

@@ -13,8 +13,9 @@ import torch
 from gpu_record import statistics
 from torch import Tensor, nn
 
-from pefttool_kernels import backends, measure, modules
+from pefttool_kernels import backends, modules
 from pefttool_kernels.cross_entropy import linear_cross_entropy
+from pefttool_kernels.timing import measure
 
 #: What people run; the same with our products; and with our loss, too: what `pefttool run` does.
 LIBRARY, PRODUCTS, OURS = "bitsandbytes + peft", "pefttool, plain loss", "pefttool"

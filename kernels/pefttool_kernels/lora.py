@@ -39,45 +39,38 @@ def update(layer: Any) -> LowRank | str:
     return LowRank(a.weight, b.weight, layer.scaling[name])
 
 
-class FusedLora4bit(PeftLinear4bit):
+class _UpdateInProduct:
+    """The update goes into the base's product, where that can be; otherwise the forward pass is peft's."""
+
+    base_layer: Any
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As peft's: x [..., in_features] -> [..., out_features] in the dtype that peft's layer gives."""
+        plain = update(self) if not args and not kwargs else "it was called with more than an input"
+        result = None if isinstance(plain, str) else self._product(x, plain)
+        if result is not None:
+            return result
+        composed: Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        return composed
+
+    def _product(self, x: Tensor, plain: LowRank) -> Tensor | None:
+        base = self.base_layer
+        if hasattr(base, "product"):
+            result: Tensor = base.product(x, plain)
+            return result
+        return linear.product(x, base.weight, base.bias, plain) if linear.refusal(x, base, plain) is None else None
+
+
+class FusedLora4bit(_UpdateInProduct, PeftLinear4bit):
     """peft's `lora.Linear4bit` over a `FusedLinear4bit`."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As peft's: x [..., in_features] -> [..., out_features] in x's dtype."""
-        plain = update(self) if not args and not kwargs else "it was called with more than an input"
-        if isinstance(plain, str):
-            composed: Tensor = super().forward(x, *args, **kwargs)
-            return composed
-        return self.base_layer.product(x, plain)
 
-
-class FusedLora8bit(PeftLinear8bitLt):
+class FusedLora8bit(_UpdateInProduct, PeftLinear8bitLt):
     """peft's `lora.Linear8bitLt` over a `FusedLinear8bit`."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As peft's: x [..., in_features] -> [..., out_features] in x's dtype."""
-        plain = update(self) if not args and not kwargs else "it was called with more than an input"
-        if isinstance(plain, str):
-            composed: Tensor = super().forward(x, *args, **kwargs)
-            return composed
-        return self.base_layer.product(x, plain)
 
-
-class FusedLora(PeftLinear):
+class FusedLora(_UpdateInProduct, PeftLinear):
     """peft's `lora.Linear` over a plain frozen `nn.Linear`, or a layer that has a `product(x, update)` of its own."""
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As peft's: x [..., in_features] -> [..., out_features] in the base's own output dtype."""
-        plain = update(self) if not args and not kwargs else "it was called with more than an input"
-        if not isinstance(plain, str):
-            own: Any = getattr(self.base_layer, "product", None)
-            if own is not None:
-                result: Tensor = own(x, plain)
-                return result
-            if linear.refusal(x, self.base_layer, plain) is None:
-                return linear.product(x, self.base_layer.weight, self.base_layer.bias, plain)
-        composed: Tensor = super().forward(x, *args, **kwargs)
-        return composed
 
 
 FUSED: dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module]]] = {

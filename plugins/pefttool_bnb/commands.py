@@ -44,7 +44,8 @@ def kernels(ctx: click.Context, model: str | None, quantize: str, rows: int, dev
     folder, name = _model(model)
     from pefttool_bnb import loading
     from pefttool_bnb.survey import describe, survey
-    from pefttool_kernels import machine, selftest
+    from pefttool_kernels import machine
+    from pefttool_kernels.selftest import selftest
 
     loading.bitsandbytes()
     here = machine.of(where)
@@ -151,7 +152,7 @@ def bench(
     from pefttool_bnb import loading
 
     loading.bitsandbytes()
-    from pefttool_kernels import timing_table
+    from pefttool_kernels.timing import table as timing_table
 
     try:
         parsed = [timing_table.shape(text) for text in shapes]
@@ -171,7 +172,7 @@ def tune(device: str) -> None:
     from pefttool_bnb import loading
 
     loading.bitsandbytes()
-    from pefttool_kernels import tune as tuning
+    from pefttool_kernels.timing import tune as tuning
 
     reason = tuning.refusal(where)
     if reason:

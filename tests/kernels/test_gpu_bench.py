@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from pefttool_kernels import backends, selftest
+from pefttool_kernels import backends
+from pefttool_kernels.selftest import selftest
 from pefttool_kernels.triton.configs import BACKWARD, FORWARD
 
 BENCH = Path(__file__).parents[2] / "kernels" / "bench"

@@ -14,8 +14,9 @@ from packed import WORST, error
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-from pefttool_kernels import modules, reference
+from pefttool_kernels import modules
 from pefttool_kernels.layout import EightBitWeight, RepackedWeight, UnsupportedLayout
+from pefttool_kernels.selftest import reference
 
 
 def linear_4bit(k: int = 128, n: int = 33, quant_type: str = "nf4", bias: bool = True, **options: Any) -> nn.Module:

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from pefttool_kernels import ops, reference
+from pefttool_kernels import ops
 from pefttool_kernels.dispatch import BackendError
 from pefttool_kernels.layout import EightBitWeight
+from pefttool_kernels.selftest import reference
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 #: bitsandbytes rounds an int8 weight before it multiplies by it, and so do we: two roundings in 16 bits.

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pefttool_kernels import backends, low_rank, selftest, selftest_cases, selftest_loss
+from pefttool_kernels import backends, low_rank
 from pefttool_kernels.dispatch import BACKENDS
-from pefttool_kernels.selftest_cases import KINDS, Check, worst
+from pefttool_kernels.selftest import cases, loss, selftest
+from pefttool_kernels.selftest.cases import KINDS, Check, worst
 
 CPU = torch.device("cpu")
 
@@ -131,14 +132,14 @@ def test_one_bit_of_one_dequantised_weight_is_found(monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("factor", "part"), [(1.01, "forward"), (1.0, "backward")])
 def test_a_wrong_loss_is_found(monkeypatch: pytest.MonkeyPatch, factor: float, part: str) -> None:
-    right = selftest_loss.linear_cross_entropy
+    right = loss.linear_cross_entropy
 
     def wrong(hidden: Tensor, *rest: Any) -> Tensor:
         if part == "backward":  # the value stays, the gradient loses a hundredth
             hidden = hidden.detach() * 0.01 + hidden * 0.99 if hidden.dtype == torch.float32 else hidden
         return right(hidden, *rest) * factor
 
-    monkeypatch.setattr(selftest_loss, "linear_cross_entropy", wrong)
+    monkeypatch.setattr(loss, "linear_cross_entropy", wrong)
     failed = [check for check in selftest.run(CPU) if not check.ok]
     assert failed and all(check.backend == "cross_entropy" for check in failed)
     assert part in {check.direction for check in failed}
@@ -180,7 +181,7 @@ def test_new_memory_is_nan_meanwhile() -> None:
 
 def test_cases_are_the_same_every_time() -> None:
     torch.manual_seed(1)
-    first = selftest_cases.make("fp4 flat", torch.float16, 3, 70, 128)
+    first = cases.make("fp4 flat", torch.float16, 3, 70, 128)
     torch.manual_seed(2)
-    second = selftest_cases.make("fp4 flat", torch.float16, 3, 70, 128)
+    second = cases.make("fp4 flat", torch.float16, 3, 70, 128)
     assert torch.equal(first.x, second.x) and torch.equal(first.dequantised, second.dequantised)

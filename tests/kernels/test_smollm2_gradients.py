@@ -22,8 +22,9 @@ from torch import Tensor
 
 from pefttool.config import registry
 from pefttool.models import hub
-from pefttool_kernels import lora, modules, reference
+from pefttool_kernels import lora, modules
 from pefttool_kernels.layout import FourBitWeight
+from pefttool_kernels.selftest import reference
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},

@@ -15,9 +15,10 @@ import torch
 from bitsandbytes import functional as theirs
 from torch import Tensor, nn
 
-from pefttool_kernels import backends, modules, ops, reference, tiles
+from pefttool_kernels import backends, modules, ops, tiles
 from pefttool_kernels.cpu import native
 from pefttool_kernels.layout import BLOCK, DamagedWeight, EightBitWeight, FourBitWeight
+from pefttool_kernels.selftest import reference
 
 N, K = 48, 512  # 384 blocks of 64, one and a half blocks of nested scales
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)

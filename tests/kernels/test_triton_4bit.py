@@ -9,8 +9,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pefttool_kernels import reference
 from pefttool_kernels.layout import FourBitWeight
+from pefttool_kernels.selftest import reference
 from pefttool_kernels.triton._launch import UnsupportedOperand
 from pefttool_kernels.triton.backward_4bit import linear_4bit_dx
 from pefttool_kernels.triton.configs import Config

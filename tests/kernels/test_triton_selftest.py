@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from pefttool_kernels import selftest, selftest_tiles
-from pefttool_kernels.selftest_cases import KINDS, Check
+from pefttool_kernels.selftest import selftest
+from pefttool_kernels.selftest import tiles as selftest_tiles
+from pefttool_kernels.selftest.cases import KINDS, Check
 from pefttool_kernels.triton.configs import BACKWARD, FORWARD
 
 BENCH = Path(__file__).parents[2] / "kernels" / "bench"

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pefttool_kernels import machine, tune
+from pefttool_kernels import machine
 from pefttool_kernels.dispatch import Machine
-from pefttool_kernels.tune import Point, crossover
+from pefttool_kernels.timing import tune
+from pefttool_kernels.timing.tune import Point, crossover
 
 CPU = torch.device("cpu")
 ROWS = (16, 64, 256, 1024, 4096)

@@ -20,9 +20,11 @@ from pefttool import UsageError
 from pefttool.setup import devices
 from pefttool_bnb import commands
 from pefttool_bnb.survey import describe, survey
-from pefttool_kernels import backends, dispatch, machine, selftest, tune
+from pefttool_kernels import backends, dispatch, machine
 from pefttool_kernels.dispatch import Machine
-from pefttool_kernels.tune import Point
+from pefttool_kernels.selftest import selftest
+from pefttool_kernels.timing import tune
+from pefttool_kernels.timing.tune import Point
 
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "numpy")
 ADA = Machine("cuda", "A Card", (8, 9), 24, free_bytes=8 << 30)
@@ -244,6 +246,6 @@ def test_tune_says_why_a_card_has_no_choice(command: Any, monkeypatch: pytest.Mo
 
 
 def test_the_defaults_of_bench_are_shapes() -> None:
-    from pefttool_kernels import timing_table
+    from pefttool_kernels.timing import table as timing_table
 
     assert [timing_table.shape(text) for text in commands.SHAPES] == [(1024, 4096), (4096, 4096)]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pefttool_kernels import reference
 from pefttool_kernels.cross_entropy import IGNORE_INDEX, linear_cross_entropy
-from pefttool_kernels.selftest_cases import DTYPES, MAX_TEXT, Check, error
+from pefttool_kernels.selftest import reference
+from pefttool_kernels.selftest.cases import DTYPES, MAX_TEXT, Check, error
 
 BACKEND = "cross_entropy"
 #: Tokens, words, width; some tokens do not count.

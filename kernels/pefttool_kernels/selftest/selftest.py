@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import torch
 
-from pefttool_kernels import backends, dispatch, machine, ops, selftest_loss
+from pefttool_kernels import backends, dispatch, machine, ops
 from pefttool_kernels.dispatch import BACKENDS, Direction, Machine
 from pefttool_kernels.layout import FourBitWeight
-from pefttool_kernels.selftest_cases import DTYPES, KINDS, SHAPES, Case, Check, check, compute, error, make, worst
+from pefttool_kernels.selftest import loss
+from pefttool_kernels.selftest.cases import DTYPES, KINDS, SHAPES, Case, Check, check, compute, error, make, worst
 
 #: Direction of the product, what is checked, and which results that is.
 PRODUCTS: tuple[tuple[Direction, str, tuple[str, ...]], ...] = (
@@ -55,10 +56,10 @@ def run(device: torch.device, every_tile: bool = False) -> list[Check]:
                     checks += _products(backend, cases, here)
                     checks += _dequantised(backend, cases, here)
                 if every_tile and (here.triton_missing or machine.not_installed()) is None:
-                    from pefttool_kernels import selftest_tiles
+                    from pefttool_kernels.selftest import tiles
 
-                    checks += selftest_tiles.run(cases, here)
-        checks += selftest_loss.run(device)
+                    checks += tiles.run(cases, here)
+        checks += loss.run(device)
     return [*checks, *_absent({found.backend for found in checks}, here)]
 
 

@@ -9,8 +9,9 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from pefttool_kernels import dispatch, ops, reference
+from pefttool_kernels import dispatch, ops
 from pefttool_kernels.layout import BLOCK, EightBitWeight, FourBitWeight
+from pefttool_kernels.selftest import reference
 
 #: Limits on the relative Frobenius error. Rounding a float64 result once costs about three quarters of them.
 ALLOWED = {torch.bfloat16: 2.2e-3, torch.float16: 3.5e-4, torch.float32: 1e-5}

@@ -14,10 +14,11 @@ from statistics import median
 
 import torch
 
-from pefttool_kernels import backends, dispatch, machine, measure
+from pefttool_kernels import backends, dispatch, machine
 from pefttool_kernels.dispatch import Direction
 from pefttool_kernels.layout import FourBitWeight
 from pefttool_kernels.modules import view_4bit
+from pefttool_kernels.timing import measure
 
 #: [N, K] -> how many linear layers of a block have it.
 SHAPES = {(4096, 4096): 2, (1024, 4096): 2, (14336, 4096): 2, (4096, 14336): 1}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pefttool_kernels import measure
+from pefttool_kernels.timing import measure
 
 COLUMNS = {measure.OURS: "pefttool", measure.LIBRARY: "bnb", measure.REPACKED: "repacked", measure.DENSE: "dense"}
 RATIOS = (measure.LIBRARY, measure.REPACKED, measure.DENSE)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pefttool_kernels import dispatch, low_rank
 from pefttool_kernels.dispatch import Machine
 from pefttool_kernels.layout import EightBitWeight
-from pefttool_kernels.selftest_cases import SCALING, Case, Check, check, error
+from pefttool_kernels.selftest.cases import SCALING, Case, Check, check, error
 from pefttool_kernels.triton._launch import DTYPES
 from pefttool_kernels.triton._tl import INTERPRETED
 from pefttool_kernels.triton.backward_4bit import linear_4bit_dx

@@ -1,0 +1,1 @@
+"""The kernels against their definition, on the machine at hand: `pefttool kernels`."""

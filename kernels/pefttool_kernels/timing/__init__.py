@@ -1,0 +1,1 @@
+"""How long the kernels take: `pefttool kernels bench` and `pefttool kernels tune`."""
