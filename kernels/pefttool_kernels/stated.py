@@ -1,10 +1,8 @@
-"""What the operators state about themselves to whoever simulates them: the bytes that one call allocates inside.
-
-As an attribute of the operator's packet, `workspace_bytes(device kind, *arguments)`; importing this module sets it.
-"""
+"""What the operators state about themselves to a simulation: the bytes that one call allocates inside."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,11 +60,17 @@ def _bytes(
     return workspace_bytes(Shapes(operator, direction, rows, n, k, operand.dtype, nested, rank, bias), backend)
 
 
-for _name, _stated in (
-    ("linear_4bit", _linear_4bit),
-    ("linear_4bit_dx", _linear_4bit_dx),
-    ("linear_8bit", _linear_8bit),
-    ("linear_8bit_dx", _linear_8bit_dx),
-):
-    assert _name in ops.IMPLEMENTATIONS
-    setattr(getattr(torch.ops.pefttool, _name), "workspace_bytes", _stated)  # noqa: B010
+#: Operator -> bytes, of (device kind, *arguments of the call).
+STATED: dict[str, Callable[..., int]] = {
+    "linear_4bit": _linear_4bit,
+    "linear_4bit_dx": _linear_4bit_dx,
+    "linear_8bit": _linear_8bit,
+    "linear_8bit_dx": _linear_8bit_dx,
+}
+
+
+def install() -> None:
+    """Hang each of `STATED` on its operator as `workspace_bytes`, where a simulation looks for it."""
+    for name, stated in STATED.items():
+        assert name in ops.IMPLEMENTATIONS
+        setattr(getattr(torch.ops.pefttool, name), "workspace_bytes", stated)  # noqa: B010

@@ -13,12 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pefttool_kernels import ops, stated
-from pefttool_kernels.layout import EightBitWeight, FourBitWeight
+from pefttool_kernels.layout import BLOCK, NESTED_BLOCK, EightBitWeight, FourBitWeight
 
-assert stated  # imported for what the operators then state
-
-BLOCK = 64  # weights that share a scale
-NESTED_BLOCK = 256  # scales that share a scale, with double quantisation
+stated.install()  # a skeleton is what a simulation calls the operators with
 
 Fetch = Callable[[], Mapping[str, Tensor]]
 
