@@ -43,10 +43,8 @@ def setting(**options: Any) -> Setting:
 
 
 def loaded(folder: Path, **options: Any) -> tuple[Any, Any, Setting]:
-    chosen = setting(**options)
-    read = load_model(Loading(folder, TASK, chosen, None, Facts(architecture=""), "cpu", "float32"))
-    model, processor = read.model, read.processor
-    return model, processor, chosen
+    read = load_model(Loading(folder, TASK, setting(**options), None, Facts(architecture=""), "cpu", "float32"))
+    return read.model, read.processor, setting(**options)
 
 
 def test_the_head_is_the_models_own_where_it_has_one() -> None:
