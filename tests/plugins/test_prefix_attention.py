@@ -305,7 +305,7 @@ def test_layers_share_one_extended_mask() -> None:
     mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     prefix = (torch.zeros(4, 3, 8), torch.zeros(4, 3, 8))
     key = torch.zeros(2, 4, 5, 8)
-    first, second = (attention_prefix.padded(prefix, 5, key, key, mask, True, None)[2] for _ in range(2))
+    first, second = (attention_prefix.padded(prefix, 5, key, key, True, (mask, None))[2] for _ in range(2))
     assert first is second and first is not None and first.shape == (2, 1, 5, 8) and first.all()
 
 

@@ -61,7 +61,9 @@ def outputs(model: Any) -> torch.Tensor:
 
 
 def test_the_scales_are_what_bitsandbytes_stores_without_double_quantisation(runs: Runs, registry: Registry) -> None:
-    flat, nested = (reload.open_folder(runs[name], registry, "cpu").base()[0] for name in ("lora-nf4-flat", "lora-nf4"))
+    flat, nested = (
+        reload.open_folder(runs[name], registry, "cpu").base().model for name in ("lora-nf4-flat", "lora-nf4")
+    )
     original = transformers.AutoModelForCausalLM.from_pretrained(runs.root / "llama")
     assert len(quantised(flat)) == 21 and quantised(flat).keys() == quantised(nested).keys()
     for name, layer in quantised(flat).items():

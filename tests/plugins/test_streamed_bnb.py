@@ -147,7 +147,7 @@ def different(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
 @pytest.fixture(scope="module")
 def expected(llama: Path) -> dict[tuple[str, str], dict[str, Tensor]]:
     pairs = [(name, mode) for name in QUANTIZERS for mode in CHECKPOINTING]
-    return {(name, mode): train(resident(llama, name)[0], mode, 300) for name, mode in pairs}
+    return {(name, mode): train(resident(llama, name).model, mode, 300) for name, mode in pairs}
 
 
 @pytest.mark.parametrize("mode", CHECKPOINTING)
@@ -167,7 +167,7 @@ def test_outputs_gradients_and_trained_weights_are_equal_bit_by_bit(llama, expec
 def test_with_dropout_where_the_update_is_composed(llama):
     """Under autocast, as runs on a CPU with bfloat16 are: peft's two classes cast differently without it."""
     model, _ = streamed(llama, "nf4")
-    theirs = train(resident(llama, "nf4")[0], "non-reentrant", 300, dropout=0.2)
+    theirs = train(resident(llama, "nf4").model, "non-reentrant", 300, dropout=0.2)
     assert different(train(model, "non-reentrant", 300, dropout=0.2), theirs) == []
 
 
@@ -178,7 +178,7 @@ def test_smollm2_too(monkeypatch, lane, mode):
     with monkeypatch.context() as context:
         context.delenv("PEFTTOOL_CACHE")
         folder = hub.resolve("example:smollm2-135m-instruct", registry.build(), weights=True).path
-    theirs = train(resident(folder, "nf4")[0], mode, 49152, tokens=64)
+    theirs = train(resident(folder, "nf4").model, mode, 49152, tokens=64)
     found = train(streamed(folder, "nf4", lane)[0], mode, 49152, tokens=64)
     assert len(found) == STEPS * (2 + 420) + 420
     assert different(found, theirs) == []
@@ -201,7 +201,7 @@ def test_no_weight_is_saved_for_the_backward_pass(llama):
 
 def test_a_streamed_model_holds_no_linear_of_its_blocks(llama):
     model, slots = streamed(llama, "nf4")
-    theirs, _, _ = resident(llama, "nf4")
+    theirs = resident(llama, "nf4").model
     blocks = sum(p.numel() for n, p in model.named_parameters() if "proj.weight" in n)
     assert blocks == 0
     packed = sum(m.weight.numel() for m in theirs.modules() if isinstance(m, bnb.nn.Linear4bit))
@@ -262,7 +262,7 @@ def test_random_weights_count_for_their_seed_only(tmp_path):
     found = {seed: train(streamed(folder, "nf4", seed=seed)[0], "none", 300) for seed in (0, 1)}
     assert different(found[0], found[1])
     for seed in (0, 1):
-        assert different(found[seed], train(resident(folder, "nf4", seed)[0], "none", 300)) == []
+        assert different(found[seed], train(resident(folder, "nf4", seed).model, "none", 300)) == []
 
 
 def test_a_full_disk_is_named(llama, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def measured(chosen: plan.Plan, labels: tuple[str, ...], rows: int, tokens: int)
     predictor = Predictor.of(chosen, loaded, adapted.model)
     batch = predictor.batch(examples)
 
-    still = frozen.find(chosen, loaded, adapted, data).still
+    still = frozen.find(chosen, loaded, adapted, data).eval_modules
 
     def step() -> object:
         adapted.model.train()

@@ -17,7 +17,7 @@ from pefttool.api.adapter import Adapter
 from pefttool.api.task import Task
 from pefttool.data.encoding import Encoded, encode
 from pefttool.inference.evaluate import evaluate
-from pefttool.inference.predictor import Predictor, predict
+from pefttool.inference.predictor import Predictor
 from pefttool.models.facts import inspect
 from pefttool.setup.attach import attach
 from pefttool.setup.base import load_model
@@ -52,15 +52,15 @@ class Tuned:
 
     def predict(self, rows: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
         asked = self.rows if rows is None else [Row(values) for values in rows]
-        return self.predict(asked)
+        return self.predictor.predict(asked)
+
+    @property
+    def predictor(self) -> Predictor:
+        return Predictor(self.model, self.task, self.processor, self.setting, CPU)
 
     def metrics(self) -> dict[str, float]:
         batches = [[i] for i in range(len(self.rows))]
-        return evaluate(
-            Predictor(self.model, self.task, self.processor, self.setting, CPU),
-            Encoded(tuple(self.examples), tuple(self.rows), ()),
-            batches,
-        )[0]
+        return evaluate(self.predictor, Encoded(tuple(self.examples), tuple(self.rows), ()), batches)[0]
 
     def save(self, folder: Path) -> Path:
         """The adapter's files and the head's, in the core's order."""

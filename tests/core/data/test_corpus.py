@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pefttool import Task
 from pefttool.api.errors import DataError
-from pefttool.api.values import Row
+from pefttool.api.values import Caution, Row
 from pefttool.config.registry import Kind, Registered, Registry
 from pefttool.config.settings import DataSettings, TrainSettings
 from pefttool.data import corpus
@@ -109,7 +109,7 @@ def test_bad_rows_can_be_skipped_and_are_kept(registry: Registry, tmp_path: Path
 def test_duplicates_across_the_split_are_reported(registry: Registry, tmp_path: Path) -> None:
     write(tmp_path / "d" / "train.jsonl", *labelled(4))
     write(tmp_path / "d" / "test.jsonl", {"text": "new", "label": "c0"}, {"text": " text  1", "label": "c1"})
-    (notice,) = (n for n in load(registry, tmp_path / "d").notices if "warning" in n)
+    (notice,) = (n for n in load(registry, tmp_path / "d").notices if isinstance(n, Caution))
     assert "1 of 2 held-out rows are among the training rows" in notice
     assert "test.jsonl:2" in notice and "train.jsonl:2" in notice
 
@@ -148,7 +148,7 @@ def test_histories_whose_last_items_are_trained_on_are_refused(registry: Registr
     with pytest.raises(DataError, match=r"3 of 3 held-out rows are .*eval\.jsonl:1 = \S+train\.jsonl:3: give"):
         load(registry, tmp_path / "d", task="next-item")
     write(tmp_path / "d" / "train.jsonl", *({"items": row["items"][:-1]} for row in rows))
-    assert not any("warning" in notice for notice in load(registry, tmp_path / "d", task="next-item").notices)
+    assert not any(isinstance(n, Caution) for n in load(registry, tmp_path / "d", task="next-item").notices)
 
 
 def test_data_that_says_things_twice_is_no_mistake(registry: Registry, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_held_out_file_in_the_training_folder_is_not_trained_on(registry: Regi
     found = load(registry, tmp_path / "d", eval=str(held_out))
     assert texts(found.train) == [f"text {i}" for i in range(6)]
     assert texts(found.eval) == [f"text {i}" for i in range(6, 10)]
-    assert not any("warning" in notice for notice in found.notices)
+    assert not any(isinstance(notice, Caution) for notice in found.notices)
 
 
 def test_files_of_neither_part_are_said(registry: Registry, tmp_path: Path) -> None:
@@ -297,7 +297,9 @@ def test_labels_need_no_classes_to_stratify_by(registry: Registry, tmp_path: Pat
 def test_duplicates_are_what_the_task_says(registry: Registry, tmp_path: Path) -> None:
     write(tmp_path / "d" / "train.jsonl", *({"word": w, "tags": ["O"]} for w in ("a", "b", "A")))
     write(tmp_path / "d" / "eval.jsonl", *({"word": w, "tags": ["O"]} for w in ("x", "B", "a", "a")))
-    (notice,) = (n for n in load(tagged(registry, tagger()), tmp_path / "d", task="tagger").notices if "warning" in n)
+    (notice,) = (
+        n for n in load(tagged(registry, tagger()), tmp_path / "d", task="tagger").notices if isinstance(n, Caution)
+    )
     assert "3 of 4 held-out rows" in notice and "eval.jsonl:2 = " in notice and "train.jsonl:2" in notice
 
 
