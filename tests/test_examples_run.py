@@ -24,7 +24,10 @@ import run as runner  # noqa: E402
 
 CASES = [(name, found) for name in experiments.examples() for found in experiments.load(name)]
 #: Models or tables so large that even in miniature they take a minute or more: `make test-all` runs them.
-LARGE = {"translation", "support", "next-film", "anomalies", "response", "movements", "appliances", "messages"}
+LARGE = {
+    *("translation", "speech", "support", "next-film", "anomalies", "response", "movements", "appliances", "messages"),
+    *("entities", "answers", "clothes", "crowns", "preference"),
+}
 
 
 def in_this_process(document: Mapping[str, Any], out: Path) -> process.Run:

@@ -47,7 +47,7 @@ def rows(task: str, folder: Path) -> Path:
         pytest.param("text-classification", "bert", "full", marks=pytest.mark.slow),
         pytest.param("token-classification", "bert", "lora", marks=pytest.mark.slow),
         ("chat", "chatml", "lora"),
-        ("image-classification", "vision", "lora"),
+        pytest.param("image-classification", "vision", "lora", marks=pytest.mark.slow),
     ],
 )
 def test_its_python_answers_as_pefttool_does(

@@ -115,7 +115,8 @@ def test_the_recipe_of_a_run_repeats_it_bit_for_bit(tmp_path: Path) -> None:
     assert recipes[0] == recipes[1]
 
 
-@pytest.mark.parametrize("adapter", ["head", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["head", "full"])
 def test_the_last_layers_can_be_trained_alone(adapter: str, tmp_path: Path) -> None:
     small = run(tmp_path / "k", "--adapter", adapter, *CLASSIFY, *SMALL, "-o", "adapter.train_last_layers=1")
     (started,) = (e for e in small.events if e["type"] == "TrainStarted")
@@ -123,7 +124,9 @@ def test_the_last_layers_can_be_trained_alone(adapter: str, tmp_path: Path) -> N
     assert predictions(small.folder, TEXTS[0])[0]["label"] in ("negative", "positive")
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(
+    "adapter", [pytest.param(name, marks=[] if name == "lora" else [pytest.mark.slow]) for name in ADAPTERS]
+)
 def test_chat_with_every_adapter(adapter: str, tmp_path: Path) -> None:
     quantize = () if adapter == "full" else ("--quantize", "nf4")
     arguments = ("--adapter", adapter, *CHAT, "-o", "quantize=null", *quantize, "-o", "train.max_steps=2")
@@ -154,6 +157,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_a_quantised_run_loads_with_plain_peft(tmp_path: Path) -> None:
     """KL <= 1e-6 and the same top-1 words from plain peft and from pefttool's own reload.
 
@@ -180,6 +184,7 @@ def test_a_quantised_run_loads_with_plain_peft(tmp_path: Path) -> None:
     assert float((own.argmax(-1) == plain.argmax(-1)).float().mean()) == 1.0
 
 
+@pytest.mark.slow
 def test_chat_talks(tmp_path: Path) -> None:
     import subprocess
     import sys

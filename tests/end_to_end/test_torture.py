@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SUPPORT = Path(__file__).parents[1] / "support"
 
 
+@pytest.mark.slow
 def test_twenty_kills_are_survived() -> None:
     """In a process of its own: it forks, and this one has threads."""
     command = [sys.executable, str(SUPPORT / "torture.py"), "--kills", "20"]

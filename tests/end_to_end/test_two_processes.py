@@ -20,7 +20,10 @@ SHARED = (
 )
 
 
-@pytest.mark.parametrize("adapter", registries.build().adapters)
+@pytest.mark.parametrize(
+    "adapter",
+    [pytest.param(a, marks=[] if a == "lora" else [pytest.mark.slow]) for a in registries.build().adapters],
+)
 def test_two_processes_equal_one(adapter: str, tmp_path: Path, no_dropout: Path) -> None:
     arguments = ("--adapter", adapter, "--model", str(no_dropout), "--data", "example:movie-snippets", *SHARED)
     one = run(tmp_path / "one", *arguments, "-o", "train.gradient_accumulation=2")

@@ -146,7 +146,9 @@ def assert_no_worse(found: dict[str, tuple[float, float]], depth: int) -> None:
     assert not worse
 
 
-@pytest.mark.parametrize("kind", list(CONFIGS))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "nf4" else [pytest.mark.slow]) for kind in CONFIGS]
+)
 def test_every_gradient_of_the_first_layers_in_bfloat16(folder: Path, kind: str) -> None:
     assert_no_worse(compare(folder, kind, torch.bfloat16, depth=2, count=24), depth=2)
 

@@ -316,6 +316,7 @@ def test_minilm(cache: Path) -> None:
     assert os.access(found.path / "config.json", os.W_OK)
 
 
+@pytest.mark.slow
 def test_smollm2_is_converted_once(cache: Path) -> None:
     """About 25 s: the real conversion, compared with the GGUF's own numbers."""
     needs(SMOLLM2)
