@@ -112,10 +112,13 @@ def assign(centres: Tensor, cell: Tensor, boxes: Tensor, real: Tensor) -> Tensor
     size, chosen = torch.where(near, area, torch.inf).min(2)
     chosen = torch.where(size.isinf(), -1, chosen)
     number = torch.arange(boxes.shape[1], device=boxes.device)
-    left_out = real & (chosen[:, None] != number[:, None]).all(2)
     nearest = (away / cell).square().sum(-1).argmin(1)  # [B, G]
-    forced = torch.full_like(chosen, -1).scatter_reduce(1, nearest, torch.where(left_out, number, -1), "amax")
-    return torch.where(forced >= 0, forced, chosen)
+    left_out, held = torch.zeros_like(real), chosen
+    for _ in range(boxes.shape[1]):  # a box that takes its nearest cell may take another's only one, which then follows
+        left_out = left_out | (real & (held[:, None] != number[:, None]).all(2))
+        forced = torch.full_like(chosen, -1).scatter_reduce(1, nearest, torch.where(left_out, number, -1), "amax")
+        held = torch.where(forced >= 0, forced, chosen)
+    return held
 
 
 def dense_loss(found: Found, grid: tuple[int, int], boxes: Tensor, classes: Tensor) -> Tensor:

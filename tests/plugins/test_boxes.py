@@ -98,8 +98,13 @@ BETWEEN_CELLS = [
 ]
 
 
+#: The second to last box takes its nearest cell, which is the only one that the last box has.
+ONE_AFTER_ANOTHER = [*[(0.0, 0.0, 1.0, 1.0)] * 9, (0.0, 3.5, 1.0, 1.0), (0.0, 0.0, 4.5, 4.5), (0.0, 0.0, 4.5, 6.25)]
+
+
 @settings(max_examples=100)
 @given(st.lists(inside(), max_size=12), st.integers(2, 9), st.integers(2, 9))
+@example([(box, 8, 8) for box in ONE_AFTER_ANOTHER], 7, 2)
 @example([(box, 8, 8) for box in BETWEEN_CELLS], 8, 2)
 def test_every_box_has_a_cell_that_answers_for_it(
     drawn: list[tuple[tuple[float, float, float, float], int, int]], rows: int, columns: int

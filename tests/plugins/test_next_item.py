@@ -15,7 +15,7 @@ from pefttool.api.facts import Facts
 from pefttool.api.values import Row, Setting
 from pefttool.config import recipe, registry
 from pefttool.data import corpus
-from pefttool.inference.predictor import Predictor, predict
+from pefttool.inference.predictor import Predictor
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.base import load_model
 from pefttool.setup.loading import Loading

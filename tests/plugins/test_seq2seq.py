@@ -20,7 +20,6 @@ from pefttool.api.values import Row, Setting
 from pefttool.config import recipe
 from pefttool.config import registry as registries
 from pefttool.export.reload import reload
-from pefttool.inference.predictor import predict
 from pefttool.models import facts
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.nn import gradient_checkpointing

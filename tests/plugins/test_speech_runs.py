@@ -16,7 +16,6 @@ from pefttool.config import recipe
 from pefttool.config.registry import Registry
 from pefttool.export.reload import reload
 from pefttool.forecast import forecast
-from pefttool.inference.predictor import predict
 from pefttool.setup import plan
 from pefttool.testing.speech_models import tiny_ctc, tiny_speech
 

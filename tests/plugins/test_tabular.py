@@ -18,7 +18,7 @@ from pefttool.config import recipe, registry
 from pefttool.data import corpus
 from pefttool.export import held_out
 from pefttool.export.reload import Reloaded
-from pefttool.inference.predictor import Predictor, predict
+from pefttool.inference.predictor import Predictor
 from pefttool.models.pretrained import LocalPretrained
 from pefttool.setup.base import load_model
 from pefttool.setup.loading import Loading

@@ -10,7 +10,7 @@ import torch
 from pefttool.api.facts import Facts
 from pefttool.api.values import Row, Setting
 from pefttool.data import packed_rows as packed
-from pefttool.inference.predictor import Predictor, predict
+from pefttool.inference.predictor import Predictor
 from pefttool.setup.base import load_model
 from pefttool.setup.loading import Loading
 from pefttool.testing.bench import CPU

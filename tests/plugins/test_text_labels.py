@@ -13,7 +13,7 @@ from text_models import fit, plain_peft_difference
 
 from pefttool import Row, Setting
 from pefttool.api.errors import DataError
-from pefttool.inference.predictor import Predictor, inference, predict
+from pefttool.inference.predictor import Predictor, inference
 from pefttool.setup.devices import Choice
 from pefttool.testing import check_task
 from pefttool_head.adapter import HeadAdapter
