@@ -98,7 +98,7 @@ def test_held_out_rows_of_other_columns_are_refused(tmp_path):
 
 def test_rows_to_predict_of_other_columns_are_refused(tmp_path):
     setting = Setting(TASK.Options(), labels=("no", "yes"), fitted=fitted(TABLE))
-    loaded = Reloaded(torch.nn.Identity(), None, TASK, setting, CPU, tmp_path)
+    loaded = Reloaded(torch.nn.Identity(), TASK, None, setting, CPU, tmp_path)
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
     good.write_text("age,job\n3,clerk\n,spy\n")
     bad.write_text("Age,Job\n3,clerk\n,spy\n")
